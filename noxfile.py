@@ -150,7 +150,9 @@ def build(session: nox.Session) -> None:
     for old in wheels.glob("*.whl"):
         old.unlink()
     for folder in PROJECTS:
-        session.run("python", "-m", "build", "--wheel", "--outdir", str(wheels), f"packages/{folder}")
+        session.run(
+            "python", "-m", "build", "--wheel", "--outdir", str(wheels), f"packages/{folder}"
+        )
     session.install(*(str(wheel) for wheel in sorted(wheels.glob("*.whl"))))
     # From outside the tree, so that nothing can be imported from it by accident.
     session.chdir(session.create_tmp())

@@ -7,16 +7,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from dovetile import Tensor, dtypes
-
 from dovetile_optim.optimizer import Optimizer, ParameterGroup
 
 
 class Adam(Optimizer):
-    """Adam (Kingma & Ba, "Adam: A Method for Stochastic Optimization", 2015), as `torch.optim.Adam`.
+    """Adam (Kingma & Ba, "Adam: A Method for Stochastic Optimization", 2015), as in PyTorch.
 
     `weight_decay` is added to the gradient, or with `decoupled_weight_decay` shrinks the parameter
-    itself (AdamW). With `amsgrad` the largest second moment so far is used. Raises ValueError for
-    values out of range.
+    itself (AdamW). With `amsgrad` the largest second moment so far is used. Raises
+    ArgumentError for values out of range.
     """
 
     def __init__(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from dovetile.errors import ArgumentError
 from dovetile_optim.optimizer import Optimizer
 
 
-class LRScheduler:
-    """Base of the schedules. A subclass gives `rate(base, epoch)`.
+class LRScheduler(ABC):
+    """Base of the schedules. A subclass gives `rates(epoch)`.
 
     The learning rate is a function of the group's initial rate and the number of `step()` calls
     alone, so a schedule resumed from its `state_dict` continues exactly.
@@ -22,7 +24,7 @@ class LRScheduler:
             if last_epoch == -1:
                 group["initial_lr"] = group["lr"]
             elif "initial_lr" not in group:
-                raise ValueError(
+                raise ArgumentError(
                     f"[{type(self).__name__}] last_epoch={last_epoch} resumes a schedule, but the "
                     "optimizer's groups have no initial_lr; load its state dict first"
                 )
@@ -30,9 +32,9 @@ class LRScheduler:
         self.last_epoch = last_epoch
         self.step()
 
-    def rate(self, base: float, epoch: int) -> float:
-        """The learning rate after `epoch` steps of a group whose initial rate is `base`."""
-        raise NotImplementedError
+    @abstractmethod
+    def rates(self, epoch: int) -> list[float]:
+        """Every group's learning rate after `epoch` steps, from `base_lrs`."""
 
     def step(self) -> None:
         """Move on by one and set the learning rates."""
@@ -40,8 +42,8 @@ class LRScheduler:
         self._set_rates()
 
     def _set_rates(self) -> None:
-        for group, base in zip(self.optimizer.param_groups, self.base_lrs):
-            group["lr"] = self.rate(base, self.last_epoch)
+        for group, rate in zip(self.optimizer.param_groups, self.rates(self.last_epoch)):
+            group["lr"] = rate
 
     def get_last_lr(self) -> list[float]:
         """The current learning rate of every group."""
@@ -70,14 +72,13 @@ class LambdaLR(LRScheduler):
         count = len(optimizer.param_groups)
         self.lr_lambdas = [lr_lambda] * count if callable(lr_lambda) else list(lr_lambda)
         if len(self.lr_lambdas) != count:
-            raise ValueError(f"[LambdaLR] got {len(self.lr_lambdas)} functions for {count} groups")
+            raise ArgumentError(
+                f"[LambdaLR] got {len(self.lr_lambdas)} functions for {count} groups"
+            )
         super().__init__(optimizer, last_epoch)
 
-    def _set_rates(self) -> None:
-        for group, base, function in zip(
-            self.optimizer.param_groups, self.base_lrs, self.lr_lambdas
-        ):
-            group["lr"] = base * function(self.last_epoch)
+    def rates(self, epoch: int) -> list[float]:
+        return [base * function(epoch) for base, function in zip(self.base_lrs, self.lr_lambdas)]
 
 
 class StepLR(LRScheduler):
@@ -87,23 +88,23 @@ class StepLR(LRScheduler):
         self, optimizer: Optimizer, step_size: int, gamma: float = 0.1, last_epoch: int = -1
     ):
         if step_size < 1:
-            raise ValueError(f"[StepLR] step_size is {step_size}; it must be at least 1")
+            raise ArgumentError(f"[StepLR] step_size is {step_size}; it must be at least 1")
         self.step_size = step_size
         self.gamma = gamma
         super().__init__(optimizer, last_epoch)
 
-    def rate(self, base: float, epoch: int) -> float:
-        return base * self.gamma ** (epoch // self.step_size)
+    def rates(self, epoch: int) -> list[float]:
+        return [base * self.gamma ** (epoch // self.step_size) for base in self.base_lrs]
 
 
 class CosineAnnealingLR(LRScheduler):
-    """Half a cosine from the initial rate to `eta_min` over `T_max` epochs (and back after that)."""
+    """Half a cosine from the initial rate to `eta_min` over `T_max` epochs (then back)."""
 
     def __init__(
         self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0, last_epoch: int = -1
     ):
         if T_max < 1:
-            raise ValueError(f"[CosineAnnealingLR] T_max is {T_max}; it must be at least 1")
+            raise ArgumentError(f"[CosineAnnealingLR] T_max is {T_max}; it must be at least 1")
         self.T_max = T_max
         self.eta_min = eta_min
         super().__init__(optimizer, last_epoch)
@@ -126,16 +127,17 @@ class LinearLR(LRScheduler):
         last_epoch: int = -1,
     ):
         if not 0.0 < start_factor <= 1.0:
-            raise ValueError(f"[LinearLR] start_factor is {start_factor}; it must be in (0, 1]")
+            raise ArgumentError(f"[LinearLR] start_factor is {start_factor}; it must be in (0, 1]")
         if not 0.0 <= end_factor <= 1.0:
-            raise ValueError(f"[LinearLR] end_factor is {end_factor}; it must be in [0, 1]")
+            raise ArgumentError(f"[LinearLR] end_factor is {end_factor}; it must be in [0, 1]")
         if total_iters < 1:
-            raise ValueError(f"[LinearLR] total_iters is {total_iters}; it must be at least 1")
+            raise ArgumentError(f"[LinearLR] total_iters is {total_iters}; it must be at least 1")
         self.start_factor = start_factor
         self.end_factor = end_factor
         self.total_iters = total_iters
         super().__init__(optimizer, last_epoch)
 
-    def rate(self, base: float, epoch: int) -> float:
+    def rates(self, epoch: int) -> list[float]:
         progress = min(epoch, self.total_iters) / self.total_iters
-        return base * (self.start_factor + (self.end_factor - self.start_factor) * progress)
+        factor = self.start_factor + (self.end_factor - self.start_factor) * progress
+        return [base * factor for base in self.base_lrs]

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy
+
 from dovetile import Tensor, dtypes, no_grad
+from dovetile.errors import ArgumentError, ShapeError
 
 
 class ParameterGroup(dict[str, Any]):
     """A group's parameters and hyperparameters, by PyTorch's keys.
 
-    `lr` is also held on the device (`learning_rate`, a 0-d float32 tensor) and setting `group["lr"]`
+    `lr` is held on the device too (`learning_rate`, a 0-d float32 tensor); setting `group["lr"]`
     updates it in place: a captured step reads the new value. The other hyperparameters are part of
-    the step's arithmetic; setting one raises ValueError.
+    the step's arithmetic; setting one raises ArgumentError.
     """
 
     def __init__(self, optimizer_name: str, values: Mapping[str, Any]):
@@ -28,7 +31,7 @@ class ParameterGroup(dict[str, Any]):
                 rate = self.learning_rate
                 rate.assign(scalar(float(value), rate.device)).realize()
         elif key in self and key != "initial_lr" and self[key] != value:
-            raise ValueError(
+            raise ArgumentError(
                 f"[{self._optimizer_name}] {key} cannot change from {self[key]!r} to {value!r}: "
                 "it is part of the compiled step; make another optimizer with the new value"
             )
@@ -47,12 +50,12 @@ class ParameterGroup(dict[str, Any]):
         return {key: value for key, value in self.items() if key != "params"}
 
 
-class Optimizer:
+class Optimizer(ABC):
     """Base of all optimisers. A subclass gives `initial_state` and `update`.
 
     `parameters` is an iterable of tensors or of mappings with a `params` key which override
-    `defaults` for their group. Raises ValueError where it is empty, names a parameter twice or
-    holds one that does not require a gradient, TypeError where an entry is not a Tensor.
+    `defaults` for their group. Raises ArgumentError where it is empty, names a parameter twice or
+    holds something that is not a Tensor or does not require a gradient.
 
     `state[i]` belongs to the i-th parameter, counted through all groups, and holds its tensors by
     PyTorch's names. Steps are counted on the device, so that a captured step goes on counting;
@@ -67,7 +70,7 @@ class Optimizer:
         self.state: list[dict[str, Tensor]] = []
         entries: list[Any] = list(parameters)
         if not entries:
-            raise ValueError(f"[{self._name}] got no parameters; pass model.parameters()")
+            raise ArgumentError(f"[{self._name}] got no parameters; pass model.parameters()")
         if isinstance(entries[0], Mapping):
             groups = [dict(entry, params=_as_list(entry["params"])) for entry in entries]
         else:
@@ -92,14 +95,15 @@ class Optimizer:
         """Whether the arithmetic depends on how many steps a parameter has had."""
         return True
 
+    @abstractmethod
     def initial_state(self, parameter: Tensor, group: ParameterGroup) -> dict[str, Tensor]:
         """The state tensors a parameter begins with, without its step counter."""
-        raise NotImplementedError
 
     def shared(self, step: Tensor | None, group: ParameterGroup) -> tuple[Tensor, ...]:
         """0-d tensors which all parameters of `group` with the counter `step` use in `update`."""
         return (group.learning_rate,)
 
+    @abstractmethod
     def update(
         self,
         parameter: Tensor,
@@ -109,7 +113,6 @@ class Optimizer:
         shared: tuple[Tensor, ...],
     ) -> None:
         """Assign, lazily, the parameter's and its state's next values; not its step counter's."""
-        raise NotImplementedError
 
     # What a user calls.
 
@@ -177,15 +180,15 @@ class Optimizer:
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over a state dict of this optimiser's kind, from here or from PyTorch.
 
-        Its tensors may be Dovetile tensors or anything NumPy can read. Raises ValueError where
-        groups, names or shapes differ, or a hyperparameter other than the learning rate is not the
-        one this optimiser was made with; keys it does not know are ignored.
+        Its tensors may be Dovetile tensors or anything NumPy can read. Raises ShapeError where shapes
+        differ, ArgumentError where groups or names do, or a hyperparameter other than the learning
+        rate is not the one this optimiser was made with. Keys it does not know are ignored.
         """
         loaded_groups = state_dict["param_groups"]
         ours = [len(group["params"]) for group in self.param_groups]
         theirs = [len(group["params"]) for group in loaded_groups]
         if ours != theirs:
-            raise ValueError(
+            raise ArgumentError(
                 f"[{self._name}] the state dict's groups hold {theirs} parameters; "
                 f"this optimizer's {ours}"
             )
@@ -206,7 +209,7 @@ class Optimizer:
     def _matched(
         self, index: int, tensors: dict[str, Tensor], loaded: Mapping[str, Any] | None
     ) -> dict[str, numpy.ndarray]:
-        """The loaded values of one parameter's state, checked; initial ones where there are none."""
+        """One parameter's loaded state, checked; its initial values where there is none."""
         if not loaded:
             return {name: numpy.zeros(tuple(tensor.shape)) for name, tensor in tensors.items()}
         values: dict[str, numpy.ndarray] = {}
@@ -214,10 +217,10 @@ class Optimizer:
             # PyTorch's SGD keeps no counter: a state that exists has had its first step.
             value = loaded.get(name, 1.0 if name == "step" else None)
             if value is None:
-                raise ValueError(f"[{self._name}] the state dict lacks {name} of parameter {index}")
+                raise ArgumentError(f"[{self._name}] the state dict lacks {name} of {index}")
             values[name] = value.numpy() if isinstance(value, Tensor) else numpy.asarray(value)
             if values[name].shape != tuple(tensor.shape):
-                raise ValueError(
+                raise ShapeError(
                     f"[{self._name}] {name} of parameter {index} has shape {values[name].shape}; "
                     f"expected {tuple(tensor.shape)}"
                 )
@@ -259,26 +262,26 @@ class Optimizer:
         seen = {id(parameter) for parameter, _ in self._parameters()}
         for position, parameter in enumerate(parameters):
             if not isinstance(parameter, Tensor):
-                raise TypeError(
+                raise ArgumentError(
                     f"[{self._name}] parameter {position} is a {type(parameter).__name__}; "
                     "parameters are Tensors"
                 )
             if not parameter.requires_grad:
-                raise ValueError(
+                raise ArgumentError(
                     f"[{self._name}] parameter {position} of shape {tuple(parameter.shape)} does "
                     "not require a gradient; make it with requires_grad=True"
                 )
             if id(parameter) in seen:
-                raise ValueError(f"[{self._name}] parameter {position} was given twice")
+                raise ArgumentError(f"[{self._name}] parameter {position} was given twice")
             seen.add(id(parameter))
 
     def _check_hyperparameters(self, values: Mapping[str, Any]) -> None:
         for key in ("lr", "weight_decay", "momentum", "eps"):
             if not float(values.get(key, 0.0)) >= 0.0:
-                raise ValueError(f"[{self._name}] {key} is {values[key]}; it must be at least 0")
+                raise ArgumentError(f"[{self._name}] {key} is {values[key]}; it must be at least 0")
         for beta in values.get("betas", ()):
             if not 0.0 <= beta < 1.0:
-                raise ValueError(
+                raise ArgumentError(
                     f"[{self._name}] betas are {values['betas']}; each must be in [0, 1)"
                 )
 

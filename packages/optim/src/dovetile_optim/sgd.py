@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from dovetile import Tensor
-
+from dovetile.errors import ArgumentError
 from dovetile_optim.optimizer import Optimizer, ParameterGroup
 
 
@@ -16,7 +16,7 @@ class SGD(Optimizer):
     With `momentum`, v = momentum * v + (1 - dampening) * g (v = g at the first step) and the
     parameter moves by -lr * v, or by -lr * (g + momentum * v) with `nesterov` (Sutskever et al.,
     "On the importance of initialization and momentum in deep learning", 2013). `weight_decay` is
-    added to the gradient. Raises ValueError for values out of range.
+    added to the gradient. Raises ArgumentError for values out of range.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class SGD(Optimizer):
     def _check_hyperparameters(self, values: Mapping[str, Any]) -> None:
         super()._check_hyperparameters(values)
         if values["nesterov"] and (values["momentum"] <= 0 or values["dampening"] != 0):
-            raise ValueError("[SGD] nesterov needs a momentum above 0 and a dampening of 0")
+            raise ArgumentError("[SGD] nesterov needs a momentum above 0 and a dampening of 0")
 
     def counts_steps(self, group: ParameterGroup) -> bool:
         # PyTorch starts the buffer from the whole first gradient: dampening begins after it.
