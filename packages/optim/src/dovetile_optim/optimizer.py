@@ -180,8 +180,8 @@ class Optimizer(ABC):
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over a state dict of this optimiser's kind, from here or from PyTorch.
 
-        Its tensors may be Dovetile tensors or anything NumPy can read. Raises ShapeError where shapes
-        differ, ArgumentError where groups or names do, or a hyperparameter other than the learning
+        Its tensors may be Dovetile tensors or anything NumPy can read. Raises ShapeError where
+        shapes differ, ArgumentError where groups or names do, or a hyperparameter other than the learning
         rate is not the one this optimiser was made with. Keys it does not know are ignored.
         """
         loaded_groups = state_dict["param_groups"]
