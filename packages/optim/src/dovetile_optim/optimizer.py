@@ -181,8 +181,9 @@ class Optimizer(ABC):
         """Take over a state dict of this optimiser's kind, from here or from PyTorch.
 
         Its tensors may be Dovetile tensors or anything NumPy can read. Raises ShapeError where
-        shapes differ, ArgumentError where groups or names do, or a hyperparameter other than the learning
-        rate is not the one this optimiser was made with. Keys it does not know are ignored.
+        shapes differ, ArgumentError where groups or names do, or where a hyperparameter other than
+        the learning rate is not the one this optimiser was made with. Keys it does not know are
+        ignored.
         """
         loaded_groups = state_dict["param_groups"]
         ours = [len(group["params"]) for group in self.param_groups]
