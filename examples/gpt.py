@@ -234,7 +234,8 @@ def main() -> None:
         progress = checkpoint.load(options.checkpoint, model, optimizer)
         if progress["settings"] != settings:
             raise TextError(
-                f"{options.checkpoint} is of a run with {progress['settings']}; this one has {settings}"
+                f"{options.checkpoint} is of a run with {progress['settings']}; "
+                f"this one has {settings}"
             )
         step = progress["step"]
         dovetile.set_rng_state(progress["random"])

@@ -118,7 +118,8 @@ def main() -> None:
         progress = checkpoint.load(options.checkpoint, model, optimizer)
         if progress["settings"] != settings:
             raise mnist_data.DataError(
-                f"{options.checkpoint} is of a run with {progress['settings']}; this one has {settings}"
+                f"{options.checkpoint} is of a run with {progress['settings']}; "
+                f"this one has {settings}"
             )
         epoch = progress["epoch"]
         schedule.load_state_dict(progress["schedule"])
@@ -137,7 +138,8 @@ def main() -> None:
             return model(images).argmax(1).realize()
 
     print(
-        f"{count} images to train with, {len(digits.test_images)} to test with; {steps} steps an epoch"
+        f"{count} images to train with, {len(digits.test_images)} to test with; "
+        f"{steps} steps an epoch"
     )
     last = min(options.epochs, epoch + (options.stop_after or options.epochs))
     share = float("nan")
@@ -160,7 +162,8 @@ def main() -> None:
         checkpoint.save(options.checkpoint, model, optimizer, progress)
         seconds = time.perf_counter() - start
         print(
-            f"epoch {epoch:2}  loss {numpy.mean(losses):.6f}  test accuracy {share:.2%}  {seconds:.1f} s",
+            f"epoch {epoch:2}  loss {numpy.mean(losses):.6f}  "
+            f"test accuracy {share:.2%}  {seconds:.1f} s",
             flush=True,
         )
     if epoch == options.epochs and share == share:

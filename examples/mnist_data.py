@@ -18,10 +18,18 @@ import numpy
 # LeCun, Cortes & Burges, "The MNIST database of handwritten digits"; a public mirror of its files.
 MIRROR = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 SHA256 = {
-    "train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
-    "train-labels-idx1-ubyte.gz": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
-    "t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
-    "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+    "train-images-idx3-ubyte.gz": (
+        "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"
+    ),
+    "train-labels-idx1-ubyte.gz": (
+        "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"
+    ),
+    "t10k-images-idx3-ubyte.gz": (
+        "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"
+    ),
+    "t10k-labels-idx1-ubyte.gz": (
+        "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"
+    ),
 }
 # Where a folder holds the 10,000 test images alone, the last tenth of them is kept for testing.
 HELD_OUT_SHARE = 10
@@ -32,7 +40,7 @@ class DataError(Exception):
 
 
 class Digits(NamedTuple):
-    """Images (count, 28, 28) of bytes and labels (count,) from 0 to 9, to train and to test with."""
+    """Images (count, 28, 28) of bytes and labels (count,) from 0 to 9, in two parts."""
 
     train_images: numpy.ndarray
     train_labels: numpy.ndarray
@@ -107,7 +115,7 @@ def _load_pair(folder: Path, part: str) -> tuple[numpy.ndarray, numpy.ndarray] |
 
 
 def _read_idx(path: Path, rank: int) -> numpy.ndarray:
-    """An IDX file of bytes: two zeros, the type 8, the rank; sizes as big-endian int32; the data."""
+    """An IDX file of bytes: two zeros, type 8, the rank; big-endian int32 sizes; the data."""
     content = path.read_bytes()
     if path.suffix == ".gz":
         try:
