@@ -9,7 +9,6 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 import distributions
-
 from dovetile import environment
 from dovetile.plugins import PluginRegistry
 
