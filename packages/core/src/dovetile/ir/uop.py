@@ -1,0 +1,483 @@
+"""The one node type of the IR.
+
+A UOp is immutable and interned: building a node that exists gives that node, so equality is
+identity, common subexpressions share themselves, and derived facts are computed once per node.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from dovetile import dtypes
+from dovetile.dtypes import DType, Scalar
+from dovetile.errors import GraphError
+from dovetile.ir.ops import (
+    COMPARISON,
+    ELEMENTWISE,
+    AddressSpace,
+    AxisKind,
+    BufferArg,
+    Op,
+    RangeArg,
+    VariableArg,
+)
+
+
+class _Reference(weakref.ref):
+    __slots__ = ("key",)
+
+
+_table: dict[tuple, _Reference] = {}
+_lock = threading.RLock()
+_range_ids = itertools.count()
+_buffer_ids = itertools.count(1)
+
+
+def _forget(reference: _Reference) -> None:
+    with _lock:
+        if _table.get(reference.key) is reference:
+            del _table[reference.key]
+
+
+class derived:
+    """A fact computed from a node and the same fact of its sources, once, without recursion."""
+
+    def __init__(self, compute: Callable[[UOp], Any]) -> None:
+        self.compute = compute
+        self.slot = "_" + compute.__name__
+        self.__doc__ = compute.__doc__
+
+    def __get__(self, node: UOp | None, owner: type) -> Any:
+        if node is None:
+            return self
+        slot, compute = self.slot, self.compute
+        try:
+            return getattr(node, slot)
+        except AttributeError:
+            pass
+        stack = [node]
+        while stack:
+            current = stack[-1]
+            missing = [s for s in current.src if not hasattr(s, slot)]
+            if missing:
+                stack.extend(missing)
+            else:
+                stack.pop()
+                if not hasattr(current, slot):
+                    object.__setattr__(current, slot, compute(current))
+        return getattr(node, slot)
+
+
+class UOp:
+    """A node: an operation, the type of its value, its sources and one argument.
+
+    `arg` must be hashable. Shape, open ranges, integer bounds and device are derived, never stored
+    by the builder. Nodes are compared by identity (`is`, `==` are the same thing).
+    """
+
+    __slots__ = (
+        "op", "dtype", "src", "arg", "__weakref__",
+        "_shape", "_ranges", "_bounds", "_device", "_depth",
+    )  # fmt: skip
+
+    op: Op
+    dtype: DType
+    src: tuple[UOp, ...]
+    arg: Any
+
+    def __new__(cls, op: Op, dtype: DType, src: tuple[UOp, ...] = (), arg: Any = None) -> UOp:
+        # 0, 0.0, -0.0 and False are equal and hash alike, yet are different constants; so are NaNs
+        # of one meaning: the representation tells them apart and brings them together.
+        if op is Op.CONST:
+            key = (op, dtype, src, type(arg), repr(arg))
+        else:
+            key = (op, dtype, src, arg)
+        reference = _table.get(key)
+        if reference is not None:
+            found = reference()
+            if found is not None:
+                return found
+        node = object.__new__(cls)
+        put = object.__setattr__
+        put(node, "op", op)
+        put(node, "dtype", dtype)
+        put(node, "src", src)
+        put(node, "arg", arg)
+        fresh = _Reference(node, _forget)
+        fresh.key = key
+        with _lock:
+            reference = _table.get(key)
+            if reference is not None:
+                found = reference()
+                if found is not None:
+                    return found
+            _table[key] = fresh
+        return node
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"[UOp] nodes are immutable; build a new one instead of setting {name}")
+
+    def __reduce__(self) -> tuple:
+        # One flat list, so that neither pickle nor copy recurses over deep graphs.
+        nodes = toposort(self)
+        number = {node: i for i, node in enumerate(nodes)}
+        rows = [(n.op, n.dtype, tuple(number[s] for s in n.src), n.arg) for n in nodes]
+        return (_rebuild, (rows,))
+
+    def __deepcopy__(self, memo: dict) -> UOp:
+        return self
+
+    def __copy__(self) -> UOp:
+        return self
+
+    def __repr__(self) -> str:
+        from dovetile.ir.printer import format_node
+
+        return format_node(self)
+
+    def replace(self, **changes: Any) -> UOp:
+        """This node with some of op, dtype, src, arg changed."""
+        return UOp(
+            changes.get("op", self.op),
+            changes.get("dtype", self.dtype),
+            changes.get("src", self.src),
+            changes.get("arg", self.arg),
+        )
+
+    # -- derived facts -----------------------------------------------------------------------------
+
+    @derived
+    def shape(self) -> tuple[int, ...] | None:
+        """Sizes of the axes of a tensor-level value, None where there is no value."""
+        from dovetile.ir.shape import shape_of
+
+        return shape_of(self)
+
+    @derived
+    def ranges(self) -> frozenset[UOp]:
+        """RANGE nodes this value depends on that no REDUCE, STAGE or END below has closed."""
+        if self.op is Op.RANGE:
+            return self.src[0].ranges | {self}
+        if not self.src:
+            return _NO_RANGES
+        closing = _CLOSING.get(self.op)
+        if closing is not None and len(self.src) > closing:
+            inner = self.src[0].ranges
+            for s in self.src[1:closing]:
+                inner |= s.ranges
+            return inner.difference(self.src[closing:])
+        if len(self.src) == 1:
+            return self.src[0].ranges
+        result = self.src[0].ranges
+        for s in self.src[1:]:
+            other = s.ranges
+            if other and other is not result:
+                result = result | other if result else other
+        return result
+
+    @derived
+    def bounds(self) -> tuple[Scalar, Scalar]:
+        """Inclusive (least, greatest) value, the type's limits where nothing better is known."""
+        from dovetile.ir.bounds import bounds_of
+
+        return bounds_of(self)
+
+    @property
+    def minimum(self) -> Scalar:
+        return self.bounds[0]
+
+    @property
+    def maximum(self) -> Scalar:
+        return self.bounds[1]
+
+    @derived
+    def device(self) -> str | None:
+        """Canonical device name of the value, None for values no device holds (constants)."""
+        if self.op is Op.BUFFER:
+            return self.arg.device
+        if self.op is Op.COPY:
+            return self.arg
+        for s in self.src:
+            device = s.device
+            if device is not None:
+                return device
+        return None
+
+    # -- building ----------------------------------------------------------------------------------
+
+    @staticmethod
+    def const(value: Scalar, dtype: DType = dtypes.index) -> UOp:
+        """A constant, rounded or wrapped to `dtype`."""
+        return UOp(Op.CONST, dtype, (), dtype.convert(value))
+
+    def const_like(self, value: Scalar) -> UOp:
+        """The constant of this node's type (at tensor level also of its shape)."""
+        return UOp.const(value, self.dtype)
+
+    @staticmethod
+    def range(size: int | UOp, kind: AxisKind = AxisKind.LOOP, id: int | None = None) -> UOp:
+        """A new loop of `size` iterations (the same loop again when `id` is given)."""
+        size = UOp.const(size) if isinstance(size, int) else size
+        id = next(_range_ids) if id is None else id
+        return UOp(Op.RANGE, dtypes.index, (size,), RangeArg(id, kind))
+
+    @staticmethod
+    def variable(name: str, minimum: int, maximum: int) -> UOp:
+        """An integer known only at launch, minimum <= value <= maximum."""
+        return UOp(Op.VARIABLE, dtypes.index, (), VariableArg(name, minimum, maximum))
+
+    @staticmethod
+    def buffer(
+        size: int, dtype: DType, device: str | None = None, slot: int | None = None,
+        space: AddressSpace = AddressSpace.GLOBAL,
+    ) -> UOp:  # fmt: skip
+        """Memory of `size` elements; a new identity unless `slot` is given."""
+        slot = next(_buffer_ids) if slot is None else slot
+        return UOp(Op.BUFFER, dtype, (), BufferArg(slot, size, space, device))
+
+    def _coerce(self, other: UOp | Scalar) -> UOp:
+        if isinstance(other, UOp):
+            return other
+        constant = UOp.const(other, self.dtype.scalar)
+        if self.dtype.lanes > 1:
+            return UOp(Op.VECTOR, self.dtype, (constant,))
+        shape = self.shape
+        return UOp(Op.EXPAND, self.dtype, (constant,), shape) if shape else constant
+
+    def alu(self, op: Op, *others: UOp | Scalar) -> UOp:
+        """An elementwise operation with this node as first operand; numbers are converted."""
+        operands = (self, *(self._coerce(o) for o in others))
+        dtype = operands[-1].dtype if op is Op.WHERE else self.dtype
+        if op in COMPARISON:
+            dtype = dtypes.bool_.vec(self.dtype.lanes)
+        return UOp(op, dtype, operands)
+
+    def __add__(self, other: UOp | Scalar) -> UOp:
+        return self.alu(Op.ADD, other)
+
+    def __radd__(self, other: Scalar) -> UOp:
+        return self._coerce(other).alu(Op.ADD, self)
+
+    def __sub__(self, other: UOp | Scalar) -> UOp:
+        return self.alu(Op.ADD, self._coerce(other).alu(Op.MUL, -1))
+
+    def __rsub__(self, other: Scalar) -> UOp:
+        return self._coerce(other) - self
+
+    def __neg__(self) -> UOp:
+        return self.alu(Op.MUL, -1)
+
+    def __mul__(self, other: UOp | Scalar) -> UOp:
+        return self.alu(Op.MUL, other)
+
+    def __rmul__(self, other: Scalar) -> UOp:
+        return self._coerce(other).alu(Op.MUL, self)
+
+    def __truediv__(self, other: UOp | Scalar) -> UOp:
+        return self.alu(Op.DIV, other)
+
+    def __floordiv__(self, other: UOp | Scalar) -> UOp:
+        return self.alu(Op.FLOORDIV, other)
+
+    def __mod__(self, other: UOp | Scalar) -> UOp:
+        return self.alu(Op.FLOORMOD, other)
+
+    def __and__(self, other: UOp | Scalar) -> UOp:
+        return self.alu(Op.AND, other)
+
+    def __or__(self, other: UOp | Scalar) -> UOp:
+        return self.alu(Op.OR, other)
+
+    def __xor__(self, other: UOp | Scalar) -> UOp:
+        return self.alu(Op.XOR, other)
+
+    def __lshift__(self, other: UOp | Scalar) -> UOp:
+        return self.alu(Op.SHL, other)
+
+    def __rshift__(self, other: UOp | Scalar) -> UOp:
+        return self.alu(Op.SHR, other)
+
+    def __lt__(self, other: UOp | Scalar) -> UOp:
+        return self.alu(Op.LT, other)
+
+    def __gt__(self, other: UOp | Scalar) -> UOp:
+        return self._coerce(other).alu(Op.LT, self)
+
+    def __ge__(self, other: UOp | Scalar) -> UOp:
+        """Integers only: for floats NaN would make it true."""
+        return self.alu(Op.LT, other).logical_not()
+
+    def __le__(self, other: UOp | Scalar) -> UOp:
+        """Integers only: for floats NaN would make it true."""
+        return self._coerce(other).alu(Op.LT, self).logical_not()
+
+    def ne(self, other: UOp | Scalar) -> UOp:
+        return self.alu(Op.NE, other)
+
+    def eq(self, other: UOp | Scalar) -> UOp:
+        return self.ne(other).logical_not()
+
+    def logical_not(self) -> UOp:
+        return self.alu(Op.XOR, True)
+
+    def maximum_with(self, other: UOp | Scalar) -> UOp:
+        return self.alu(Op.MAX, other)
+
+    def minimum_with(self, other: UOp | Scalar) -> UOp:
+        return self.alu(Op.MIN, other)
+
+    def where(self, then: UOp, otherwise: UOp | Scalar) -> UOp:
+        """`then` where this bool is true, else `otherwise`."""
+        return UOp(Op.WHERE, then.dtype, (self, then, then._coerce(otherwise)))
+
+    def cast(self, dtype: DType) -> UOp:
+        """The value converted to `dtype` (lanes are kept)."""
+        dtype = dtype.vec(self.dtype.lanes) if dtype.lanes == 1 else dtype
+        return self if dtype is self.dtype else UOp(Op.CAST, dtype, (self,))
+
+    def bitcast(self, dtype: DType) -> UOp:
+        """The same bits read as `dtype`, which has the same size."""
+        dtype = dtype.vec(self.dtype.lanes) if dtype.lanes == 1 else dtype
+        return self if dtype is self.dtype else UOp(Op.BITCAST, dtype, (self,))
+
+    # movement and reduction; the identity moves return the node itself
+    def reshape(self, shape: tuple[int, ...]) -> UOp:
+        return self if shape == self.shape else UOp(Op.RESHAPE, self.dtype, (self,), tuple(shape))
+
+    def permute(self, order: tuple[int, ...]) -> UOp:
+        if order == tuple(range(len(order))):
+            return self
+        return UOp(Op.PERMUTE, self.dtype, (self,), tuple(order))
+
+    def expand(self, sizes: tuple[int, ...]) -> UOp:
+        return UOp(Op.EXPAND, self.dtype, (self,), tuple(sizes)) if sizes else self
+
+    def pad(self, amounts: tuple[tuple[int, int], ...]) -> UOp:
+        if all(a == (0, 0) for a in amounts):
+            return self
+        return UOp(Op.PAD, self.dtype, (self,), tuple(amounts))
+
+    def shrink(self, limits: tuple[tuple[int, int], ...]) -> UOp:
+        if all(a == 0 and b == n for (a, b), n in zip(limits, self.shape)):
+            return self
+        return UOp(Op.SHRINK, self.dtype, (self,), tuple(limits))
+
+    def flip(self, axes: tuple[int, ...]) -> UOp:
+        return UOp(Op.FLIP, self.dtype, (self,), tuple(axes)) if axes else self
+
+    def reduce(self, op: Op, count: int) -> UOp:
+        """Reduces the last `count` axes (tensor level)."""
+        return UOp(Op.REDUCE, self.dtype, (self,), (op, count)) if count else self
+
+    # memory
+    def index(self, position: UOp | int) -> UOp:
+        """Address of element `position` of this buffer (loop and program level)."""
+        position = UOp.const(position) if isinstance(position, int) else position
+        return UOp(Op.INDEX, self.dtype.scalar, (self, position))
+
+    def load(self, *gate: UOp, dtype: DType | None = None) -> UOp:
+        """The value at this address; `gate` is (alternative, condition) or nothing."""
+        return UOp(Op.LOAD, dtype or self.dtype, (self, *gate))
+
+    def store(self, value: UOp, *gate: UOp, arg: Op | None = None) -> UOp:
+        """The effect of writing `value` at this address or view."""
+        return UOp(Op.STORE, dtypes.void, (self, value, *gate), arg)
+
+    def after(self, *effects: UOp) -> UOp:
+        return UOp(Op.AFTER, self.dtype, (self, *effects)) if effects else self
+
+    def end(self, *ranges: UOp) -> UOp:
+        """This effect with the loops closed, outermost first."""
+        return UOp(Op.END, dtypes.void, (self, *ranges)) if ranges else self
+
+    @staticmethod
+    def group(*effects: UOp) -> UOp:
+        return effects[0] if len(effects) == 1 else UOp(Op.GROUP, dtypes.void, effects)
+
+    @staticmethod
+    def sink(*values: UOp, arg: Any = None) -> UOp:
+        return UOp(Op.SINK, dtypes.void, values, arg)
+
+    def stage(
+        self, *ranges: UOp, space: AddressSpace = AddressSpace.GLOBAL, depth: int = 1
+    ) -> UOp:
+        """This value held in `space` for `ranges`."""
+        return UOp(Op.STAGE, self.dtype, (self, *ranges), (space, depth))
+
+    # -- reading -----------------------------------------------------------------------------------
+
+    @property
+    def is_const(self) -> bool:
+        return self.op is Op.CONST
+
+    @property
+    def size(self) -> int:
+        """Number of elements of a tensor-level value."""
+        return math.prod(self.shape)
+
+    def toposort(self) -> list[UOp]:
+        return toposort(self)
+
+
+_NO_RANGES: frozenset[UOp] = frozenset()
+# Ops that close ranges, and where in src those ranges start.
+_CLOSING = {Op.REDUCE: 1, Op.STAGE: 1, Op.END: 1}
+assert ELEMENTWISE.isdisjoint(_CLOSING)
+
+
+def toposort(root: UOp | Iterable[UOp], enter: Callable[[UOp], bool] | None = None) -> list[UOp]:
+    """Every node reachable from `root`, sources before users, each once; iterative.
+
+    Nodes for which `enter` is false are listed, but their sources are not visited through them.
+    """
+    order: list[UOp] = []
+    seen: set[UOp] = set()
+    roots = [root] if isinstance(root, UOp) else list(root)
+    stack: list[UOp | Iterator] = []
+    for start in roots:
+        if start in seen:
+            continue
+        seen.add(start)
+        stack.append(start)
+        iterators: list[Iterator[UOp]] = [
+            iter(start.src if enter is None or enter(start) else ())
+        ]
+        while stack:
+            for child in iterators[-1]:
+                if child not in seen:
+                    seen.add(child)
+                    stack.append(child)
+                    iterators.append(iter(child.src if enter is None or enter(child) else ()))
+                    break
+            else:
+                order.append(stack.pop())
+                iterators.pop()
+    return order
+
+
+def _rebuild(rows: list[tuple]) -> UOp:
+    nodes: list[UOp] = []
+    for op, dtype, sources, arg in rows:
+        nodes.append(UOp(op, dtype, tuple(nodes[i] for i in sources), arg))
+    return nodes[-1]
+
+
+def consumers(nodes: list[UOp]) -> dict[UOp, list[UOp]]:
+    """For every node the nodes of the list that use it, each once per user."""
+    users: dict[UOp, list[UOp]] = {node: [] for node in nodes}
+    for node in nodes:
+        for s in dict.fromkeys(node.src):
+            if s in users:
+                users[s].append(node)
+    return users
+
+
+def require(condition: bool, message: str) -> None:
+    """Raises GraphError unless the condition holds."""
+    if not condition:
+        raise GraphError(message)
