@@ -59,7 +59,7 @@ class DeviceManager:
     """Chooses and opens devices out of a registry. Thread-safe; each device is opened once."""
 
     def __init__(self, plugins: PluginRegistry) -> None:
-        self._plugins = plugins
+        self.plugins = plugins
         self._lock = threading.RLock()
         self._probes: dict[str, ProbeResult] = {}
         self._open: dict[str, Device] = {}
@@ -81,7 +81,7 @@ class DeviceManager:
 
     def _best(self) -> str:
         reasons: list[str] = []
-        for spec in self._plugins.devices():
+        for spec in self.plugins.devices():
             try:
                 return self.open(spec.name).name
             except DovetileError as error:
@@ -127,7 +127,7 @@ class DeviceManager:
                     request, compiler=chosen.compiler, architecture=chosen.architecture
                 )
         if request.compiler is not None and request.architecture is None:
-            usable = (c for c in self._plugins.compilers(spec.name) if availability(c) is None)
+            usable = (c for c in self.plugins.compilers(spec.name) if availability(c) is None)
             first = next(usable, None)
             if first is not None and first.name == request.compiler:
                 request = replace(request, compiler=None)
@@ -155,14 +155,14 @@ class DeviceManager:
         except DovetileError:
             raise
         except Exception as error:
-            owner = self._plugins.owner("device", spec.name).owner
+            owner = self.plugins.owner("device", spec.name).owner
             raise DeviceError(
                 f"[device] {request} failed to open: {type(error).__name__}: {error}; "
                 f"it comes from the plugin {owner}"
             ) from error
 
     def _compiler(self, spec: DeviceSpec, request: Request) -> CompilerSpec:
-        compilers = self._plugins.compilers(spec.name)
+        compilers = self.plugins.compilers(spec.name)
         if request.compiler is not None:
             chosen = next((c for c in compilers if c.name == request.compiler), None)
             if chosen is None:
@@ -189,14 +189,14 @@ class DeviceManager:
 
     def spec(self, name: str) -> DeviceSpec:
         """The device of this name or alias. Raises DeviceError with the recorded cause."""
-        specs = self._plugins.devices()
+        specs = self.plugins.devices()
         for spec in specs:
             if name == spec.name or name in spec.aliases:
                 return spec
         wanted = name.lower().replace("_", "-")
         causes = [
             f"\n  {record.owner}: {record.error}"
-            for record in self._plugins.records
+            for record in self.plugins.records
             if record.state is not PluginState.LOADED
             and (
                 f"device {name}" in record.provides
@@ -231,7 +231,7 @@ class DeviceManager:
     def _failures(self) -> list[str]:
         return [
             f"plugin {record.owner} was refused: {record.error}"
-            for record in self._plugins.load().records
+            for record in self.plugins.load().records
             if record.state is PluginState.FAILED
         ]
 
