@@ -128,7 +128,7 @@ def docs(session: nox.Session) -> None:
     session.install(*from_tree(["core", "backend-cpu", "nn", "optim"]))
     session.install(*nox.project.dependency_groups(GROUPS, "docs"), "pytest>=8.0")
     session.run("python", "-m", "pytest", "docs/tests")
-    session.run("mkdocs", "build", "--strict", "--site-dir", "site")
+    session.run("zensical", "build", "--strict")
 
 
 @nox.session
