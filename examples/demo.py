@@ -95,9 +95,10 @@ def main() -> None:
     console = Console()
     scans = load_digits()
     images = (scans.images / 16).astype(numpy.float32)
-    train_images, test_images, train_labels, test_labels = train_test_split(
+    parts = train_test_split(
         images, scans.target, test_size=HELD_OUT, stratify=scans.target, random_state=0
     )
+    train_images, test_images, train_labels, test_labels = map(numpy.asarray, parts)
     batch_size = options.batch_size
     if batch_size > len(train_images):
         sys.exit(f"demo.py: --batch-size {batch_size} is more than the {len(train_images)} images")
