@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ir_reference import index_values
 
 from dovetile import dtypes
 from dovetile.ir import Op, UOp, rewrite
@@ -26,6 +26,53 @@ SIZES = (4, 3, 6)
 LOOPS = tuple(UOp.range(n, id=100 + i) for i, n in enumerate(SIZES))
 SIGNED = UOp.variable("signed", -3, 4)
 LEAVES = (*LOOPS, SIGNED)
+
+
+# -- evaluation, independent of the rules -------------------------------------------------------------
+
+
+def _divided(operation):
+    def apply(a, b):
+        with np.errstate(divide="ignore"):
+            return np.where(b == 0, 0, operation(a, b))
+
+    return apply
+
+
+_OPERATIONS = {
+    Op.ADD: np.add,
+    Op.MUL: np.multiply,
+    Op.FLOORDIV: _divided(np.floor_divide),
+    Op.FLOORMOD: _divided(np.remainder),
+    Op.MAX: np.maximum,
+    Op.MIN: np.minimum,
+    Op.LT: np.less,
+    Op.NE: np.not_equal,
+    Op.AND: np.bitwise_and,
+    Op.OR: np.bitwise_or,
+    Op.XOR: np.bitwise_xor,
+    Op.WHERE: np.where,
+}
+
+
+def numpy_type(dtype: dtypes.DType) -> np.dtype:
+    return np.dtype(np.int64) if dtype is dtypes.index else dtypes.to_numpy(dtype)
+
+
+def index_values(node: UOp, leaves: Mapping[UOp, np.ndarray]) -> np.ndarray:
+    """The values of an expression of indices and conditions at many points: `leaves` holds the
+    values of the loops and variables at each."""
+    values: dict[UOp, np.ndarray] = {}
+    for n in node.toposort():
+        if n in leaves:
+            values[n] = leaves[n]
+        elif n.op is Op.CONST:
+            values[n] = np.asarray(n.arg, numpy_type(n.dtype))
+        elif n.op is Op.CAST:
+            values[n] = values[n.src[0]].astype(numpy_type(n.dtype))
+        elif n.op is not Op.RANGE:  # an open loop not among the leaves cannot be used: KeyError
+            values[n] = _OPERATIONS[n.op](*(values[s] for s in n.src))
+    return values[node]
 
 
 def every_point(*values) -> dict[UOp, np.ndarray]:
