@@ -111,3 +111,21 @@ def compile_programs(device: Device, kernels: Sequence[tuple[str, str]]) -> list
             if key not in device.programs:
                 device.programs[key] = device.load(binary, name)
     return [device.programs[key] for key in keys]
+
+
+def load_programs(kernels: Sequence[tuple[Device, str, str]]) -> list[Program] | None:
+    """Programs from the kernel cache alone, given (device, name, key of the compiled code) of each;
+    None where one of them is not there."""
+    programs = []
+    for device, name, binary in kernels:
+        key = f"{name}\0{binary}"
+        program = device.programs.get(key)
+        if program is None:
+            entry = cache.get(_NAMESPACE, binary)
+            if entry is None:
+                return None
+            compiled_counts.from_cache += 1
+            with device.programs_lock:
+                program = device.programs.setdefault(key, device.load(entry[1], name))
+        programs.append(program)
+    return programs
