@@ -259,9 +259,7 @@ def _compile(rules: list[Rule]) -> Callable[[UOp, Any], UOp | None]:
         wanted = list(inspect.signature(function).parameters)
         call = code.constant(function)
         for lines, bound in code.conditions(pattern, "node", {}):
-            arguments = ", ".join(
-                f"{w}=ctx" if w == "ctx" else f"{w}={bound[w]}" for w in wanted
-            )
+            arguments = ", ".join(f"{w}=ctx" if w == "ctx" else f"{w}={bound[w]}" for w in wanted)
             body += _emit(
                 lines,
                 [

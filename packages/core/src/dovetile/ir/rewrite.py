@@ -36,7 +36,7 @@ def rewrite(
         if becomes is not None:  # the replacement has been brought to its final form
             final = done.get(becomes)
             if final is None:
-                raise GraphError(f"[rewrite] a rule wraps {node.op.name} in a node that contains it")
+                raise GraphError(f"[rewrite] a rule puts {node.op.name} inside its own replacement")
             done[node] = final
             continue
         src = node.src
