@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from dovetile.errors import CompileError, DeviceError, OutOfMemoryError
 from dovetile.runtime import Allocation, Device, Program, Signal
-
 from dovetile_cpu import elf_loader, host, memory_map
 from dovetile_cpu.processor import Processor
 from dovetile_cpu.queue import CpuQueue, CpuSignal

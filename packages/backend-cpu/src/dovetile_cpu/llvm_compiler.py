@@ -15,7 +15,6 @@ from importlib import metadata, util
 from typing import Any
 
 from dovetile.errors import CompileError
-
 from dovetile_cpu import host
 
 # Object files are ELF whatever the operating system: our own loader reads them.

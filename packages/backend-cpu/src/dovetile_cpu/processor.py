@@ -11,7 +11,6 @@ import time
 import weakref
 
 from dovetile.errors import DeviceError
-
 from dovetile_cpu import host, memory_map, native
 
 
