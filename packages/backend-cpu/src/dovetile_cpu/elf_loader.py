@@ -119,7 +119,7 @@ class _Loader:
         }
         return LoadedObject(self.address, size, functions)
 
-    def _read_file(self) -> Relocator:
+    def _read_file(self) -> type[Relocator]:
         header = _HEADER.unpack_from(self.content)
         if header[0][:6] != b"\x7fELF\x02\x01" or header[1] != _RELOCATABLE:
             raise CompileError("[load] the file is not a 64-bit relocatable ELF object")

@@ -15,7 +15,7 @@ from dovetile_cpu import host, memory_map, native
 
 
 class Control(ctypes.Structure):
-    """What Python and the native threads share; `%Control` of ``worker_pool.ll``, field by field."""
+    """What Python and the native threads share: `%Control` of ``worker_pool.ll``."""
 
     _fields_ = (
         ("head", ctypes.c_int64),

@@ -151,8 +151,8 @@ def test_a_host_view_keeps_its_buffer_alive(device: Device) -> None:
 def test_out_of_memory_is_an_error_and_not_the_end(device: Device) -> None:
     buffer = Buffer.from_numpy(device, np.arange(5))
     with pytest.raises(OutOfMemoryError, match="bytes"):
-        Buffer(device, 1 << 50).address
+        Buffer(device, 1 << 50).view(0, 8).copy_in(np.zeros(8, np.uint8))
     with pytest.raises(MemoryError):
-        Buffer(device, 1 << 62).address
+        Buffer(device, 1 << 62).view(8, 8).copy_in(np.zeros(8, np.uint8))
     assert buffer.to_numpy().tolist() == [0, 1, 2, 3, 4]
     assert Buffer(device, 1 << 20).address
