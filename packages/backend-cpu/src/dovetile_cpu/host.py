@@ -152,3 +152,12 @@ LOCAL_BYTES = 64 << 20
 def capabilities() -> Capabilities:
     """What the core must know of this processor."""
     return capabilities_for(threads())
+
+
+def unsupported() -> str | None:
+    """Why the backend cannot run here, None where it can."""
+    if os.name != "posix":
+        return f"{sys.platform} is not supported yet; Linux and macOS are"
+    if machine() not in ("x86_64", "aarch64", "arm64"):
+        return f"no code for {machine()} machines yet; there is for x86-64 and AArch64"
+    return None

@@ -23,6 +23,8 @@ from dovetile.ir.ops import COMMUTATIVE, Op
 from dovetile.ir.uop import UOp
 
 _ANY = object()
+# What a value that is one number everywhere can look like; see UOp.constant.
+UNIFORM = frozenset({Op.CONST, Op.VECTOR, Op.EXPAND})
 Rule = tuple["Pat", Callable[..., UOp | None]]
 
 
@@ -56,6 +58,15 @@ class Pat:
     ) -> Pat:  # fmt: skip
         """A constant (of that value)."""
         return Pat(Op.CONST, (), name, value, dtype, kind)
+
+    @staticmethod
+    def constant(
+        name: str | None = None, value: Any = _ANY, dtype: DType | None = None,
+        kind: str | None = None,
+    ) -> Pat:  # fmt: skip
+        """A value that is one number everywhere (`UOp.constant`): a CONST, also repeated in lanes
+        or expanded to a shape."""
+        return Pat(UNIFORM, None, name, value, dtype, kind)
 
     def named(self, name: str) -> Pat:
         """The same pattern, its node bound to `name`."""
@@ -139,7 +150,14 @@ class _Code:
         tests: list[tuple[str, str]] = []
         if pattern.ops is not None:
             ops = pattern.op_list
-            if len(ops) == 1:
+            if pattern.ops is UNIFORM:
+                number = self.fresh()
+                tests.append(("if", f"{variable}.op in {self.constant(UNIFORM)}"))
+                tests.append(("set", f"{number} = {variable}.constant"))
+                tests.append(("if", f"{number} is not None"))
+                if pattern.arg is not _ANY:
+                    tests.append(("if", f"{number} == {self.constant(pattern.arg)}"))
+            elif len(ops) == 1:
                 tests.append(("if", f"{variable}.op is {self.constant(ops[0])}"))
             else:
                 tests.append(("if", f"{variable}.op in {self.constant(frozenset(ops))}"))
@@ -147,7 +165,7 @@ class _Code:
             tests.append(("if", f"{variable}.dtype is {self.constant(pattern.dtype)}"))
         if pattern.kind is not None:
             tests.append(("if", f"{variable}.dtype.kind in {pattern.kind!r}"))
-        if pattern.arg is not _ANY:
+        if pattern.arg is not _ANY and pattern.ops is not UNIFORM:
             tests.append(("if", f"{variable}.arg == {self.constant(pattern.arg)}"))
             if isinstance(pattern.arg, bool):  # True == 1, but is another constant
                 tests.append(("if", f"{variable}.arg is {pattern.arg}"))

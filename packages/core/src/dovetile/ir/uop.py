@@ -82,7 +82,7 @@ class UOp:
 
     __slots__ = (
         "op", "dtype", "src", "arg", "__weakref__",
-        "_shape", "_ranges", "_bounds", "_device", "_depth",
+        "_shape", "_ranges", "_bounds", "_device", "_depth", "_linear",
     )  # fmt: skip
 
     op: Op
@@ -216,8 +216,12 @@ class UOp:
         return UOp(Op.CONST, dtype, (), dtype.convert(value))
 
     def const_like(self, value: Scalar) -> UOp:
-        """The constant of this node's type (at tensor level also of its shape)."""
-        return UOp.const(value, self.dtype)
+        """The constant of this node's type: repeated in its lanes, or expanded to its shape."""
+        constant = UOp.const(value, self.dtype.scalar)
+        if self.dtype.lanes > 1:
+            return UOp(Op.VECTOR, self.dtype, (constant,))
+        shape = self.shape
+        return UOp(Op.EXPAND, self.dtype, (constant,), shape) if shape else constant
 
     @staticmethod
     def range(size: int | UOp, kind: AxisKind = AxisKind.LOOP, id: int | None = None) -> UOp:
@@ -241,13 +245,7 @@ class UOp:
         return UOp(Op.BUFFER, dtype, (), BufferArg(slot, size, space, device))
 
     def _coerce(self, other: UOp | Scalar) -> UOp:
-        if isinstance(other, UOp):
-            return other
-        constant = UOp.const(other, self.dtype.scalar)
-        if self.dtype.lanes > 1:
-            return UOp(Op.VECTOR, self.dtype, (constant,))
-        shape = self.shape
-        return UOp(Op.EXPAND, self.dtype, (constant,), shape) if shape else constant
+        return other if isinstance(other, UOp) else self.const_like(other)
 
     def alu(self, op: Op, *others: UOp | Scalar) -> UOp:
         """An elementwise operation with this node as first operand; numbers are converted."""
@@ -414,6 +412,16 @@ class UOp:
     @property
     def is_const(self) -> bool:
         return self.op is Op.CONST
+
+    @property
+    def constant(self) -> Scalar | None:
+        """The number that this value is everywhere: a CONST, one repeated in the lanes of a vector,
+        or one expanded to a shape. None for any other value."""
+        if self.op is Op.CONST:
+            return self.arg
+        if (self.op is Op.EXPAND or self.op is Op.VECTOR) and len(self.src) == 1:
+            return self.src[0].arg if self.src[0].op is Op.CONST else None
+        return None
 
     @property
     def size(self) -> int:

@@ -54,7 +54,7 @@ class Buffer:
         if getattr(self, "_allocation", None) is not None:
             self.device.allocator.free(self._allocation)
         elif getattr(self, "_host", None) is not None:
-            self.device.retire(self._host)
+            self.device.queue.retire(self._host)
 
     @property
     def address(self) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections import deque
 from typing import TYPE_CHECKING
 
 from dovetile.runtime.allocator import Allocation, CachingAllocator
@@ -38,7 +37,6 @@ class Device(ABC):
         self.programs: dict[str, Program] = {}
         """Loaded programs by the key of their content."""
         self.programs_lock = threading.Lock()
-        self._retired: deque[tuple[int, object]] = deque()
 
     def __repr__(self) -> str:
         return f"<device {self.name}>"
@@ -74,22 +72,7 @@ class Device(ABC):
     def synchronize(self) -> None:
         """Wait until all work is complete. Raises DeviceFault where a kernel failed."""
         self.queue.synchronize()
-        self.collect_retired()
-
-    def retire(self, resource: object) -> None:
-        """Keep `resource` alive until all commands recorded so far are complete."""
-        self._retired.append((self.queue.submit(), resource))
-
-    def collect_retired(self) -> None:
-        """Let go of retired resources that no pending command uses."""
-        while self._retired:
-            try:
-                position, resource = self._retired.popleft()
-            except IndexError:  # another thread took the last
-                return
-            if not self.queue.is_complete(position):
-                self._retired.appendleft((position, resource))
-                return
+        self.queue.collect_retired()
 
 
 def get_device(name: str | None = None) -> Device:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -128,6 +129,30 @@ class CommandList(ABC):
 
 class Queue(ABC):
     """The commands of one device. Thread-safe."""
+
+    position: int
+    """The position behind the last recorded command; positions only grow."""
+
+    def __init__(self) -> None:
+        self._retired: deque[tuple[int, object]] = deque()
+
+    def retire(self, resource: object) -> None:
+        """Keep `resource` alive until all commands recorded so far are complete.
+
+        May be called from finalizers: it takes no lock.
+        """
+        self._retired.append((self.position, resource))
+
+    def collect_retired(self) -> None:
+        """Let go of retired resources that no pending command uses."""
+        while self._retired:
+            try:
+                position, resource = self._retired.popleft()
+            except IndexError:  # another thread took the last
+                return
+            if not self.is_complete(position):
+                self._retired.appendleft((position, resource))
+                return
 
     @abstractmethod
     def launch(

@@ -1,0 +1,12 @@
+"""Simplification by rewrite rules: constants, integer algebra, logic, movement."""
+
+from dovetile.ir.symbolic.constants import evaluate as evaluate
+from dovetile.ir.symbolic.constants import simplify_constants as simplify_constants
+from dovetile.ir.symbolic.integer import floor_divide as floor_divide
+from dovetile.ir.symbolic.integer import floor_remainder as floor_remainder
+from dovetile.ir.symbolic.integer import simplify_index as simplify_index
+from dovetile.ir.symbolic.linear import from_linear as from_linear
+from dovetile.ir.symbolic.linear import linear_bounds as linear_bounds
+from dovetile.ir.symbolic.linear import linear_form as linear_form
+
+symbolic = simplify_constants + simplify_index
