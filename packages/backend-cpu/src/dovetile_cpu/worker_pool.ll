@@ -34,7 +34,7 @@
   i32,         ; 14 unfinished: parts of the current launch that are not complete
   i32,         ; 15 driver_sleeping
   [120 x i8],
-  ptr,         ; 17 function of the current launch
+  ptr,         ; 17 function: of the current launch
   ptr,         ; 18 buffers
   ptr,         ; 19 scalars
   i64,         ; 20 parts

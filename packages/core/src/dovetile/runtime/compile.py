@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from dovetile import cache
 
 if TYPE_CHECKING:
-    from dovetile.plugins import Capabilities
+    from dovetile.lower.linear import LinearKernel
     from dovetile.runtime.device import Device
     from dovetile.runtime.program import Program
 
@@ -25,8 +25,8 @@ class Renderer(Protocol):
     language: str
     """``c``, ``llvm-ir``, ..."""
 
-    def render(self, program: Any, name: str, capabilities: Capabilities) -> str:
-        """The source of the kernel `name`."""
+    def render(self, kernel: LinearKernel) -> str:
+        """The source that defines the kernel."""
         ...
 
 
