@@ -48,6 +48,7 @@ class HostSignal(Signal):
 
 class NumpyQueue(Queue):
     def __init__(self, name: str) -> None:
+        super().__init__()
         self.name = name
         self._recorded: list[Callable[[], None]] = []
         self._pending: deque[Callable[[], None]] = deque()
