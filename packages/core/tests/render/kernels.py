@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import ctypes
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from dovetile import dtypes
 from dovetile.dtypes import DType
-from dovetile.ir import RuleSet, UOp, rewrite, toposort
+from dovetile.ir import Op, RuleSet, UOp, rewrite, toposort
 from dovetile.lower.linear import LinearKernel
-from dovetile.render import HostLlvmIrRenderer
+from dovetile.plugins.specs import STANDARD_DTYPES, Capabilities
+from dovetile.render import HostCStyleRenderer, HostLlvmIrRenderer
+
+# What the tests let the renderers write natively; everything else is decomposed by the core.
+CAPABILITIES = Capabilities(
+    architecture="test",
+    arithmetic_dtypes=STANDARD_DTYPES - {"float16", "bfloat16"},
+    native_ops=frozenset({"SQRT", "TRUNC", "MULACC"}),
+    local_bytes=1 << 16,
+)
 
 
 def broadcast(value: UOp, lanes: int) -> UOp:
     """`value` in every lane."""
-    from dovetile.ir import Op
-
     return value if lanes == 1 else UOp(Op.VECTOR, value.dtype.vec(lanes), (value,))
 
 
@@ -32,88 +39,107 @@ def elementwise_kernel(
     count: int,
     lanes: int = 1,
     rules: RuleSet | None = None,
-    ctx: object = None,
 ) -> LinearKernel:
-    """`out[i] = function(in0[i], in1[i], ...)` over `count` elements, `lanes` at a time.
+    """`out[i] = function(in1[i], in2[i], ...)` over `count` elements, `lanes` at a time.
 
     Slot 0 is the output. `count` must be a multiple of `lanes`.
     """
     loop = UOp.range(count // lanes, id=0)
     position = loop * lanes if lanes > 1 else loop
-    values = []
-    for slot, dtype in enumerate(inputs, 1):
-        buffer = UOp.buffer(count, dtype, slot=slot)
-        values.append(buffer.index(position).load(dtype=dtype.vec(lanes)))
-    out = UOp.buffer(count, output, slot=0)
-    result = function(*values)
-    store = out.index(position).store(result)
-    return linear("kernel", store.end(loop), rules=rules, ctx=ctx)
+    values = [
+        UOp.buffer(count, dtype, slot=slot).index(position).load(dtype=dtype.vec(lanes))
+        for slot, dtype in enumerate(inputs, 1)
+    ]
+    store = UOp.buffer(count, output, slot=0).index(position).store(function(*values))
+    return linear(store.end(loop), rules=rules)
 
 
-def linear(name: str, *effects: UOp, rules: RuleSet | None = None, ctx: object = None):
-    """The kernel of effects whose order of evaluation is their topological order."""
+def linear(*effects: UOp, rules: RuleSet | None = None) -> LinearKernel:
+    """The kernel of these effects; what depends on no loop stands before all loops."""
     root = UOp.sink(*effects)
     if rules is not None:
-        root = rewrite(root, rules, ctx)
+        root = rewrite(root, rules)
     nodes = toposort(root)
-    # What depends on no loop must not be evaluated inside one: loops begin where they are needed.
-    ordered = [n for n in nodes if not n.ranges and n.op.name not in ("STORE", "END", "SINK")]
-    rest = [n for n in nodes if n not in set(ordered)]
-    return LinearKernel.of(name, [*ordered, *rest])
+    free = [n for n in nodes if not n.ranges and n.dtype is not dtypes.void and not _reads(n)]
+    return LinearKernel.of("kernel", [*free, *(n for n in nodes if n not in set(free))])
+
+
+def _reads(node: UOp) -> bool:
+    return any(n.op in (Op.LOAD, Op.AFTER) for n in toposort(node))
 
 
 class LlvmCompiler:
-    """Compiles LLVM IR text in process."""
+    """LLVM IR, compiled in process."""
 
-    renderer = HostLlvmIrRenderer()
+    def __init__(self, capabilities: Capabilities = CAPABILITIES) -> None:
+        self.renderer = HostLlvmIrRenderer(capabilities)
 
-    def compile(self, source: str) -> tuple[object, int]:
-        llvm = pytest.importorskip("llvmlite.binding")
-        machine = _machine()
+    @staticmethod
+    def available() -> bool:
+        try:
+            import llvmlite.binding  # noqa: F401
+        except ImportError:
+            return False
+        return True
+
+    def _optimized(self, source: str):
+        import llvmlite.binding as llvm
+
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()
+        machine = llvm.Target.from_default_triple().create_target_machine(
+            cpu=llvm.get_host_cpu_name(),
+            features=llvm.get_host_cpu_features().flatten(),
+            opt=2,
+            reloc="pic",
+            codemodel="jitdefault",
+            jit=True,
+        )
         module = llvm.parse_assembly(source)
         module.verify()
         options = llvm.create_pipeline_tuning_options(speed_level=2)
-        passes = llvm.create_pass_builder(machine, options)
-        passes.getModulePassManager().run(module, passes)
+        builder = llvm.create_pass_builder(machine, options)
+        builder.getModulePassManager().run(module, builder)
+        return llvm, machine, module
+
+    def compile(self, source: str) -> tuple[object, int]:
+        """(what must stay alive, address of the function)."""
+        llvm, machine, module = self._optimized(source)
         engine = llvm.create_mcjit_compiler(module, machine)
         engine.finalize_object()
         return engine, engine.get_function_address("kernel")
 
     def assembly(self, source: str) -> str:
-        llvm = pytest.importorskip("llvmlite.binding")
-        machine = _machine()
-        module = llvm.parse_assembly(source)
-        options = llvm.create_pipeline_tuning_options(speed_level=2)
-        passes = llvm.create_pass_builder(machine, options)
-        passes.getModulePassManager().run(module, passes)
+        _, machine, module = self._optimized(source)
         return machine.emit_assembly(module)
 
 
-def _machine():
-    llvm = pytest.importorskip("llvmlite.binding")
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-    target = llvm.Target.from_default_triple()
-    return target.create_target_machine(
-        cpu=llvm.get_host_cpu_name(),
-        features=llvm.get_host_cpu_features().flatten(),
-        opt=2,
-        reloc="pic",
-        codemodel="jitdefault",
-        jit=True,
-    )
+class CCompiler:
+    """C, compiled by a compiler of the system."""
+
+    def __init__(self, command: str, capabilities: Capabilities = CAPABILITIES) -> None:
+        self.command = command
+        self.renderer = HostCStyleRenderer(capabilities)
+
+    def available(self) -> bool:
+        return shutil.which(self.command) is not None
+
+    def compile(self, source: str) -> tuple[object, int]:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "kernel.c"
+            path.write_text(source)
+            flags = "-O1 -march=native -shared -fPIC -fno-math-errno -fno-builtin -w".split()
+            command = [self.command, *flags, str(path), "-o", f"{folder}/kernel.so"]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, f"{done.stderr}\n{source}"
+            library = ctypes.CDLL(f"{folder}/kernel.so")
+        return library, ctypes.cast(library.kernel, ctypes.c_void_p).value or 0
 
 
-def call(compiler, kernel: LinearKernel, arrays: list[np.ndarray], scalars=(), parts=None) -> str:
-    """Compiles and runs a kernel (every part of it) on these buffers; returns its source."""
+def call(compiler, kernel: LinearKernel, *arrays: np.ndarray, scalars: tuple = ()) -> str:
+    """Compiles a kernel and runs every part of it on these buffers; returns its source."""
     source = compiler.renderer.render(kernel)
     keep, address = compiler.compile(source)
-    run(address, kernel, arrays, scalars)
-    del keep
-    return source
-
-
-def run(address: int, kernel: LinearKernel, arrays: list[np.ndarray], scalars=()) -> None:
     function = ctypes.CFUNCTYPE(
         ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p
     )(address)
@@ -123,11 +149,5 @@ def run(address: int, kernel: LinearKernel, arrays: list[np.ndarray], scalars=()
     aligned = -(-scratch.ctypes.data // 64) * 64
     for part in range(kernel.parts):
         assert function(pointers, values, part, aligned) == 0
-
-
-def numpy_array(count: int, dtype: DType) -> np.ndarray:
-    return np.zeros(count, dtypes.to_numpy(dtype))
-
-
-__all__ = ["LlvmCompiler", "broadcast", "call", "elementwise_kernel", "linear", "numpy_array"]
-_ = (subprocess, tempfile, Path)
+    del keep
+    return source

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from dovetile.ir.uop import UOp
 from dovetile.lower.linear import LinearKernel
-from dovetile.render.llvm_ir import LlvmIrRenderer, Writer
+from dovetile.render.c_style import CStyleRenderer
+from dovetile.render.llvm_ir import LlvmIrRenderer
+from dovetile.render.writer import Writer
 
 
 class HostLlvmIrRenderer(LlvmIrRenderer):
@@ -55,11 +57,46 @@ class HostLlvmIrRenderer(LlvmIrRenderer):
         arguments += ["i64 %part", "ptr %scratch"]
         return "\n".join(
             [
-                f"define i32 @{kernel.name}(ptr %buffers, ptr %scalars, i64 %part, ptr %scratch) "
-                "nounwind {",
+                f"define i32 @{kernel.name}"
+                + "(ptr %buffers, ptr %scalars, i64 %part, ptr %scratch) nounwind {",
                 *lines,
                 f"  tail call void @{self.function_name(kernel)}({', '.join(arguments)})",
                 "  ret i32 0",
                 "}",
             ]
+        )
+
+
+class HostCStyleRenderer(CStyleRenderer):
+    """C with the host signature; as above, `restrict` arguments tell that buffers do not overlap.
+
+    Compile it with -fno-math-errno -fno-builtin, which keep calls of the C library out of the
+    code; -fwrapv is not needed.
+    """
+
+    qualifier = "static __attribute__((noinline)) void"
+
+    def function_name(self, kernel: LinearKernel) -> str:
+        return f"{kernel.name}_body"
+
+    def parameters(self, kernel: LinearKernel) -> list[str]:
+        index = self.types["index"]
+        return [*super().parameters(kernel), f"{index} part", "unsigned char* restrict scratch"]
+
+    def special(self, node: UOp, writer: Writer) -> str:
+        return "part" if node.arg == "part" else super().special(node, writer)
+
+    def local_buffer(self, node: UOp, writer: Writer) -> str:
+        name, text = f"local_{node.arg.slot}_{len(writer.entry)}", self.stored(node.dtype)
+        writer.entry.append(f"{text}* {name} = ({text}*)(scratch + {node.arg.slot});")
+        return name
+
+    def epilogue(self, kernel: LinearKernel) -> str:
+        index = self.types["index"]
+        arguments = [f"buffers[{i}]" for i in range(len(kernel.buffers))]
+        arguments += [f"scalars[{i}]" for i in range(len(kernel.variables))]
+        call = ", ".join([*arguments, "part", "scratch"])
+        return (
+            f"int {kernel.name}(void** buffers, {index}* scalars, {index} part, void* scratch) {{\n"
+            f"{self.function_name(kernel)}({call});\nreturn 0;\n}}"
         )

@@ -8,16 +8,18 @@ in memory; `index` is `i64`, whose arithmetic never overflows (`nsw`).
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from dovetile import dtypes
-from dovetile.dtypes import DType
+from dovetile.dtypes import DType, Scalar
 from dovetile.errors import UnsupportedError
 from dovetile.ir.ops import AddressSpace, Op
 from dovetile.ir.uop import UOp
 from dovetile.lower.linear import LinearKernel, buffer_of, known_divisor
+from dovetile.plugins.specs import Capabilities
+from dovetile.render.writer import Writer, bits_only, kind_of, repeated_constant
 
 # Instructions by operation and kind: b(ool), u(nsigned), i (signed), f(loat), x (index).
 # Floats may be contracted (a * b + c in one rounding); they are never reordered.
@@ -54,87 +56,31 @@ CONVERSIONS = {
 TYPES = {
     "bool": "i1", "int8": "i8", "uint8": "i8", "int16": "i16", "uint16": "i16", "int32": "i32",
     "uint32": "i32", "int64": "i64", "uint64": "i64", "index": "i64", "float16": "half",
-    "float32": "float", "float64": "double",
-    # Bits only: the casts to and from float32 are integer arithmetic, made in `lower.decompose`.
-    "bfloat16": "i16",
+    "bfloat16": "bfloat", "float32": "float", "float64": "double",
 }  # fmt: skip
-
-
-def kind_of(dtype: DType) -> str:
-    """The column of INSTRUCTIONS for values of this type."""
-    return "x" if dtype.name == "index" else dtype.kind
-
-
-class Writer:
-    """The text of one function as it grows, and the name of every value in it."""
-
-    def __init__(self, kernel: LinearKernel) -> None:
-        self.kernel = kernel
-        self.lines: list[str] = []
-        self.entry: list[str] = []
-        self.names: dict[UOp, str] = {}
-        self.declarations: dict[str, None] = {}
-        self.block = "entry"
-        self.loops: dict[UOp, tuple[int, str]] = {}
-        self.elements: dict[tuple[UOp, int], str] = {}
-        self.divisors: dict[UOp, int] = {}
-        self.counter = 0
-        self.arrays: set[UOp] = set()
-        self.gated: set[UOp] = set()
-        self._survey()
-
-    def _survey(self) -> None:
-        """Which REG buffers must be arrays, and which addresses may lie out of bounds."""
-        for node in self.kernel.uops:
-            if node.op is Op.LOAD or node.op is Op.STORE:
-                address = node.src[0]
-                value = node.dtype if node.op is Op.LOAD else node.src[1].dtype
-                if len(node.src) == 3:
-                    self.gated.add(address)
-                buffer = buffer_of(address)
-                if buffer.arg.space is AddressSpace.REG and (
-                    address.src[1].op is not Op.CONST or value is not buffer.dtype
-                ):
-                    self.arrays.add(buffer)
-
-    def fresh(self) -> str:
-        """A new register."""
-        self.counter += 1
-        return f"%v{self.counter}"
-
-    def emit(self, text: str) -> str:
-        """Adds `register = text`; returns the register."""
-        self.counter = number = self.counter + 1
-        self.lines.append(f"  %v{number} = {text}")
-        return f"%v{number}"
-
-    def begin(self, block: str) -> None:
-        self.lines.append(f"{block}:")
-        self.block = block
-
-    def intrinsic(self, name: str, result: str, *types: str) -> str:
-        """Declares an intrinsic once; returns its name."""
-        self.declarations[f"declare {result} @{name}({', '.join(types)})"] = None
-        return f"@{name}"
 
 
 class LlvmIrRenderer:
     """Writes linear kernels as LLVM IR. Targets subclass it and change the hooks below."""
 
     language = "llvm-ir"
-    instructions = INSTRUCTIONS
-    intrinsics = INTRINSICS
-    types = TYPES
+    instructions: Mapping[Op, Mapping[str, str]] = INSTRUCTIONS
+    intrinsics: Mapping[tuple[Op, str], str] = INTRINSICS
+    types: Mapping[str, str] = TYPES
     header = ""
     """Text before everything else: data layout and triple where a target needs them."""
     attributes = 'nounwind norecurse "no-builtins"'
     """Of the kernel; without "no-builtins" loops become calls of memcpy and memset."""
     linkage = ""
     """Linkage and calling convention of the kernel."""
-    spaces = {AddressSpace.GLOBAL: "ptr", AddressSpace.LOCAL: "ptr", AddressSpace.REG: "ptr"}
+    spaces: Mapping[AddressSpace, str] = dict.fromkeys(AddressSpace, "ptr")
     """Pointer types by address space."""
     global_alignment = 1
     """What GLOBAL pointers are known to be multiples of, in bytes."""
+
+    def __init__(self, capabilities: Capabilities) -> None:
+        self.capabilities = capabilities
+        self.types = {**self.types, **{name: "i16" for name in bits_only(capabilities)}}
 
     # -- hooks -------------------------------------------------------------------------------------
 
@@ -180,7 +126,7 @@ class LlvmIrRenderer:
         """The type of a value in memory."""
         return self.type(dtype if dtype.kind != "b" else dtypes.uint8.vec(dtype.lanes))
 
-    def constant(self, value: bool | int | float, dtype: DType) -> str:
+    def constant(self, value: Scalar, dtype: DType) -> str:
         """A constant without its type; the same number in every lane of a vector."""
         if dtype.lanes > 1:
             scalar = dtype.scalar
@@ -190,11 +136,9 @@ class LlvmIrRenderer:
         if dtype.kind != "f":
             return str(int(value))
         text = self.types[dtype.name]
-        if text == "half":
-            return f"0xH{np.float16(value).view(np.uint16):04X}"
-        if dtype.name == "bfloat16":
+        if dtype.itemsize == 2:
             bits = int(np.asarray(value).astype(dtypes.to_numpy(dtype)).view(np.uint16))
-            return f"0xR{bits:04X}" if text == "bfloat" else str(bits)
+            return {"half": f"0xH{bits:04X}", "bfloat": f"0xR{bits:04X}"}.get(text, str(bits))
         return f"0x{struct.unpack('<Q', struct.pack('<d', value))[0]:016X}"
 
     # -- the whole kernel --------------------------------------------------------------------------
@@ -260,7 +204,7 @@ class LlvmIrRenderer:
     def _simple(self, instruction: str, node: UOp, writer: Writer) -> str:
         first, second = node.src
         names = writer.names
-        if node.op is Op.MUL and second.dtype.kind == "f" and _is_minus_one(second):
+        if node.op is Op.MUL and second.dtype.kind == "f" and repeated_constant(second) == -1.0:
             return writer.emit(f"fneg {self.type(first.dtype)} {names[first]}")
         return writer.emit(f"{instruction} {self.type(first.dtype)} {names[first]}, {names[second]}")
 
@@ -538,8 +482,3 @@ class LlvmIrRenderer:
             f"  br i1 {counter}.more, label %{loop}, label %{loop}.done",
         ]
         writer.begin(f"{loop}.done")
-
-
-def _is_minus_one(node: UOp) -> bool:
-    node = node.src[0] if node.op is Op.VECTOR and len(node.src) == 1 else node
-    return node.op is Op.CONST and node.arg == -1.0
