@@ -45,7 +45,7 @@ def _llvm(capabilities: Capabilities) -> Compiler:
 def _llvm_renderer(capabilities: Capabilities) -> Renderer:
     from dovetile_cpu import renderers
 
-    return renderers.CpuLlvm()
+    return renderers.CpuLlvm(capabilities)
 
 
 def _llvm_available() -> str | None:
@@ -63,7 +63,7 @@ def _clang(capabilities: Capabilities) -> Compiler:
 def _clang_renderer(capabilities: Capabilities) -> Renderer:
     from dovetile_cpu import renderers
 
-    return renderers.CpuC()
+    return renderers.CpuC(capabilities)
 
 
 def _clang_available() -> str | None:
