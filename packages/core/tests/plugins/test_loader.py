@@ -4,9 +4,9 @@ import subprocess
 import sys
 from importlib.metadata import EntryPoint
 
+import distributions
 import pytest
 
-import distributions
 from dovetile import environment
 from dovetile.errors import EnvironmentVariableError, PluginError
 from dovetile.plugins import Capabilities, PassSpec, PluginRegistry

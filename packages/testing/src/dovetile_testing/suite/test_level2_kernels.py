@@ -49,7 +49,7 @@ def test_comparisons_and_selection(device: Device, random: np.random.Generator, 
     x[:3], y[1:4] = np.nan, np.nan
     truth = x < y if op is Op.LT else x != y
     types = [dtypes.float32, dtypes.float32]
-    kernel = elementwise(lambda a, b: a.alu(op, b), types, dtypes.bool, COUNT)
+    kernel = elementwise(lambda a, b: a.alu(op, b), types, dtypes.bool_, COUNT)
     inputs = buffer(device, x), buffer(device, y)
     np.testing.assert_array_equal(
         run(device, kernel, empty(device, COUNT, dtypes.bool), *inputs), truth

@@ -76,4 +76,4 @@ def memory_at(address: int, nbytes: int) -> np.ndarray:
     """The bytes at an address, as an array that shares them."""
     if nbytes == 0:
         return np.empty(0, np.uint8)
-    return np.frombuffer((ctypes.c_uint8 * nbytes).from_address(address), np.uint8)
+    return np.ctypeslib.as_array((ctypes.c_uint8 * nbytes).from_address(address))
