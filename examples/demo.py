@@ -93,11 +93,10 @@ def main() -> None:
     started = time.perf_counter()
     options = parse_arguments()
     console = Console()
-    scans = load_digits()
-    images = (scans.images / 16).astype(numpy.float32)
-    train_images, test_images, train_labels, test_labels = train_test_split(
-        images, scans.target, test_size=HELD_OUT, stratify=scans.target, random_state=0
-    )
+    pixels, digits = load_digits(return_X_y=True)
+    images = (numpy.asarray(pixels) / 16).astype(numpy.float32).reshape(-1, 8, 8)
+    parts = train_test_split(images, digits, test_size=HELD_OUT, stratify=digits, random_state=0)
+    train_images, test_images, train_labels, test_labels = map(numpy.asarray, parts)
     batch_size = options.batch_size
     if batch_size > len(train_images):
         sys.exit(f"demo.py: --batch-size {batch_size} is more than the {len(train_images)} images")

@@ -163,7 +163,7 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--width", type=arguments.integer(1), default=128)
     parser.add_argument("--heads", type=arguments.integer(1), default=4)
     parser.add_argument("--dropout", type=float, default=0.0)
-    parser.add_argument("--learning-rate", type=arguments.positive, default=2e-3)
+    parser.add_argument("--learning-rate", type=arguments.positive, default=3e-3)
     parser.add_argument("--seed", type=arguments.integer(0), default=0)
     parser.add_argument("--report-every", type=arguments.integer(1), default=250, help="steps")
     parser.add_argument("--checkpoint", type=Path, default=OUTPUT / "gpt.safetensors")

@@ -68,7 +68,7 @@ def test_names_are_those_of_torch() -> None:
 
 def test_frozen_parameters_stay_in_the_state() -> None:
     network = Network()
-    network.scale.requires_grad = False
+    network.scale.requires_grad_(False)
     assert list(network.state_dict()) == NAMES
 
 

@@ -21,12 +21,7 @@ class Dropout(Module):
         self.p = p
 
     def forward(self, inputs: Tensor) -> Tensor:
-        if not self.training or self.p == 0.0:
-            return inputs
-        if self.p == 1.0:
-            return inputs * 0.0
-        kept = Tensor.rand(*inputs.shape, device=inputs.device) >= self.p
-        return kept.where(inputs * (1 / (1 - self.p)), 0.0)
+        return inputs.dropout(self.p, self.training)
 
     def extra_repr(self) -> str:
         return f"p={self.p}"

@@ -32,6 +32,4 @@ def fan_in_bound(fan_in: int) -> float:
 
 
 def _parameter(values: Tensor, dtype: Any) -> Tensor:
-    leaf = (values if dtype is None else values.cast(dtype)).detach()
-    leaf.requires_grad = True
-    return leaf
+    return (values if dtype is None else values.cast(dtype)).requires_grad_()

@@ -33,8 +33,7 @@ class Linear(Module):
         self.bias = init.uniform(out_features, **options) if bias else None
 
     def forward(self, inputs: Tensor) -> Tensor:
-        product = inputs @ self.weight.transpose(0, 1)
-        return product if self.bias is None else product + self.bias
+        return inputs.linear(self.weight, self.bias)
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"

@@ -59,38 +59,22 @@ class _BatchNorm(Module):
                 f"[{type(self).__name__}] got inputs of shape {tuple(inputs.shape)}; expected "
                 f"{expected} with {self.num_features} channels in dimension 1"
             )
-        channel = [1, self.num_features, *[1] * (inputs.ndim - 2)]
-        if self.training or self.running_mean is None or self.running_var is None:
-            others = tuple(axis for axis in range(inputs.ndim) if axis != 1)
-            mean = inputs.mean(others)
-            centred = inputs - mean.reshape(channel)
-            variance = (centred * centred).mean(others)
-            if self.training and self.running_mean is not None:
-                self._track(mean.detach(), variance.detach(), inputs.numel() // self.num_features)
-        else:
-            centred = inputs - self.running_mean.reshape(channel)
-            variance = self.running_var
-        outputs = centred * (variance + self.eps).rsqrt().reshape(channel)
-        if self.weight is not None and self.bias is not None:
-            outputs = outputs * self.weight.reshape(channel) + self.bias.reshape(channel)
-        return outputs
-
-    def _track(self, mean: Tensor, variance: Tensor, count: int) -> None:
-        assert self.running_mean is not None and self.running_var is not None
-        assert self.num_batches_tracked is not None
-        if count < 2:
-            raise ShapeError(
-                f"[{type(self).__name__}] a batch with one value for each channel has no variance; "
-                "train with more, or call eval()"
-            )
-        with no_grad():
-            self.num_batches_tracked.assign(self.num_batches_tracked + 1)
-            share = self.momentum
-            if share is None:
-                share = 1 / self.num_batches_tracked.cast(mean.dtype)
-            unbiased = variance * (count / (count - 1))
-            self.running_mean.assign((1 - share) * self.running_mean + share * mean)
-            self.running_var.assign((1 - share) * self.running_var + share * unbiased)
+        training = self.training or self.running_mean is None
+        momentum: Any = self.momentum
+        if self.training and self.num_batches_tracked is not None:
+            with no_grad():
+                self.num_batches_tracked.assign(self.num_batches_tracked + 1)
+            if momentum is None:
+                momentum = 1 / self.num_batches_tracked
+        return inputs.batch_norm(
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            training=training,
+            momentum=momentum,
+            eps=self.eps,
+        )
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, eps={self.eps}, momentum={self.momentum}"

@@ -55,7 +55,7 @@ class SGD(Optimizer):
     def shared(self, step: Tensor | None, group: ParameterGroup) -> tuple[Tensor, ...]:
         if step is None:
             return (group.learning_rate,)
-        return group.learning_rate, (step == 1).where(1.0, 1 - group["dampening"])
+        return group.learning_rate, 1 - group["dampening"] * (step > 1).cast(step.dtype)
 
     def update(
         self,

@@ -9,7 +9,7 @@ import numpy as np
 
 from dovetile import dtypes
 from dovetile.dtypes import DType, Scalar
-from dovetile.ir.ops import ELEMENTWISE, Op
+from dovetile.ir.ops import COMMUTATIVE, ELEMENTWISE, Op
 from dovetile.ir.pattern import Pat, RuleSet
 from dovetile.ir.uop import UOp
 
@@ -164,6 +164,10 @@ def _merge_constants(op: Op) -> tuple[Pat, Callable[..., UOp]]:
     )
 
 
+def _constant_last(node: UOp, x: UOp) -> UOp | None:
+    return None if x.constant is not None else node.replace(src=(x, node.src[0]))
+
+
 def _add_negative_zero(x: UOp, c: UOp) -> UOp | None:
     # x + 0.0 is not x where x is -0.0.
     return x if math.copysign(1.0, float(c.constant or 0.0)) < 0 else None
@@ -190,6 +194,7 @@ fold_constants = RuleSet([(Pat(ELEMENTWISE, name="node"), _fold)], "fold_constan
 
 identities = RuleSet(
     [
+        (Pat(COMMUTATIVE, (Pat.constant(), x), name="node", ordered=True), _constant_last),
         # arithmetic
         (Pat(Op.ADD, (x, zero), kind=integers), lambda x: x),
         (Pat(Op.ADD, (x, Pat.constant("c", 0.0, kind="f"))), _add_negative_zero),
