@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 
 from dovetile.plugins import open_device
 from dovetile_cpu.device import CpuDevice
+
+sys.path.insert(0, str(Path(__file__).parent))  # for cpu_kernels.py
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -138,7 +138,13 @@ def test_code_is_not_writable_and_data_is_not_executable() -> None:
 
 
 def test_unknown_external_functions_are_named() -> None:
-    module = "declare void @no_such_function()\ndefine void @f() { call void @no_such_function() ret void }"
+    module = """
+        declare void @no_such_function()
+        define void @f() {
+            call void @no_such_function()
+            ret void
+        }
+    """
     with pytest.raises(CompileError, match="'no_such_function'"):
         elf_loader.load_object(LlvmCompiler().compile(module))
 

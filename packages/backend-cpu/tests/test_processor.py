@@ -8,7 +8,7 @@ import textwrap
 from importlib import resources
 
 import pytest
-from kernels import programs, read, run_python, zeros
+from cpu_kernels import programs, read, run_python, zeros
 
 from dovetile.plugins import open_device
 from dovetile_cpu import memory_map, native
@@ -19,7 +19,7 @@ PRELUDE = """
 import os, signal, sys, threading, time
 from dovetile.errors import DeviceError, DeviceFault
 from dovetile.plugins import open_device
-from kernels import integers, programs, read, zeros
+from cpu_kernels import integers, programs, read, zeros
 device = open_device("CPU")
 add, parts, spin = programs(device, "add", "parts", "spin")
 def threads():
@@ -43,7 +43,11 @@ def test_python_and_the_native_code_agree_on_the_layout() -> None:
     for index, (name, _) in enumerate(Control._fields_):
         assert fields.get(name, index) == index
     # Fields that different threads write lie on different cache lines.
-    for one, other in (("head", "requested"), ("unclaimed", "unfinished"), ("parts", "fault_status")):
+    for one, other in (
+        ("head", "requested"),
+        ("unclaimed", "unfinished"),
+        ("parts", "fault_status"),
+    ):
         distance = getattr(Control, other).offset - getattr(Control, one).offset
         assert distance >= 96
 

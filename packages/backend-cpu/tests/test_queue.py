@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from kernels import integers, programs, read, zeros
+from cpu_kernels import integers, programs, read, zeros
 
 from dovetile.errors import ArgumentError, DeviceError, DeviceFault
 from dovetile.plugins import open_device

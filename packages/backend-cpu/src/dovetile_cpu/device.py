@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from dovetile.errors import CompileError, DeviceError, OutOfMemoryError
 from dovetile.runtime import Allocation, Device, Program, Signal
-
 from dovetile_cpu import elf_loader, host, memory_map
 from dovetile_cpu.processor import Processor
 from dovetile_cpu.queue import CpuQueue, CpuSignal
@@ -55,7 +54,7 @@ class CpuDevice(Device):
             whatever their compilers.
     """
 
-    queue: CpuQueue
+    queue: CpuQueue  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __init__(self, selection: Selection) -> None:
         self.name = selection.name
@@ -68,7 +67,7 @@ class CpuDevice(Device):
         super().__init__(keep_bytes=self._memory_bytes // 4)
 
     @cached_property
-    def renderer(self) -> Renderer:  # type: ignore[override]
+    def renderer(self) -> Renderer:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Made at first use: a process that finds all its kernels in the cache needs none."""
         if self._make_renderer is None:
             raise DeviceError(f"[render] compiler of {self.name} came without a renderer")

@@ -12,7 +12,6 @@ from functools import cache
 from importlib import resources
 
 from dovetile.runtime.compile import compile_binaries
-
 from dovetile_cpu import elf_loader, host
 from dovetile_cpu.llvm_compiler import LlvmCompiler
 

@@ -11,12 +11,11 @@ import time
 import weakref
 
 from dovetile.errors import DeviceError
-
 from dovetile_cpu import host, memory_map, native
 
 
 class Control(ctypes.Structure):
-    """What Python and the native threads share; `%Control` of ``worker_pool.ll``, field by field."""
+    """What Python and the native threads share: `%Control` of ``worker_pool.ll``."""
 
     _fields_ = (
         ("head", ctypes.c_int64),

@@ -22,8 +22,6 @@ from dovetile.runtime import (
     SignalStore,
     SignalWait,
 )
-
-from dovetile_cpu import memory_map
 from dovetile_cpu.processor import RING_WORDS, Processor
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ address of the place that is patched, G the address of a word that holds S.
 from __future__ import annotations
 
 import struct
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from dovetile.errors import CompileError
 
@@ -30,7 +30,7 @@ class Image(Protocol):
 class Relocator(Protocol):
     """The relocations of one instruction set."""
 
-    STUB_SIZE: int
+    STUB_SIZE: ClassVar[int]
 
     @staticmethod
     def stub_code(target: int) -> bytes:

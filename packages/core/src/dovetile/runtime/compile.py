@@ -102,9 +102,7 @@ def compile_programs(device: Device, kernels: Sequence[tuple[str, str]]) -> list
     Raises CompileError.
     """
     keys = [f"{name}\0{binary_key(device.compiler, source)}" for name, source in kernels]
-    wanted = {
-        key: kernel for key, kernel in zip(keys, kernels) if key not in device.programs
-    }
+    wanted = {key: kernel for key, kernel in zip(keys, kernels) if key not in device.programs}
     binaries = compile_binaries(device.compiler, [source for _, source in wanted.values()])
     with device.programs_lock:
         for (key, (name, _)), binary in zip(wanted.items(), binaries):
