@@ -87,6 +87,27 @@ def test_a_compiler_that_crashes(distribution, third_party, run, body, message):
     assert "compiler PYTHON (python): works" in doctor.stdout
 
 
+def test_a_compiler_that_raises_is_a_compile_error(distribution, third_party, run):
+    source = COMPILER.format(body="raise KeyError('inside the compiler')")
+    folders = [distribution("extra", source), third_party]
+    program = """
+from dovetile import dtypes
+from dovetile.errors import CompileError
+from dovetile.runtime import get_device
+from dovetile_testing.kernels import elementwise, load
+
+kernel = elementwise(lambda x: x, [dtypes.float32], dtypes.float32, 8)
+try:
+    load(get_device("NPY:BROKEN"), kernel)
+except CompileError as error:
+    print(error)
+load(get_device("NPY"), kernel)
+"""
+    result = run("-c", program, folders=folders)
+    assert result.returncode == 0, result.stderr
+    assert "crashed with KeyError: 'inside the compiler'; DEV=DEVICE:COMPILER" in result.stdout
+
+
 def test_a_compiler_that_is_not_available(distribution, third_party, run):
     source = COMPILER.format(body="pass").replace(
         "_renderer)]", "_renderer, lambda: 'pip install it')]"

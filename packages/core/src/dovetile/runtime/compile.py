@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from dovetile import cache
+from dovetile.errors import CompileError, DovetileError
 
 if TYPE_CHECKING:
     from dovetile.lower.linear import LinearKernel
@@ -85,12 +86,25 @@ def compile_binaries(compiler: Compiler, sources: Sequence[str]) -> list[bytes]:
             found[key] = entry[1]
             compiled_counts.from_cache += 1
     if missing:
-        binaries = compiler.compile_many(list(missing.values()))
+        binaries = _compile(compiler, list(missing.values()))
         compiled_counts.compiled += len(missing)
         for key, binary in zip(missing, binaries):
             cache.put(_NAMESPACE, key, {"compiler": compiler.fingerprint()}, binary)
             found[key] = binary
     return [found[key] for key in keys]
+
+
+def _compile(compiler: Compiler, sources: list[str]) -> list[bytes]:
+    """What the compiler makes of the sources; whatever else it raises becomes a CompileError."""
+    try:
+        return compiler.compile_many(sources)
+    except DovetileError:
+        raise
+    except Exception as error:
+        raise CompileError(
+            f"[compile] {type(compiler).__name__} crashed with {type(error).__name__}: {error}; "
+            "DEV=DEVICE:COMPILER takes another, `dovetile doctor` tells which of them work"
+        ) from error
 
 
 def compile_programs(device: Device, kernels: Sequence[tuple[str, str]]) -> list[Program]:
