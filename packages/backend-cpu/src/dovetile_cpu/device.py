@@ -54,14 +54,12 @@ class CpuDevice(Device):
             whatever their compilers.
     """
 
-    queue: CpuQueue  # pyright: ignore[reportIncompatibleVariableOverride]
-
     def __init__(self, selection: Selection) -> None:
         self.name = selection.name
         self.capabilities = host.capabilities()
         self.compiler = selection.compiler.compiler(self.capabilities)
         self._make_renderer = selection.compiler.renderer
-        self.queue = _queue(selection.index)
+        self.queue = self._queue = _queue(selection.index)
         self._memory_bytes = host.memory_bytes()
         self._allocated_bytes = 0
         super().__init__(keep_bytes=self._memory_bytes // 4)
@@ -117,11 +115,11 @@ class CpuDevice(Device):
                 f"[load] kernel {name!r} is not in the binary; it has {sorted(code.functions)}"
             )
         program = CpuProgram(self, code, name)
-        self.queue.function_names[program.address] = name
+        self._queue.function_names[program.address] = name
         return program
 
     def new_signal(self) -> Signal:
-        return CpuSignal(self.queue.processor)
+        return CpuSignal(self._queue.processor)
 
 
 _queues: dict[int, CpuQueue] = {}

@@ -45,7 +45,7 @@ class LlvmCompiler:
 
     def fingerprint(self) -> str:
         """Changes whenever the same source may give other code. Cheap: does not load LLVM."""
-        return f"llvmlite-{metadata.version('llvmlite')}/{host.fingerprint()}/{_PIPELINE}"
+        return _fingerprint()
 
     def compile(self, source: str) -> bytes:
         """The object file of a module. Raises CompileError with LLVM's message."""
@@ -66,6 +66,13 @@ class LlvmCompiler:
 
 
 _PIPELINE = "1"  # number of the pass pipeline below; part of the fingerprint
+
+
+@cache
+def _fingerprint() -> str:
+    return f"llvmlite-{metadata.version('llvmlite')}/{host.fingerprint()}/{_PIPELINE}"
+
+
 _lock = threading.Lock()
 _idle: list[_Machine] = []  # target machines that are not in use; each serves one thread at a time
 

@@ -10,7 +10,12 @@ from typing import Any
 import pytest
 
 from dovetile import environment
-from dovetile.runtime.compile import binary_key, compile_binaries, compile_programs, compiled_counts
+from dovetile.runtime.compile import (
+    binary_keys,
+    compile_binaries,
+    compile_programs,
+    compiled_counts,
+)
 
 
 class Compiler:
@@ -72,7 +77,7 @@ def test_another_compiler_version_compiles_again() -> None:
     newer = Compiler("2")
     compile_binaries(newer, ["a"])
     assert newer.calls == [["a"]]
-    assert binary_key(Compiler("1"), "a") != binary_key(newer, "a")
+    assert binary_keys(Compiler("1"), ["a"]) != binary_keys(newer, ["a"])
 
 
 def test_programs_are_loaded_once_for_each_name_and_source() -> None:

@@ -65,33 +65,39 @@ compiled_counts = Counts()
 _NAMESPACE = "kernel"
 
 
-def binary_key(compiler: Compiler, source: str) -> str:
-    """The key of a compiled source in the cache on disk."""
-    content = f"{compiler.fingerprint()}\0{source}"
-    return hashlib.sha256(content.encode()).hexdigest()
+def binary_keys(compiler: Compiler, sources: Sequence[str]) -> list[str]:
+    """The key of each source's binary in the cache on disk."""
+    fingerprint = compiler.fingerprint().encode()
+    return [
+        hashlib.sha256(b"%s\0%s" % (fingerprint, source.encode())).hexdigest() for source in sources
+    ]
 
 
 def compile_binaries(compiler: Compiler, sources: Sequence[str]) -> list[bytes]:
-    """The binary of each source, from the cache on disk or the compiler."""
-    keys = [binary_key(compiler, source) for source in sources]
+    """The binary of each source, from the cache on disk or the compiler. Raises CompileError."""
+    keys = binary_keys(compiler, sources)
+    found = _binaries(compiler, dict(zip(keys, sources)))
+    return [found[key] for key in keys]
+
+
+def _binaries(compiler: Compiler, sources: dict[str, str]) -> dict[str, bytes]:
+    """Binaries by key, of sources by key."""
     found: dict[str, bytes] = {}
     missing: dict[str, str] = {}
-    for key, source in zip(keys, sources):
-        if key in found or key in missing:
-            continue
+    for key, source in sources.items():
         entry = cache.get(_NAMESPACE, key)
         if entry is None:
             missing[key] = source
         else:
             found[key] = entry[1]
-            compiled_counts.from_cache += 1
+    compiled_counts.from_cache += len(found)
     if missing:
-        binaries = _compile(compiler, list(missing.values()))
-        compiled_counts.compiled += len(missing)
-        for key, binary in zip(missing, binaries):
-            cache.put(_NAMESPACE, key, {"compiler": compiler.fingerprint()}, binary)
+        header = {"compiler": compiler.fingerprint()}
+        for key, binary in zip(missing, _compile(compiler, list(missing.values()))):
+            cache.put(_NAMESPACE, key, header, binary)
             found[key] = binary
-    return [found[key] for key in keys]
+        compiled_counts.compiled += len(missing)
+    return found
 
 
 def _compile(compiler: Compiler, sources: list[str]) -> list[bytes]:
@@ -115,11 +121,14 @@ def compile_programs(device: Device, kernels: Sequence[tuple[str, str]]) -> list
 
     Raises CompileError.
     """
-    keys = [f"{name}\0{binary_key(device.compiler, source)}" for name, source in kernels]
-    wanted = {key: kernel for key, kernel in zip(keys, kernels) if key not in device.programs}
-    binaries = compile_binaries(device.compiler, [source for _, source in wanted.values()])
+    compiler = device.compiler
+    keys = binary_keys(compiler, [source for _, source in kernels])
+    # One binary may hold several kernels: programs have the name in their key, binaries not.
+    programs = [f"{key}/{name}" for key, (name, _) in zip(keys, kernels)]
+    new = [i for i, program in enumerate(programs) if program not in device.programs]
+    binaries = _binaries(compiler, {keys[i]: kernels[i][1] for i in new})
     with device.programs_lock:
-        for (key, (name, _)), binary in zip(wanted.items(), binaries):
-            if key not in device.programs:
-                device.programs[key] = device.load(binary, name)
-    return [device.programs[key] for key in keys]
+        for i in new:
+            if programs[i] not in device.programs:
+                device.programs[programs[i]] = device.load(binaries[keys[i]], kernels[i][0])
+    return [device.programs[program] for program in programs]
