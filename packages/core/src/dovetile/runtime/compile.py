@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from dovetile import cache
+from dovetile.errors import CompileError, DovetileError
 
 if TYPE_CHECKING:
     from dovetile.lower.linear import LinearKernel
@@ -92,11 +93,24 @@ def _binaries(compiler: Compiler, sources: dict[str, str]) -> dict[str, bytes]:
     compiled_counts.from_cache += len(found)
     if missing:
         header = {"compiler": compiler.fingerprint()}
-        for key, binary in zip(missing, compiler.compile_many(list(missing.values()))):
+        for key, binary in zip(missing, _compile(compiler, list(missing.values()))):
             cache.put(_NAMESPACE, key, header, binary)
             found[key] = binary
         compiled_counts.compiled += len(missing)
     return found
+
+
+def _compile(compiler: Compiler, sources: list[str]) -> list[bytes]:
+    """What the compiler makes of the sources; whatever else it raises becomes a CompileError."""
+    try:
+        return compiler.compile_many(sources)
+    except DovetileError:
+        raise
+    except Exception as error:
+        raise CompileError(
+            f"[compile] {type(compiler).__name__} crashed with {type(error).__name__}: {error}; "
+            "DEV=DEVICE:COMPILER takes another, `dovetile doctor` tells which of them work"
+        ) from error
 
 
 def compile_programs(device: Device, kernels: Sequence[tuple[str, str]]) -> list[Program]:
