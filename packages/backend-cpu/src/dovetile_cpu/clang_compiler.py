@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 from dovetile.errors import CompileError
-
 from dovetile_cpu import host
 
 _VERSIONS = range(30, 10, -1)

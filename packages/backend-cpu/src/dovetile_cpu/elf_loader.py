@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from dovetile.errors import CompileError
-
 from dovetile_cpu import memory_map
 from dovetile_cpu.relocations import RELOCATORS, Relocator
 
@@ -120,7 +119,7 @@ class _Loader:
         }
         return LoadedObject(self.address, size, functions)
 
-    def _read_file(self) -> Relocator:
+    def _read_file(self) -> type[Relocator]:
         header = _HEADER.unpack_from(self.content)
         if header[0][:6] != b"\x7fELF\x02\x01" or header[1] != _RELOCATABLE:
             raise CompileError("[load] the file is not a 64-bit relocatable ELF object")
@@ -194,7 +193,9 @@ class _Loader:
         if symbol.section == _ABSOLUTE:
             return symbol.value
         if symbol.section not in self.places:
-            raise CompileError(f"[load] symbol {symbol.name!r} lies in a section that is not loaded")
+            raise CompileError(
+                f"[load] symbol {symbol.name!r} lies in a section that is not loaded"
+            )
         return self.address + self.places[symbol.section] + symbol.value
 
     def stub(self, target: int) -> int:
