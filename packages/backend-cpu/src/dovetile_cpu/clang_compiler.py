@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 from dovetile.errors import CompileError
@@ -100,5 +99,7 @@ class ClangCompiler:
         """The object file of each source, in order, as many at a time as there are cores."""
         if len(sources) < 2:
             return [self.compile(source) for source in sources]
+        from concurrent.futures import ThreadPoolExecutor  # slow to import, and rarely needed
+
         with ThreadPoolExecutor(host.usable_cores()) as pool:
             return list(pool.map(self.compile, sources))

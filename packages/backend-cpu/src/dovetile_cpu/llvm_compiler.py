@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib import metadata, util
 from typing import Any
@@ -61,6 +60,8 @@ class LlvmCompiler:
         workers = min(host.usable_cores(), len(sources))
         if workers < 2:
             return [self.compile(source) for source in sources]
+        from concurrent.futures import ThreadPoolExecutor  # slow to import, and rarely needed
+
         with ThreadPoolExecutor(workers) as pool:
             return list(pool.map(self.compile, sources))
 
