@@ -25,7 +25,8 @@ from dovetile.ir.uop import UOp
 _ANY = object()
 # What a value that is one number everywhere can look like; see UOp.constant.
 UNIFORM = frozenset({Op.CONST, Op.VECTOR, Op.EXPAND})
-Rule = tuple["Pat", Callable[..., UOp | None]]
+# What a rule answers is a UOp or None; the specs, which are rules too, answer otherwise.
+Rule = tuple["Pat", Callable[..., Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,13 +224,13 @@ class RuleSet:
     def __init__(self, rules: Iterable[Rule], name: str = "") -> None:
         self.rules = list(rules)
         self.name = name
-        self._table: dict[Op, Callable[[UOp, Any], UOp | None]] | None = None
+        self._table: dict[Op, Callable[[UOp, Any], Any]] | None = None
 
     def __add__(self, other: RuleSet) -> RuleSet:
         return RuleSet([*self.rules, *other.rules], self.name or other.name)
 
     @property
-    def table(self) -> dict[Op, Callable[[UOp, Any], UOp | None]]:
+    def table(self) -> dict[Op, Callable[[UOp, Any], Any]]:
         """The compiled matcher of every operation that any rule's root allows."""
         if self._table is None:
             by_op: dict[Op, list[Rule]] = {}
@@ -252,16 +253,14 @@ class RuleSet:
         return None if matcher is None else matcher(node, ctx)
 
 
-def _compile(rules: list[Rule]) -> Callable[[UOp, Any], UOp | None]:
+def _compile(rules: list[Rule]) -> Callable[[UOp, Any], Any]:
     code = _Code()
     body: list[str] = []
     for pattern, function in rules:
         wanted = list(inspect.signature(function).parameters)
         call = code.constant(function)
         for lines, bound in code.conditions(pattern, "node", {}):
-            arguments = ", ".join(
-                f"{w}=ctx" if w == "ctx" else f"{w}={bound[w]}" for w in wanted
-            )
+            arguments = ", ".join(f"{w}=ctx" if w == "ctx" else f"{w}={bound[w]}" for w in wanted)
             body += _emit(
                 lines,
                 [

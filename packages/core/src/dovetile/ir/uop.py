@@ -120,7 +120,7 @@ class UOp:
         return node
 
     def __setattr__(self, name: str, value: Any) -> None:
-        raise AttributeError(f"[UOp] nodes are immutable; build a new one instead of setting {name}")
+        raise AttributeError(f"[UOp] {name} was set; nodes are immutable, build a new one instead")
 
     def __reduce__(self) -> tuple:
         # One flat list, so that neither pickle nor copy recurses over deep graphs.
@@ -401,9 +401,7 @@ class UOp:
     def sink(*values: UOp, arg: Any = None) -> UOp:
         return UOp(Op.SINK, dtypes.void, values, arg)
 
-    def stage(
-        self, *ranges: UOp, space: AddressSpace = AddressSpace.GLOBAL, depth: int = 1
-    ) -> UOp:
+    def stage(self, *ranges: UOp, space: AddressSpace = AddressSpace.GLOBAL, depth: int = 1) -> UOp:
         """This value held in `space` for `ranges`."""
         return UOp(Op.STAGE, self.dtype, (self, *ranges), (space, depth))
 
@@ -446,15 +444,13 @@ def toposort(root: UOp | Iterable[UOp], enter: Callable[[UOp], bool] | None = No
     order: list[UOp] = []
     seen: set[UOp] = set()
     roots = [root] if isinstance(root, UOp) else list(root)
-    stack: list[UOp | Iterator] = []
+    stack: list[UOp] = []
     for start in roots:
         if start in seen:
             continue
         seen.add(start)
         stack.append(start)
-        iterators: list[Iterator[UOp]] = [
-            iter(start.src if enter is None or enter(start) else ())
-        ]
+        iterators: list[Iterator[UOp]] = [iter(start.src if enter is None or enter(start) else ())]
         while stack:
             for child in iterators[-1]:
                 if child not in seen:

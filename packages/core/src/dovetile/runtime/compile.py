@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from dovetile import cache
+from dovetile.errors import CompileError, DovetileError
 
 if TYPE_CHECKING:
     from dovetile.lower.linear import LinearKernel
@@ -92,11 +93,24 @@ def _binaries(compiler: Compiler, sources: dict[str, str]) -> dict[str, bytes]:
     compiled_counts.from_cache += len(found)
     if missing:
         header = {"compiler": compiler.fingerprint()}
-        for key, binary in zip(missing, compiler.compile_many(list(missing.values()))):
+        for key, binary in zip(missing, _compile(compiler, list(missing.values()))):
             cache.put(_NAMESPACE, key, header, binary)
             found[key] = binary
         compiled_counts.compiled += len(missing)
     return found
+
+
+def _compile(compiler: Compiler, sources: list[str]) -> list[bytes]:
+    """What the compiler makes of the sources; whatever else it raises becomes a CompileError."""
+    try:
+        return compiler.compile_many(sources)
+    except DovetileError:
+        raise
+    except Exception as error:
+        raise CompileError(
+            f"[compile] {type(compiler).__name__} crashed with {type(error).__name__}: {error}; "
+            "DEV=DEVICE:COMPILER takes another, `dovetile doctor` tells which of them work"
+        ) from error
 
 
 def compile_programs(device: Device, kernels: Sequence[tuple[str, str]]) -> list[Program]:
@@ -118,3 +132,21 @@ def compile_programs(device: Device, kernels: Sequence[tuple[str, str]]) -> list
             if programs[i] not in device.programs:
                 device.programs[programs[i]] = device.load(binaries[keys[i]], kernels[i][0])
     return [device.programs[program] for program in programs]
+
+
+def load_programs(kernels: Sequence[tuple[Device, str, str]]) -> list[Program] | None:
+    """Programs from the kernel cache alone, given (device, name, key of the compiled code) of each;
+    None where one of them is not there."""
+    programs = []
+    for device, name, binary in kernels:
+        key = f"{binary}/{name}"
+        program = device.programs.get(key)
+        if program is None:
+            entry = cache.get(_NAMESPACE, binary)
+            if entry is None:
+                return None
+            compiled_counts.from_cache += 1
+            with device.programs_lock:
+                program = device.programs.setdefault(key, device.load(entry[1], name))
+        programs.append(program)
+    return programs
