@@ -14,6 +14,7 @@ from dovetile.errors import DeviceError, DTypeError
 from dovetile.ir.ops import Op
 from dovetile.ir.uop import UOp
 from dovetile.tensor import placement
+from dovetile.tensor.identity import IdentitySet
 from dovetile.tensor.nodes import Shape, broadcast, broadcast_shapes, constant
 
 if TYPE_CHECKING:
@@ -21,10 +22,10 @@ if TYPE_CHECKING:
 
 _grad_enabled: contextvars.ContextVar[bool] = contextvars.ContextVar("grad_enabled", default=True)
 
-_live: weakref.WeakSet[TensorBase] = weakref.WeakSet()
+_live: IdentitySet[TensorBase] = IdentitySet()
 # The Tensors that show the memory of a BUFFER through movement ops: an assign through one of them
 # is seen by all. And the one among them whose gradient is asked for (a leaf), if any.
-_aliases: weakref.WeakKeyDictionary[UOp, weakref.WeakSet] = weakref.WeakKeyDictionary()
+_aliases: weakref.WeakKeyDictionary[UOp, IdentitySet[TensorBase]] = weakref.WeakKeyDictionary()
 _leaves: weakref.WeakKeyDictionary[UOp, weakref.ref] = weakref.WeakKeyDictionary()
 # BUFFERs that an assign has written to, in the graph but not yet in memory. Whatever is computed
 # next carries these writes out too, so that they never pile up.
@@ -148,7 +149,7 @@ class TensorBase:
         self._buffer = buffer
         known = _aliases.get(buffer)
         if known is None:
-            known = _aliases[buffer] = weakref.WeakSet()
+            known = _aliases[buffer] = IdentitySet()
         known.add(self)
 
     def _release(self) -> None:
