@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import difflib
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Generic, TypeVar
 
-from dovetile.errors import DovetileWarning, EnvironmentVariableError
+from dovetile.errors import DovetileWarning, EnvironmentVariableError, suggest
 
 Value = TypeVar("Value")
 
@@ -130,7 +129,9 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _device(text: str) -> str:
-    if not all(part and part.replace("_", "").replace("-", "").isalnum() for part in text.split(":")):
+    if not all(
+        part and part.replace("_", "").replace("-", "").isalnum() for part in text.split(":")
+    ):
         raise ValueError(text)
     return text
 
@@ -230,7 +231,7 @@ def context(**values: object) -> Iterator[None]:
     for name, value in values.items():
         if name not in VARIABLES:
             raise EnvironmentVariableError(
-                f"[environment] there is no variable {name!r}; valid are: {', '.join(VARIABLES)}"
+                f"[environment] there is no variable {name!r}; {suggest(name, list(VARIABLES))}"
             )
         if isinstance(value, bool):
             value = int(value)
@@ -266,10 +267,14 @@ def _warn_of_unknown_variables() -> None:
         if not name.startswith(PREFIX) or name in VARIABLES or name in _unknown_warned:
             continue
         _unknown_warned.add(name)
-        close = difflib.get_close_matches(name, list(VARIABLES), n=1, cutoff=0.6)
-        hint = f"did you mean {close[0]}?" if close else f"known are: {', '.join(VARIABLES)}"
+        hint = suggest(name, list(VARIABLES))
         warnings.warn(
             f"[environment] {name} is set, but Dovetile knows no such variable; {hint}",
             DovetileWarning,
             stacklevel=4,
         )
+
+
+def settings() -> tuple[object, ...]:
+    """The values that decide what code is generated; part of the keys of plans."""
+    return (BEAM.value,)

@@ -7,6 +7,8 @@ Each class also inherits the builtin that users of PyTorch and NumPy would catch
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class DovetileError(Exception):
     """Base of all errors raised by Dovetile and its plugins."""
@@ -83,3 +85,12 @@ class GraphError(DovetileError, RuntimeError):
 
 class UnsupportedError(DovetileError, NotImplementedError):
     """The operation is well formed, but is not supported (yet) in this form."""
+
+
+def suggest(name: str, valid: Sequence[str]) -> str:
+    """The end of a message about an unknown name: the nearest valid one, and all of them."""
+    import difflib  # only an error pays for this import
+
+    close = difflib.get_close_matches(name, valid, n=1)
+    listed = f"valid are: {', '.join(valid) or 'none'}"
+    return f"did you mean {close[0]!r}? {listed}" if close else listed

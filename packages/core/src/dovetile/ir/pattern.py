@@ -23,7 +23,10 @@ from dovetile.ir.ops import COMMUTATIVE, Op
 from dovetile.ir.uop import UOp
 
 _ANY = object()
-Rule = tuple["Pat", Callable[..., UOp | None]]
+# What a value that is one number everywhere can look like; see UOp.constant.
+UNIFORM = frozenset({Op.CONST, Op.VECTOR, Op.EXPAND})
+# What a rule answers is a UOp or None; the specs, which are rules too, answer otherwise.
+Rule = tuple["Pat", Callable[..., Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +59,15 @@ class Pat:
     ) -> Pat:  # fmt: skip
         """A constant (of that value)."""
         return Pat(Op.CONST, (), name, value, dtype, kind)
+
+    @staticmethod
+    def constant(
+        name: str | None = None, value: Any = _ANY, dtype: DType | None = None,
+        kind: str | None = None,
+    ) -> Pat:  # fmt: skip
+        """A value that is one number everywhere (`UOp.constant`): a CONST, also repeated in lanes
+        or expanded to a shape."""
+        return Pat(UNIFORM, None, name, value, dtype, kind)
 
     def named(self, name: str) -> Pat:
         """The same pattern, its node bound to `name`."""
@@ -139,7 +151,14 @@ class _Code:
         tests: list[tuple[str, str]] = []
         if pattern.ops is not None:
             ops = pattern.op_list
-            if len(ops) == 1:
+            if pattern.ops is UNIFORM:
+                number = self.fresh()
+                tests.append(("if", f"{variable}.op in {self.constant(UNIFORM)}"))
+                tests.append(("set", f"{number} = {variable}.constant"))
+                tests.append(("if", f"{number} is not None"))
+                if pattern.arg is not _ANY:
+                    tests.append(("if", f"{number} == {self.constant(pattern.arg)}"))
+            elif len(ops) == 1:
                 tests.append(("if", f"{variable}.op is {self.constant(ops[0])}"))
             else:
                 tests.append(("if", f"{variable}.op in {self.constant(frozenset(ops))}"))
@@ -147,7 +166,7 @@ class _Code:
             tests.append(("if", f"{variable}.dtype is {self.constant(pattern.dtype)}"))
         if pattern.kind is not None:
             tests.append(("if", f"{variable}.dtype.kind in {pattern.kind!r}"))
-        if pattern.arg is not _ANY:
+        if pattern.arg is not _ANY and pattern.ops is not UNIFORM:
             tests.append(("if", f"{variable}.arg == {self.constant(pattern.arg)}"))
             if isinstance(pattern.arg, bool):  # True == 1, but is another constant
                 tests.append(("if", f"{variable}.arg is {pattern.arg}"))
@@ -205,13 +224,13 @@ class RuleSet:
     def __init__(self, rules: Iterable[Rule], name: str = "") -> None:
         self.rules = list(rules)
         self.name = name
-        self._table: dict[Op, Callable[[UOp, Any], UOp | None]] | None = None
+        self._table: dict[Op, Callable[[UOp, Any], Any]] | None = None
 
     def __add__(self, other: RuleSet) -> RuleSet:
         return RuleSet([*self.rules, *other.rules], self.name or other.name)
 
     @property
-    def table(self) -> dict[Op, Callable[[UOp, Any], UOp | None]]:
+    def table(self) -> dict[Op, Callable[[UOp, Any], Any]]:
         """The compiled matcher of every operation that any rule's root allows."""
         if self._table is None:
             by_op: dict[Op, list[Rule]] = {}
@@ -234,16 +253,14 @@ class RuleSet:
         return None if matcher is None else matcher(node, ctx)
 
 
-def _compile(rules: list[Rule]) -> Callable[[UOp, Any], UOp | None]:
+def _compile(rules: list[Rule]) -> Callable[[UOp, Any], Any]:
     code = _Code()
     body: list[str] = []
     for pattern, function in rules:
         wanted = list(inspect.signature(function).parameters)
         call = code.constant(function)
         for lines, bound in code.conditions(pattern, "node", {}):
-            arguments = ", ".join(
-                f"{w}=ctx" if w == "ctx" else f"{w}={bound[w]}" for w in wanted
-            )
+            arguments = ", ".join(f"{w}=ctx" if w == "ctx" else f"{w}={bound[w]}" for w in wanted)
             body += _emit(
                 lines,
                 [

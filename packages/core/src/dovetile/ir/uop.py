@@ -82,7 +82,7 @@ class UOp:
 
     __slots__ = (
         "op", "dtype", "src", "arg", "__weakref__",
-        "_shape", "_ranges", "_bounds", "_device", "_depth",
+        "_shape", "_ranges", "_bounds", "_device", "_depth", "_linear",
     )  # fmt: skip
 
     op: Op
@@ -120,7 +120,7 @@ class UOp:
         return node
 
     def __setattr__(self, name: str, value: Any) -> None:
-        raise AttributeError(f"[UOp] nodes are immutable; build a new one instead of setting {name}")
+        raise AttributeError(f"[UOp] {name} was set; nodes are immutable, build a new one instead")
 
     def __reduce__(self) -> tuple:
         # One flat list, so that neither pickle nor copy recurses over deep graphs.
@@ -216,8 +216,12 @@ class UOp:
         return UOp(Op.CONST, dtype, (), dtype.convert(value))
 
     def const_like(self, value: Scalar) -> UOp:
-        """The constant of this node's type (at tensor level also of its shape)."""
-        return UOp.const(value, self.dtype)
+        """The constant of this node's type: repeated in its lanes, or expanded to its shape."""
+        constant = UOp.const(value, self.dtype.scalar)
+        if self.dtype.lanes > 1:
+            return UOp(Op.VECTOR, self.dtype, (constant,))
+        shape = self.shape
+        return UOp(Op.EXPAND, self.dtype, (constant,), shape) if shape else constant
 
     @staticmethod
     def range(size: int | UOp, kind: AxisKind = AxisKind.LOOP, id: int | None = None) -> UOp:
@@ -241,13 +245,7 @@ class UOp:
         return UOp(Op.BUFFER, dtype, (), BufferArg(slot, size, space, device))
 
     def _coerce(self, other: UOp | Scalar) -> UOp:
-        if isinstance(other, UOp):
-            return other
-        constant = UOp.const(other, self.dtype.scalar)
-        if self.dtype.lanes > 1:
-            return UOp(Op.VECTOR, self.dtype, (constant,))
-        shape = self.shape
-        return UOp(Op.EXPAND, self.dtype, (constant,), shape) if shape else constant
+        return other if isinstance(other, UOp) else self.const_like(other)
 
     def alu(self, op: Op, *others: UOp | Scalar) -> UOp:
         """An elementwise operation with this node as first operand; numbers are converted."""
@@ -403,9 +401,7 @@ class UOp:
     def sink(*values: UOp, arg: Any = None) -> UOp:
         return UOp(Op.SINK, dtypes.void, values, arg)
 
-    def stage(
-        self, *ranges: UOp, space: AddressSpace = AddressSpace.GLOBAL, depth: int = 1
-    ) -> UOp:
+    def stage(self, *ranges: UOp, space: AddressSpace = AddressSpace.GLOBAL, depth: int = 1) -> UOp:
         """This value held in `space` for `ranges`."""
         return UOp(Op.STAGE, self.dtype, (self, *ranges), (space, depth))
 
@@ -414,6 +410,16 @@ class UOp:
     @property
     def is_const(self) -> bool:
         return self.op is Op.CONST
+
+    @property
+    def constant(self) -> Scalar | None:
+        """The number that this value is everywhere: a CONST, one repeated in the lanes of a vector,
+        or one expanded to a shape. None for any other value."""
+        if self.op is Op.CONST:
+            return self.arg
+        if (self.op is Op.EXPAND or self.op is Op.VECTOR) and len(self.src) == 1:
+            return self.src[0].arg if self.src[0].op is Op.CONST else None
+        return None
 
     @property
     def size(self) -> int:
@@ -438,15 +444,13 @@ def toposort(root: UOp | Iterable[UOp], enter: Callable[[UOp], bool] | None = No
     order: list[UOp] = []
     seen: set[UOp] = set()
     roots = [root] if isinstance(root, UOp) else list(root)
-    stack: list[UOp | Iterator] = []
+    stack: list[UOp] = []
     for start in roots:
         if start in seen:
             continue
         seen.add(start)
         stack.append(start)
-        iterators: list[Iterator[UOp]] = [
-            iter(start.src if enter is None or enter(start) else ())
-        ]
+        iterators: list[Iterator[UOp]] = [iter(start.src if enter is None or enter(start) else ())]
         while stack:
             for child in iterators[-1]:
                 if child not in seen:

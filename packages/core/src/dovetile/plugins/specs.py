@@ -32,7 +32,9 @@ minor may also change meanings, and then an older minor is refused too.
 """
 
 STANDARD_DTYPES = frozenset(
-    "bool uint8 uint16 uint32 uint64 int8 int16 int32 int64 float16 bfloat16 float32 float64".split()
+    (
+        "bool uint8 uint16 uint32 uint64 int8 int16 int32 int64 float16 bfloat16 float32 float64"
+    ).split()
 )
 PARALLEL_AXES = ("THREAD", "GROUP", "LOCAL", "WARP")
 
@@ -53,7 +55,7 @@ class Capabilities:
     """
 
     architecture: str
-    """The exact target, part of every cache key, for example ``x86_64-sapphirerapids``."""
+    """The exact target (instruction set and model), part of every cache key."""
     dtypes: frozenset[str] = STANDARD_DTYPES
     """Names of the dtypes that can be stored and loaded."""
     arithmetic_dtypes: frozenset[str] = STANDARD_DTYPES - {"float16", "bfloat16"}
@@ -161,7 +163,7 @@ class Selection:
     """Which device is to be opened and how: what ``DEV`` and ``device=`` come down to."""
 
     name: str
-    """The device's full name in this process, for example ``CPU``, ``CPU:1`` or ``CPU:CLANG``."""
+    """The device's full name in this process, for example ``ABACUS:1``."""
     index: int
     """Which of the `ProbeResult.count` devices."""
     compiler: CompilerSpec

@@ -1,0 +1,1 @@
+"""The CPU as a Dovetile device. Nothing here is imported by users: it joins as a plugin."""

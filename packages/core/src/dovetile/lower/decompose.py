@@ -1,0 +1,269 @@
+"""What a target cannot do, written in operations it can: rules parameterised by Capabilities.
+
+`decompositions(capabilities)` is the last rule set before a kernel is made linear. After it
+
+* small floats a target only stores are computed in float32;
+* signed division is division of values that are not negative, and no divisor is zero;
+* shifts stay below the width of their type; casts from floats are ones that hardware defines;
+* EXP2, LOG2, SIN, SQRT and TRUNC are gone where they are not native (see `decompose_math`);
+* `x + y * -1` is SUB and `x * y + z` is MULACC, where the target has it.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from dovetile import dtypes
+from dovetile.dtypes import DType
+from dovetile.ir.ops import COMPARISON, Op
+from dovetile.ir.pattern import Pat, Rule, RuleSet
+from dovetile.ir.uop import UOp
+from dovetile.lower import decompose_math
+from dovetile.plugins.specs import Capabilities
+from dovetile.render.writer import bits_only, repeated_constant
+
+FLOAT_ARITHMETIC = (
+    Op.ADD, Op.SUB, Op.MUL, Op.DIV, Op.MAX, Op.MIN, Op.LT, Op.NE, Op.MULACC, Op.SQRT, Op.TRUNC,
+    Op.EXP2, Op.LOG2, Op.SIN,
+)  # fmt: skip
+FUNCTIONS = {
+    Op.EXP2: decompose_math.exp2, Op.LOG2: decompose_math.log2, Op.SIN: decompose_math.sine,
+    Op.SQRT: decompose_math.square_root, Op.TRUNC: decompose_math.truncate,
+}  # fmt: skip
+
+
+@lru_cache(maxsize=64)
+def decompositions(capabilities: Capabilities) -> RuleSet:
+    """The rules for a target."""
+    rules = small_float_rules(capabilities) + integer_rules() + cast_rules()
+    for op, function in FUNCTIONS.items():
+        if op.name not in capabilities.native_ops:
+            rules.append((Pat(op, name="node"), function))
+    return RuleSet(rules + fusion_rules(capabilities), "decompositions")
+
+
+# -- small floats ------------------------------------------------------------------------------
+
+
+def small_float_rules(capabilities: Capabilities) -> list[Rule]:
+    """float16 and bfloat16 through float32, where they are not native."""
+    rules: list[Rule] = []
+    bits = bits_only(capabilities)
+    for dtype in (dtypes.float16, dtypes.bfloat16):
+        # The functions are polynomials, which must be computed wider in any case.
+        native = capabilities.native_ops if dtype.name in capabilities.arithmetic_dtypes else ()
+        wide = FLOAT_ARITHMETIC
+        if dtype.name in capabilities.arithmetic_dtypes:
+            wide = tuple(op for op in FUNCTIONS if op.name not in native)
+        if wide:
+            rules.append((Pat(wide, name="node"), _in_float32(dtype)))
+        if dtype.name not in capabilities.arithmetic_dtypes:
+            rules.append((Pat(Op.CAST, name="node"), _through_float32(dtype)))
+        if dtype.name in bits:
+            rules.append((Pat(Op.CAST, name="node"), _by_bits(dtype)))
+    return rules
+
+
+def _in_float32(dtype: DType):
+    def compute(node: UOp) -> UOp | None:
+        if node.src[0].dtype.scalar is not dtype:
+            return None
+        wide = tuple(s.cast(dtypes.float32) for s in node.src)
+        if node.op in COMPARISON:
+            return UOp(node.op, node.dtype, wide)
+        return UOp(node.op, wide[0].dtype, wide).cast(dtype)
+
+    return compute
+
+
+def _through_float32(dtype: DType):
+    """Casts from and to the type that are not from and to float32 already."""
+
+    def cast(node: UOp) -> UOp | None:
+        source, target = node.src[0].dtype.scalar, node.dtype.scalar
+        if dtype not in (source, target) or dtypes.float32 in (source, target):
+            return None
+        return node.src[0].cast(dtypes.float32).cast(target)
+
+    return cast
+
+
+def _by_bits(dtype: DType):
+    widen, narrow = {
+        dtypes.float16: (_float16_to_float32, _float32_to_float16),
+        dtypes.bfloat16: (_bfloat16_to_float32, _float32_to_bfloat16),
+    }[dtype]
+
+    def cast(node: UOp) -> UOp | None:
+        source, target = node.src[0].dtype.scalar, node.dtype.scalar
+        if source is dtype and target is dtypes.float32:
+            return widen(node.src[0].bitcast(dtypes.uint16).cast(dtypes.uint32))
+        if source is dtypes.float32 and target is dtype:
+            value = node.src[0]
+            bits = narrow(value, value.bitcast(dtypes.uint32))
+            return bits.cast(dtypes.uint16).bitcast(dtype)
+        return None
+
+    return cast
+
+
+def _bfloat16_to_float32(bits: UOp) -> UOp:
+    return (bits << 16).bitcast(dtypes.float32)
+
+
+def _float32_to_bfloat16(value: UOp, bits: UOp) -> UOp:
+    """Rounds to nearest, ties to even; a NaN stays a (quiet) NaN."""
+    rounded = (bits + ((bits >> 16) & 1) + 0x7FFF) >> 16
+    return value.ne(value).where((bits >> 16) | 0x40, rounded)
+
+
+def _float16_to_float32(bits: UOp) -> UOp:
+    """Read as float32, the exponent is 2**112 too small; the product also mends denormals."""
+    magnitude = (bits & 0x7FFF) << 13
+    value = (magnitude.bitcast(dtypes.float32) * 2.0**112).bitcast(dtypes.uint32)
+    special = (bits & 0x7FFF) >= 0x7C00
+    value = special.where(magnitude | 0x7F800000, value)
+    return (value | ((bits & 0x8000) << 16)).bitcast(dtypes.float32)
+
+
+def _float32_to_float16(value: UOp, bits: UOp) -> UOp:
+    """Rounds to nearest, ties to even, by integer arithmetic; denormals by adding 0.5, whose last
+    place is that of float16's denormals."""
+    magnitude = bits & 0x7FFFFFFF
+    normal = (magnitude + ((magnitude >> 13) & 1) + (0xFFF - (112 << 23))) >> 13
+    half = magnitude.bitcast(dtypes.float32) + 0.5
+    denormal = half.bitcast(dtypes.uint32) + (-0x3F000000)
+    result = (magnitude < 0x38800000).where(denormal, normal)
+    result = (magnitude < 0x47800000).where(result, 0x7C00)
+    return value.ne(value).where(result.const_like(0x7E00), result) | ((bits >> 16) & 0x8000)
+
+
+# -- integers ----------------------------------------------------------------------------------
+
+
+def integer_rules() -> list[Rule]:
+    """Division as every machine has it, and shifts by any amount."""
+    return [
+        (Pat(Op.FLOORDIV, name="node"), floor_divide),
+        (Pat(Op.FLOORMOD, name="node"), floor_modulo),
+        (Pat((Op.SHL, Op.SHR), name="node"), shift),
+    ]
+
+
+def unsigned_of(dtype: DType) -> DType:
+    """The unsigned integers of the same size."""
+    return getattr(dtypes, f"uint{dtype.bits}")
+
+
+def floor_divide(node: UOp) -> UOp | None:
+    """Divides magnitudes, which is exact for every value, and mends the sign: for a negative
+    quotient -ceil(a / b) is ~((a - 1) // b)."""
+    a, b = node.src
+    unsigned = unsigned_of(a.dtype)
+    if b.minimum > 0:
+        if a.minimum >= 0:
+            return None  # rendered as it stands
+        sign, magnitude = _sign_and_magnitude(a)
+        return (magnitude // b.cast(unsigned)).cast(a.dtype.scalar) ^ sign
+    if b.dtype.kind == "u":
+        quotient = a // b.maximum_with(1)
+    else:
+        negative = a.ne(0) & ((a < 0).ne(b < 0))
+        magnitude = _absolute(a) - negative.cast(unsigned)
+        quotient = (magnitude // _absolute(b).maximum_with(1)).cast(a.dtype.scalar)
+        quotient = quotient ^ (negative.cast(a.dtype.scalar) * -1)
+    return b.ne(0).where(quotient, 0)
+
+
+def floor_modulo(node: UOp) -> UOp | None:
+    """The remainder that belongs to the quotient of `floor_divide`."""
+    a, b = node.src
+    if a.minimum >= 0 and b.minimum > 0:
+        return None
+    if b.minimum > 0:  # of a negative a: b - 1 - (~a mod b)
+        sign, magnitude = _sign_and_magnitude(a)
+        rest = (magnitude % b.cast(unsigned_of(a.dtype))).cast(a.dtype.scalar)
+        return (rest ^ sign) + (b & sign)
+    if b.dtype.kind == "u":
+        return b.ne(0).where(a % b.maximum_with(1), 0)
+    return b.ne(0).where(a - (a // b) * b, 0)
+
+
+def _sign_and_magnitude(a: UOp) -> tuple[UOp, UOp]:
+    """(-1 where a is negative else 0, ~a there else a; unsigned)."""
+    sign = a >> (a.dtype.bits - 1)
+    return sign, (a ^ sign).cast(unsigned_of(a.dtype))
+
+
+def _absolute(a: UOp) -> UOp:
+    """|a|, unsigned; right for the least value too."""
+    unsigned = unsigned_of(a.dtype)
+    return (a < 0).where(a.cast(unsigned) * -1, a.cast(unsigned))
+
+
+def shift(node: UOp) -> UOp | None:
+    """Shifting out all bits leaves 0, or the sign of a signed number shifted right."""
+    value, amount = node.src
+    limit = value.dtype.bits - 1
+    if 0 <= amount.minimum and amount.maximum <= limit:
+        return None
+    unsigned = amount.cast(unsigned_of(amount.dtype))  # negative amounts are large ones
+    if node.op is Op.SHR and value.dtype.kind == "i":
+        return value >> unsigned.minimum_with(limit).cast(amount.dtype.scalar)
+    inside = unsigned < limit + 1
+    return inside.where(UOp(node.op, node.dtype, (value, amount & limit)), 0)
+
+
+# -- casts -------------------------------------------------------------------------------------
+
+
+def cast_rules() -> list[Rule]:
+    """Casts from float to bool and to those integers that hardware does not convert to."""
+    return [(Pat(Op.CAST, name="node"), cast_float)]
+
+
+def cast_float(node: UOp) -> UOp | None:
+    """As C compilers do it: narrow integers keep the low bits of wider ones, so that negative
+    numbers wrap. What is out of the range of these is left to the hardware."""
+    value, target = node.src[0], node.dtype.scalar
+    if target.kind == "b":
+        return value.ne(0) if value.dtype.kind != "b" else None
+    if value.dtype.kind != "f" or target.kind not in "ui":
+        return None
+    if target.itemsize < 4:
+        return value.cast(dtypes.int32).cast(target)
+    if target is dtypes.uint32:
+        return value.cast(dtypes.int64).cast(target)
+    if target is dtypes.uint64:
+        value = value.cast(dtypes.float32) if value.dtype.itemsize < 4 else value
+        large = (value < 2.0**63).logical_not()
+        low = large.where(value - 2.0**63, value).cast(dtypes.int64).cast(target)
+        return low ^ large.where(low.const_like(1 << 63), 0)
+    return None
+
+
+# -- fusions -----------------------------------------------------------------------------------
+
+
+def fusion_rules(capabilities: Capabilities) -> list[Rule]:
+    """SUB, and MULACC where the target has it."""
+    x, y, z = Pat.var("x"), Pat.var("y"), Pat.var("z")
+    minus = Pat((Op.CONST, Op.VECTOR), name="minus")
+    rules: list[Rule] = [(x + y * minus, _subtract)]
+    if "MULACC" in capabilities.native_ops:
+        rules.append((Pat(Op.ADD, (Pat(Op.MUL, (x, y)), z), kind="f"), _multiply_add))
+    return rules
+
+
+def _subtract(x: UOp, y: UOp, minus: UOp) -> UOp | None:
+    if repeated_constant(minus) != -1 or minus.dtype.kind == "b":
+        return None
+    if y.op is Op.CONST or x.dtype.kind == "b":
+        return None
+    return UOp(Op.SUB, x.dtype, (x, y))
+
+
+def _multiply_add(x: UOp, y: UOp, z: UOp) -> UOp | None:
+    if repeated_constant(x) == -1.0 or repeated_constant(y) == -1.0:
+        return None  # a SUB
+    return UOp(Op.MULACC, x.dtype, (x, y, z))

@@ -1,0 +1,103 @@
+"""A kernel as renderers receive it: program-level operations in the order of execution."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dovetile.ir.ops import AddressSpace, Op
+from dovetile.ir.uop import UOp
+
+
+@dataclass(frozen=True)
+class LinearKernel:
+    """One kernel, ready to be written as text. Every node of `uops` follows its sources.
+
+    Signed FLOORDIV and FLOORMOD have a dividend that is not negative and a positive divisor;
+    everything else has been decomposed.
+    """
+
+    name: str
+    """Name of the compiled function."""
+    uops: tuple[UOp, ...]
+    """Nodes in order of execution; a RANGE begins a loop, its END closes it."""
+    buffers: tuple[UOp, ...]
+    """The GLOBAL BUFFERs, in order of their slots: the pointer arguments."""
+    variables: tuple[UOp, ...] = ()
+    """The VARIABLEs in order of their names: the integer arguments."""
+    parts: int = 1
+    """Size of the THREAD axis; the kernel is called once for each part."""
+    local_bytes: int = 0
+    """Bytes of LOCAL memory that one call uses."""
+    written: frozenset[int] = frozenset()
+    """Slots of the GLOBAL buffers that are stored to."""
+
+    @staticmethod
+    def of(name: str, uops: Sequence[UOp]) -> LinearKernel:
+        """The kernel of these operations, with everything else read off them."""
+        buffers: dict[int, UOp] = {}
+        variables: dict[str, UOp] = {}
+        written: set[int] = set()
+        parts, local_bytes = 1, 0
+        for node in uops:
+            if node.op is Op.BUFFER:
+                if node.arg.space is AddressSpace.GLOBAL:
+                    buffers[node.arg.slot] = node
+                elif node.arg.space is AddressSpace.LOCAL:
+                    end = node.arg.slot + node.arg.size * node.dtype.itemsize * node.dtype.lanes
+                    local_bytes = max(local_bytes, end)
+            elif node.op is Op.VARIABLE:
+                variables[node.arg.name] = node
+            elif node.op is Op.SPECIAL and node.arg == "part":
+                parts = int(node.src[0].maximum)
+            elif node.op is Op.STORE:
+                target = buffer_of(node.src[0])
+                if target.arg.space is AddressSpace.GLOBAL:
+                    written.add(target.arg.slot)
+        return LinearKernel(
+            name,
+            tuple(uops),
+            tuple(buffers[slot] for slot in sorted(buffers)),
+            tuple(variables[key] for key in sorted(variables)),
+            parts,
+            local_bytes,
+            frozenset(written),
+        )
+
+
+def buffer_of(address: UOp) -> UOp:
+    """The BUFFER that an INDEX (or AFTER) at program level points into."""
+    while address.op is not Op.BUFFER:
+        address = address.src[0]
+    return address
+
+
+def known_divisor(node: UOp, known: dict[UOp, int]) -> int:
+    """A power of two up to 64 that divides the integer `node` whatever its variables are.
+
+    `known` remembers the answers for one kernel; sources are asked for with a bounded depth, since
+    the answer only serves to state alignments.
+    """
+    return _divisor(node, known, 24)
+
+
+def _divisor(node: UOp, known: dict[UOp, int], depth: int) -> int:
+    found = known.get(node)
+    if found is not None:
+        return found
+    op, src = node.op, node.src
+    result = 1
+    if op is Op.CONST:
+        result = math.gcd(int(node.arg), 64)
+    elif depth == 0:
+        return 1
+    elif op is Op.ADD:
+        result = math.gcd(_divisor(src[0], known, depth - 1), _divisor(src[1], known, depth - 1))
+    elif op is Op.MUL:
+        product = _divisor(src[0], known, depth - 1) * _divisor(src[1], known, depth - 1)
+        result = min(product, 64)
+    elif op is Op.SHL and src[1].op is Op.CONST:
+        result = min(_divisor(src[0], known, depth - 1) << min(src[1].arg, 6), 64)
+    known[node] = result
+    return result

@@ -1,0 +1,279 @@
+"""The moves of the kernel optimiser. A schedule is a short, printable list of them.
+
+A kernel is SINK(END(effects, *axes)): loop-level values under the axes of its output, in loop
+order, with REDUCE nodes that bring axes of their own. Axes are named by the id of their RANGE.
+Every Opt is a value; `apply` gives the changed kernel, or raises OptError where it would be wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from dovetile.errors import GraphError
+from dovetile.ir.ops import AddressSpace, AxisKind, Op
+from dovetile.ir.rewrite import rewrite, substitute, substitute_ranges
+from dovetile.ir.symbolic import simplify_index
+from dovetile.ir.uop import UOp, toposort
+
+
+class OptError(GraphError):
+    """An Opt that cannot be applied to this kernel."""
+
+
+class Opt(Protocol):
+    def apply(self, kernel: UOp) -> UOp: ...
+
+
+def axis(kernel: UOp, id: int) -> UOp:
+    """The RANGE of that id."""
+    for node in toposort(kernel):
+        if node.op is Op.RANGE and node.arg.id == id:
+            return node
+    raise OptError(f"[opt] the kernel has no axis {id}")
+
+
+def axes(kernel: UOp) -> list[UOp]:
+    """All RANGEs of the kernel: those of the output in loop order, then those of reductions."""
+    found = dict.fromkeys(output_axes(kernel))
+    found.update(dict.fromkeys(n for n in toposort(kernel) if n.op is Op.RANGE))
+    return list(found)
+
+
+def output_axes(kernel: UOp) -> tuple[UOp, ...]:
+    """The axes of the output in loop order, outermost first."""
+    return kernel.src[0].src[1:] if kernel.src[0].op is Op.END else ()
+
+
+def next_id(kernel: UOp) -> int:
+    return max((r.arg.id for r in axes(kernel)), default=-1) + 1
+
+
+def replace_axes(
+    kernel: UOp, values: dict[UOp, UOp], lists: dict[UOp, tuple[UOp, ...]] | None = None
+) -> UOp:
+    """The kernel with RANGEs replaced: by a value where they are used, by other RANGEs where they
+    are listed (END, REDUCE, STAGE)."""
+    lists = lists or {}
+    done: dict[UOp, UOp] = {}
+    for node in toposort(kernel):
+        if node in values:
+            done[node] = values[node]
+        elif node.op in (Op.END, Op.REDUCE, Op.STAGE):
+            listed: list[UOp] = []
+            for r in node.src[1:]:
+                listed += lists[r] if r in lists else (done[r],)
+            done[node] = node.replace(src=(done[node.src[0]], *listed))
+        else:
+            src = tuple(done[s] for s in node.src)
+            done[node] = node if src == node.src else node.replace(src=src)
+    return done[kernel]
+
+
+def simplify(kernel: UOp) -> UOp:
+    return rewrite(kernel, simplify_index)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Axis of n -> (new outer axis, this axis of `size`), the outer one just outside.
+
+    ragged: what happens when size does not divide n. "overlap": the last block starts early, so
+    that some elements are computed twice, which needs stores that do not read what they overwrite.
+    "short": the last block is shorter, so the inner axis stays a loop.
+    """
+
+    axis: int
+    size: int
+    ragged: str = "overlap"
+
+    def apply(self, kernel: UOp) -> UOp:
+        old = axis(kernel, self.axis)
+        length = old.src[0]
+        if not length.is_const:
+            raise OptError(f"[Split] axis {self.axis} has no constant size")
+        n = length.arg
+        if not 1 <= self.size <= n:
+            raise OptError(f"[Split] size {self.size} of axis {self.axis}, which has {n}")
+        outer = UOp.range(-(-n // self.size), old.arg.kind, next_id(kernel))
+        start = outer * self.size
+        if n % self.size == 0:
+            inner = UOp.range(self.size, old.arg.kind, self.axis)
+        elif old.arg.kind is AxisKind.REDUCE and self.ragged == "overlap":
+            raise OptError("[Split] a reduction would count elements twice")
+        elif self.ragged == "overlap":
+            inner = UOp.range(self.size, old.arg.kind, self.axis)
+            start = start.minimum_with(n - self.size)
+        else:
+            inner = UOp.range((start * -1 + n).minimum_with(self.size), old.arg.kind, self.axis)
+        return simplify(replace_axes(kernel, {old: start + inner}, {old: (outer, inner)}))
+
+
+@dataclass(frozen=True)
+class Bind:
+    """Binds an axis to a hardware level, to lanes, or to copies of the body."""
+
+    axis: int
+    kind: AxisKind
+
+    def apply(self, kernel: UOp) -> UOp:
+        old = axis(kernel, self.axis)
+        if self.kind in (AxisKind.UNROLL, AxisKind.VECTOR) and not old.src[0].is_const:
+            raise OptError(f"[Bind] axis {self.axis} has no constant size")
+        if old.arg.kind is AxisKind.REDUCE and self.kind is AxisKind.THREAD:
+            raise OptError(f"[Bind] axis {self.axis} is reduced; its parts are not independent")
+        new = UOp.range(old.src[0], self.kind, self.axis)
+        return replace_axes(kernel, {old: new}, {old: (new,)})
+
+
+@dataclass(frozen=True)
+class Order:
+    """The output axes in this order, outermost first."""
+
+    axes: tuple[int, ...]
+
+    def apply(self, kernel: UOp) -> UOp:
+        end = kernel.src[0]
+        named = {r.arg.id: r for r in end.src[1:]}
+        if sorted(named) != sorted(self.axes):
+            raise OptError(f"[Order] {self.axes} does not order the axes {sorted(named)}")
+        changed = end.replace(src=(end.src[0], *(named[i] for i in self.axes)))
+        return kernel.replace(src=(changed, *kernel.src[1:]))
+
+
+@dataclass(frozen=True)
+class ReduceOrder:
+    """The axes of every reduction over exactly these, in this order."""
+
+    axes: tuple[int, ...]
+
+    def apply(self, kernel: UOp) -> UOp:
+        changes = {}
+        for node in toposort(kernel):
+            if node.op is Op.REDUCE and {r.arg.id for r in node.src[1:]} == set(self.axes):
+                named = {r.arg.id: r for r in node.src[1:]}
+                changes[node] = node.replace(src=(node.src[0], *(named[i] for i in self.axes)))
+        return substitute(kernel, changes)
+
+
+@dataclass(frozen=True)
+class GroupReduce:
+    """Keeps a partial result for every point of some axes of a reduction, then reduces those."""
+
+    axes: tuple[int, ...]
+
+    def apply(self, kernel: UOp) -> UOp:
+        changes = {}
+        for node in toposort(kernel):
+            if node.op is not Op.REDUCE:
+                continue
+            last = tuple(r for r in node.src[1:] if r.arg.id in self.axes)
+            if last and len(last) < len(node.src) - 1:
+                first = tuple(r for r in node.src[1:] if r not in last)
+                partial = node.replace(src=(node.src[0], *first))
+                changes[node] = node.replace(src=(partial, *last))
+        return rewrite_listed(kernel, changes)
+
+
+@dataclass(frozen=True)
+class Tail:
+    """Splits a reduced axis of n: the first multiple of `size`, and a loop of its own for the rest,
+    so that the main loop needs no conditions."""
+
+    axis: int
+    size: int
+
+    def apply(self, kernel: UOp) -> UOp:
+        old = axis(kernel, self.axis)
+        n = old.src[0].arg
+        main = n - n % self.size
+        if main in (0, n):
+            return kernel
+        body = UOp.range(main, old.arg.kind, self.axis)
+        rest = UOp.range(n - main, old.arg.kind, next_id(kernel))
+        changes = {}
+        for node in toposort(kernel):
+            if node.op is Op.REDUCE and old in node.src[1:]:
+                ranges = tuple(body if r is old else r for r in node.src[1:])
+                tails = tuple(rest if r is old else r for r in node.src[1:])
+                first = UOp(Op.REDUCE, node.dtype,
+                            (substitute_ranges(node.src[0], {old: body}), *ranges), node.arg)  # fmt: skip
+                last = UOp(Op.REDUCE, node.dtype,
+                           (substitute_ranges(node.src[0], {old: rest + main}), *tails), node.arg)  # fmt: skip
+                changes[node] = first.alu(node.arg, last)
+        return simplify(rewrite_listed(kernel, changes))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Holds an operand of the contraction in LOCAL memory for all points of some axes.
+
+    operand: 0 or 1, the side of the product that the kernel sums up.
+    """
+
+    operand: int
+    axes: tuple[int, ...]
+    space: AddressSpace = AddressSpace.LOCAL
+    depth: int = 1
+
+    def apply(self, kernel: UOp) -> UOp:
+        product = contracted_product(kernel)
+        if product is None:
+            raise OptError("[Stage] the kernel sums up no product")
+        value = product.src[self.operand]
+        named = {r.arg.id: r for r in value.ranges}
+        missing = [i for i in self.axes if i not in named]
+        if missing:
+            raise OptError(f"[Stage] operand {self.operand} does not depend on axes {missing}")
+        ranges = tuple(named[i] for i in self.axes)
+        staged = value.stage(*ranges, space=self.space, depth=self.depth)
+        return substitute(kernel, {product: _with_operand(product, self.operand, staged)})
+
+
+def contracted_product(kernel: UOp) -> UOp | None:
+    """The MUL that a REDUCE ADD of this kernel sums up, the first one that has two sides."""
+    for node in toposort(kernel):
+        if node.op is Op.REDUCE and node.arg is Op.ADD:
+            body = node.src[0]
+            while body.op is Op.CAST:
+                body = body.src[0]
+            if body.op is Op.MUL and not (body.src[0].is_const or body.src[1].is_const):
+                return body
+    return None
+
+
+def _with_operand(product: UOp, operand: int, value: UOp) -> UOp:
+    src = list(product.src)
+    src[operand] = value
+    return product.replace(src=tuple(src))
+
+
+def loads(kernel: UOp) -> list[UOp]:
+    """The LOADs of a kernel, in order of appearance."""
+    return [n for n in toposort(kernel) if n.op is Op.LOAD]
+
+
+def rewrite_listed(kernel: UOp, changes: dict[UOp, UOp]) -> UOp:
+    """Replaces nodes, innermost ones first, also inside the replacements of others."""
+    done: dict[UOp, UOp] = {}
+    for node in toposort(kernel):
+        if node in changes:
+            source = changes[node]
+            done[node] = substitute(source, {o: n for o, n in done.items() if o is not n})
+        else:
+            src = tuple(done[s] for s in node.src)
+            done[node] = node if src == node.src else node.replace(src=src)
+    return done[kernel]
+
+
+def apply_opts(kernel: UOp, opts: Iterable[Opt]) -> UOp:
+    """The kernel after all of these, in order."""
+    for opt in opts:
+        kernel = opt.apply(kernel)
+    return kernel
+
+
+def describe(opts: Sequence[Opt]) -> str:
+    """One line, as DEBUG prints it."""
+    return ", ".join(repr(o) for o in opts) or "(none)"

@@ -1,0 +1,484 @@
+"""LLVM IR text for a linear kernel: the base renderer, and what targets may change of it.
+
+Values are SSA registers, loops count in phi nodes, and REG buffers are allocas that LLVM promotes to
+registers: one alloca per element where every index is constant. bool is `i1` as a value and one byte
+in memory; `index` is `i64`, whose arithmetic never overflows (`nsw`).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from dovetile import dtypes
+from dovetile.dtypes import DType, Scalar
+from dovetile.errors import UnsupportedError
+from dovetile.ir.ops import AddressSpace, Op
+from dovetile.ir.uop import UOp
+from dovetile.lower.linear import LinearKernel, buffer_of, known_divisor
+from dovetile.plugins.specs import Capabilities
+from dovetile.render.writer import Writer, bits_only, kind_of, repeated_constant
+
+# Instructions by operation and kind: b(ool), u(nsigned), i (signed), f(loat), x (index).
+# Floats may be contracted (a * b + c in one rounding); they are never reordered.
+INSTRUCTIONS: dict[Op, dict[str, str]] = {
+    Op.ADD: {"b": "or", "u": "add", "i": "add", "f": "fadd contract", "x": "add nsw"},
+    Op.SUB: {"b": "xor", "u": "sub", "i": "sub", "f": "fsub contract", "x": "sub nsw"},
+    Op.MUL: {"b": "and", "u": "mul", "i": "mul", "f": "fmul contract", "x": "mul nsw"},
+    Op.DIV: {"f": "fdiv contract"},
+    Op.FLOORDIV: {"u": "udiv", "i": "udiv", "x": "udiv"},
+    Op.FLOORMOD: {"u": "urem", "i": "urem", "x": "urem"},
+    Op.LT: {"b": "icmp ult", "u": "icmp ult", "i": "icmp slt", "f": "fcmp olt", "x": "icmp slt"},
+    Op.NE: {"b": "icmp ne", "u": "icmp ne", "i": "icmp ne", "f": "fcmp une", "x": "icmp ne"},
+    Op.AND: {"b": "and", "u": "and", "i": "and", "x": "and"},
+    Op.OR: {"b": "or", "u": "or", "i": "or", "x": "or"},
+    Op.XOR: {"b": "xor", "u": "xor", "i": "xor", "x": "xor"},
+    Op.SHL: {"u": "shl", "i": "shl", "x": "shl nsw"},
+    Op.SHR: {"u": "lshr", "i": "ashr", "x": "ashr"},
+    Op.MAX: {"b": "or"},
+    Op.MIN: {"b": "and"},
+}  # fmt: skip
+INTRINSICS: dict[tuple[Op, str], str] = {
+    (Op.MAX, "u"): "umax", (Op.MAX, "i"): "smax", (Op.MAX, "x"): "smax",
+    (Op.MIN, "u"): "umin", (Op.MIN, "i"): "smin", (Op.MIN, "x"): "smin",
+    # NaN if either operand is NaN; the order of -0 and +0 is left open ("nsz"), which saves
+    # instructions.
+    (Op.MAX, "f"): "maximum", (Op.MIN, "f"): "minimum",
+    (Op.SQRT, "f"): "sqrt", (Op.TRUNC, "f"): "trunc", (Op.MULACC, "f"): "fma",
+    (Op.EXP2, "f"): "exp2", (Op.LOG2, "f"): "log2", (Op.SIN, "f"): "sin",
+}  # fmt: skip
+# (from, to) kinds of a cast between types of different size or kind; bool sources are unsigned.
+CONVERSIONS = {
+    ("u", "f"): "uitofp", ("i", "f"): "sitofp", ("f", "u"): "fptoui", ("f", "i"): "fptosi",
+}  # fmt: skip
+TYPES = {
+    "bool": "i1", "int8": "i8", "uint8": "i8", "int16": "i16", "uint16": "i16", "int32": "i32",
+    "uint32": "i32", "int64": "i64", "uint64": "i64", "index": "i64", "float16": "half",
+    "bfloat16": "bfloat", "float32": "float", "float64": "double",
+}  # fmt: skip
+
+
+class LlvmIrRenderer:
+    """Writes linear kernels as LLVM IR. Targets subclass it and change the hooks below."""
+
+    language = "llvm-ir"
+    instructions: Mapping[Op, Mapping[str, str]] = INSTRUCTIONS
+    intrinsics: Mapping[tuple[Op, str], str] = INTRINSICS
+    types: Mapping[str, str] = TYPES
+    header = ""
+    """Text before everything else: data layout and triple where a target needs them."""
+    attributes = 'nounwind norecurse "no-builtins"'
+    """Of the kernel; without "no-builtins" loops become calls of memcpy and memset."""
+    linkage = ""
+    """Linkage and calling convention of the kernel."""
+    spaces: Mapping[AddressSpace, str] = dict.fromkeys(AddressSpace, "ptr")
+    """Pointer types by address space."""
+    global_alignment = 1
+    """What GLOBAL pointers are known to be multiples of, in bytes."""
+
+    def __init__(self, capabilities: Capabilities) -> None:
+        self.capabilities = capabilities
+        self.types = {**self.types, **{name: "i16" for name in bits_only(capabilities)}}
+
+    # -- hooks -------------------------------------------------------------------------------------
+
+    def parameters(self, kernel: LinearKernel) -> list[str]:
+        """The arguments, named %b0, %b1, ... (buffers) and %var.NAME (variables).
+
+        Distinct buffers do not overlap, except that a kernel in place has one memory twice and
+        touches every element through both at the same position only.
+        """
+        pointer = self.spaces[AddressSpace.GLOBAL]
+        pointers = [
+            f"{pointer} noalias{'' if b.arg.slot in kernel.written else ' readonly'} %b{b.arg.slot}"
+            for b in kernel.buffers
+        ]
+        return pointers + [f"i64 %var.{v.arg.name}" for v in kernel.variables]
+
+    def function_name(self, kernel: LinearKernel) -> str:
+        return kernel.name
+
+    def epilogue(self, kernel: LinearKernel) -> str:
+        """Text after the kernel's function."""
+        return ""
+
+    def special(self, node: UOp, writer: Writer) -> str:
+        """The register that holds the hardware index `node.arg`."""
+        raise UnsupportedError(f"[render] hardware index {node.arg!r}; this target has none")
+
+    def local_buffer(self, node: UOp, writer: Writer) -> str:
+        """The pointer to a LOCAL buffer at byte `node.arg.slot` of the local memory."""
+        raise UnsupportedError("[render] a LOCAL buffer; this target has no local memory")
+
+    def barrier(self, node: UOp, writer: Writer) -> None:
+        raise UnsupportedError(f"[render] a {node.arg} barrier; this target has none")
+
+    # -- types and constants -----------------------------------------------------------------------
+
+    def type(self, dtype: DType) -> str:
+        """The type of a value in a register."""
+        text = self.types[dtype.name]
+        return text if dtype.lanes == 1 else f"<{dtype.lanes} x {text}>"
+
+    def stored(self, dtype: DType) -> str:
+        """The type of a value in memory."""
+        return self.type(dtype if dtype.kind != "b" else dtypes.uint8.vec(dtype.lanes))
+
+    def constant(self, value: Scalar, dtype: DType) -> str:
+        """A constant without its type; the same number in every lane of a vector."""
+        if dtype.lanes > 1:
+            scalar = dtype.scalar
+            return f"splat ({self.type(scalar)} {self.constant(value, scalar)})"
+        if dtype.kind == "b":
+            return "true" if value else "false"
+        if dtype.kind != "f":
+            return str(int(value))
+        text = self.types[dtype.name]
+        if dtype.itemsize == 2:
+            bits = int(np.asarray(value).astype(dtypes.to_numpy(dtype)).view(np.uint16))
+            return {"half": f"0xH{bits:04X}", "bfloat": f"0xR{bits:04X}"}.get(text, str(bits))
+        return f"0x{struct.unpack('<Q', struct.pack('<d', value))[0]:016X}"
+
+    # -- the whole kernel --------------------------------------------------------------------------
+
+    def render(self, kernel: LinearKernel) -> str:
+        """The module with this one kernel."""
+        writer = Writer(kernel)
+        names = writer.names
+        instructions, simple = self.instructions, self._simple
+        handlers = self._handlers()
+        for node in kernel.uops:
+            row = instructions.get(node.op)
+            if row is not None:
+                instruction = row.get(kind_of(node.src[0].dtype))
+                if instruction is not None:
+                    names[node] = simple(instruction, node, writer)
+                    continue
+            names[node] = handlers[node.op](node, writer) or ""
+        parameters = ", ".join(self.parameters(kernel))
+        return "\n".join(
+            [
+                *([self.header] if self.header else []),
+                f"define {self.linkage} void @{self.function_name(kernel)}({parameters}) #0 {{",
+                "entry:",
+                *writer.entry,
+                *writer.lines,
+                "  ret void",
+                "}",
+                *filter(None, [self.epilogue(kernel)]),
+                *writer.declarations,
+                f"attributes #0 = {{ {self.attributes} }}",
+                "",
+            ]
+        )
+
+    def _handlers(self) -> dict[Op, Callable[[UOp, Writer], str | None]]:
+        """How each operation that is not one plain instruction is written."""
+        call = self._intrinsic
+        return {
+            Op.CONST: lambda node, writer: self.constant(node.arg, node.dtype),
+            Op.BUFFER: self._buffer,
+            Op.VARIABLE: lambda node, writer: f"%var.{node.arg.name}",
+            Op.SPECIAL: self.special,
+            Op.RANGE: self._range,
+            Op.END: self._end,
+            Op.AFTER: lambda node, writer: writer.names[node.src[0]],
+            Op.GROUP: lambda node, writer: None,
+            Op.SINK: lambda node, writer: None,
+            Op.BARRIER: self.barrier,
+            Op.INDEX: self._index,
+            Op.LOAD: self._load,
+            Op.STORE: self._store,
+            Op.CAST: self._cast,
+            Op.BITCAST: self._bitcast,
+            Op.WHERE: self._where,
+            Op.VECTOR: self._vector,
+            Op.EXTRACT: self._extract,
+            **{op: call for op, _ in self.intrinsics},
+        }
+
+    # -- arithmetic --------------------------------------------------------------------------------
+
+    def _simple(self, instruction: str, node: UOp, writer: Writer) -> str:
+        first, second = node.src
+        names = writer.names
+        if node.op is Op.MUL and second.dtype.kind == "f" and repeated_constant(second) == -1.0:
+            return writer.emit(f"fneg {self.type(first.dtype)} {names[first]}")
+        return writer.emit(f"{instruction} {self.type(first.dtype)} {names[first]}, {names[second]}")
+
+    def _intrinsic(self, node: UOp, writer: Writer) -> str:
+        dtype = node.dtype
+        name = self.intrinsics[node.op, kind_of(dtype)]
+        kind = "f" if dtype.kind == "f" else "i"
+        vector = f"v{dtype.lanes}" if dtype.lanes > 1 else ""
+        text = self.type(dtype)
+        function = writer.intrinsic(
+            f"llvm.{name}.{vector}{kind}{dtype.bits}", text, *[text] * len(node.src)
+        )
+        arguments = ", ".join(f"{text} {writer.names[s]}" for s in node.src)
+        flags = "nsz " if kind == "f" and (node.op is Op.MAX or node.op is Op.MIN) else ""
+        return writer.emit(f"call {flags}{text} {function}({arguments})")
+
+    def _where(self, node: UOp, writer: Writer) -> str:
+        condition, then, otherwise = node.src
+        names, text = writer.names, self.type(node.dtype)
+        return writer.emit(
+            f"select {self.type(condition.dtype)} {names[condition]}, "
+            f"{text} {names[then]}, {text} {names[otherwise]}"
+        )
+
+    def _cast(self, node: UOp, writer: Writer) -> str:
+        source, target = node.src[0].dtype, node.dtype
+        value = writer.names[node.src[0]]
+        before, after = self.type(source), self.type(target)
+        if target.kind == "b":
+            if source.kind == "b":
+                return value
+            return self._nonzero(value, source, writer)
+        unsigned = source.kind in "bu"
+        if source.kind == "f" and target.kind == "f":
+            how = "fpext" if target.itemsize > source.itemsize else "fptrunc"
+        elif source.kind == "f" or target.kind == "f":
+            how = CONVERSIONS["u" if unsigned else source.kind, target.kind]
+        elif before == after:
+            return value
+        elif source.kind == "b" or target.itemsize > source.itemsize:
+            how = "zext" if unsigned else "sext"
+        else:
+            how = "trunc"
+        return writer.emit(f"{how} {before} {value} to {after}")
+
+    def _nonzero(self, value: str, dtype: DType, writer: Writer) -> str:
+        compare = "fcmp une" if dtype.kind == "f" else "icmp ne"
+        return writer.emit(f"{compare} {self.type(dtype)} {value}, zeroinitializer")
+
+    def _bitcast(self, node: UOp, writer: Writer) -> str:
+        source, target = node.src[0].dtype, node.dtype
+        value = writer.names[node.src[0]]
+        before, after = self.type(source), self.type(target)
+        if before == after:
+            return value
+        if target.kind == "b":
+            return self._nonzero(value, source, writer)
+        how = "zext" if source.kind == "b" else "bitcast"
+        return writer.emit(f"{how} {before} {value} to {after}")
+
+    # -- vectors -----------------------------------------------------------------------------------
+
+    def _vector(self, node: UOp, writer: Writer) -> str:
+        names, lanes = writer.names, node.dtype.lanes
+        scalar, vector = self.type(node.dtype.scalar), self.type(node.dtype)
+        if all(s.op is Op.CONST for s in node.src):
+            if len(node.src) == 1:
+                return self.constant(node.src[0].arg, node.dtype)
+            return f"<{', '.join(f'{scalar} {names[s]}' for s in node.src)}>"
+        if len(node.src) == 1:
+            value = names[node.src[0]]
+            if lanes == 1:
+                return value
+            one = writer.emit(f"insertelement {vector} poison, {scalar} {value}, i64 0")
+            zeros = f"<{lanes} x i32> zeroinitializer"
+            return writer.emit(f"shufflevector {vector} {one}, {vector} poison, {zeros}")
+        value = "poison"
+        for i, s in enumerate(node.src):
+            value = writer.emit(f"insertelement {vector} {value}, {scalar} {names[s]}, i64 {i}")
+        return value
+
+    def _extract(self, node: UOp, writer: Writer) -> str:
+        source = node.src[0]
+        value, vector = writer.names[source], self.type(source.dtype)
+        if len(node.arg) == 1:
+            return writer.emit(f"extractelement {vector} {value}, i64 {node.arg[0]}")
+        lanes = ", ".join(f"i32 {lane}" for lane in node.arg)
+        return writer.emit(
+            f"shufflevector {vector} {value}, {vector} poison, <{len(node.arg)} x i32> <{lanes}>"
+        )
+
+    # -- memory ------------------------------------------------------------------------------------
+
+    def _buffer(self, node: UOp, writer: Writer) -> str:
+        slot, size, space, _ = node.arg
+        if space is AddressSpace.GLOBAL:
+            return f"%b{slot}"
+        if space is AddressSpace.LOCAL:
+            return self.local_buffer(node, writer)
+        if node in writer.arrays:
+            text = self.stored(node.dtype)
+            writer.entry.append(f"  %r{slot} = alloca [{size} x {text}], align 64")
+        return f"%r{slot}"
+
+    def _index(self, node: UOp, writer: Writer) -> str:
+        position = node.src[1]
+        buffer = buffer_of(node)
+        text = self.stored(buffer.dtype)
+        if buffer.arg.space is AddressSpace.REG and buffer not in writer.arrays:
+            name = f"{writer.names[buffer]}.{position.arg}"
+            if (buffer, position.arg) not in writer.elements:
+                writer.elements[buffer, position.arg] = name
+                writer.entry.append(f"  {name} = alloca {text}")
+            return name
+        bounds = "" if node in writer.gated else " inbounds"
+        return writer.emit(
+            f"getelementptr{bounds} {text}, {self.spaces[buffer.arg.space]} "
+            f"{writer.names[node.src[0]]}, {self.type(position.dtype)} {writer.names[position]}"
+        )
+
+    def _alignment(self, address: UOp, dtype: DType, writer: Writer) -> int:
+        """Bytes of which the address of a value of `dtype` is known to be a multiple."""
+        buffer = buffer_of(address)
+        element = buffer.dtype.itemsize * buffer.dtype.lanes
+        base = self.global_alignment if buffer.arg.space is AddressSpace.GLOBAL else 64
+        if base <= dtype.itemsize or dtype.lanes == 1:
+            return dtype.itemsize
+        offset = known_divisor(address.src[1], writer.divisors) * (element & -element)
+        start = buffer.arg.slot if buffer.arg.space is AddressSpace.LOCAL else 0
+        base = min(base, start & -start) if start else base
+        return max(dtype.itemsize, min(base, offset))
+
+    def _load(self, node: UOp, writer: Writer) -> str:
+        address, dtype = node.src[0], node.dtype
+        gate = node.src[2] if len(node.src) == 3 else None
+        if address.src[1].dtype.lanes > 1 or (gate is not None and gate.dtype.lanes > 1):
+            return self._from_memory(self._masked_load(node, writer), dtype, writer)
+        text = self.stored(dtype)
+        pointer = f"{self.spaces[buffer_of(address).arg.space]} {writer.names[address]}"
+        load = f"load {text}, {pointer}"
+        if dtype.lanes > 1:
+            load += f", align {self._alignment(address, dtype, writer)}"
+        if gate is None:
+            return self._from_memory(writer.emit(load), dtype, writer)
+        before = writer.block
+        after = self._branch(gate, writer)
+        value = self._from_memory(writer.emit(load), dtype, writer)
+        inside = writer.block
+        self._join(after, writer)
+        alternative = writer.names[node.src[1]]
+        return writer.emit(
+            f"phi {self.type(dtype)} [ {alternative}, %{before} ], [ {value}, %{inside} ]"
+        )
+
+    def _store(self, node: UOp, writer: Writer) -> None:
+        address, value = node.src[:2]
+        gate = node.src[2] if len(node.src) == 3 else None
+        dtype = value.dtype
+        name = self._to_memory(writer.names[value], dtype, writer)
+        masked = gate is not None and gate.dtype.lanes > 1
+        if address.src[1].dtype.lanes > 1 or masked:
+            return self._masked_store(node, name, writer)
+        pointer = f"{self.spaces[buffer_of(address).arg.space]} {writer.names[address]}"
+        store = f"  store {self.stored(dtype)} {name}, {pointer}"
+        if dtype.lanes > 1:
+            store += f", align {self._alignment(address, dtype, writer)}"
+        after = self._branch(gate, writer) if gate is not None else None
+        writer.lines.append(store)
+        if after is not None:
+            self._join(after, writer)
+
+    def _from_memory(self, value: str, dtype: DType, writer: Writer) -> str:
+        if dtype.kind != "b":
+            return value
+        return writer.emit(f"icmp ne {self.stored(dtype)} {value}, zeroinitializer")
+
+    def _to_memory(self, value: str, dtype: DType, writer: Writer) -> str:
+        if dtype.kind != "b":
+            return value
+        return writer.emit(f"zext {self.type(dtype)} {value} to {self.stored(dtype)}")
+
+    def _branch(self, gate: UOp, writer: Writer) -> str:
+        """Begins what happens only where the scalar `gate` is true; returns the block after it."""
+        writer.counter += 1
+        do, after = f"do{writer.counter}", f"after{writer.counter}"
+        writer.lines.append(f"  br i1 {writer.names[gate]}, label %{do}, label %{after}")
+        writer.begin(do)
+        return after
+
+    def _join(self, after: str, writer: Writer) -> None:
+        writer.lines.append(f"  br label %{after}")
+        writer.begin(after)
+
+    def _masked(self, node: UOp, name: str, dtype: DType, gate: UOp | None, writer: Writer):
+        """Names and types of a masked access: (operation, suffix, pointer type, mask text).
+
+        A vector of addresses without a mask is masked by all true; a scalar gate is repeated.
+        """
+        address = node.src[0]
+        pointer = self.spaces[buffer_of(address).arg.space]
+        lanes, text = dtype.lanes, self.stored(dtype)
+        number = pointer.removeprefix("ptr").strip().removeprefix("addrspace(").rstrip(")") or "0"
+        kind = "f" if text.rsplit(" ", 1)[-1].rstrip(">") in ("half", "float", "double") else "i"
+        suffix = f"v{lanes}{'bf' if 'bfloat' in text else kind}{dtype.bits}"
+        if address.src[1].dtype.lanes > 1:
+            pointers, where = f"<{lanes} x {pointer}>", f"{suffix}.v{lanes}p{number}"
+            operation = {"load": "gather", "store": "scatter"}[name]
+        else:
+            pointers, where, operation = pointer, f"{suffix}.p{number}", name
+        flags = f"<{lanes} x i1>"
+        if gate is None:
+            mask = f"{flags} splat (i1 true)"
+        elif gate.dtype.lanes == 1:
+            one = writer.emit(f"insertelement {flags} poison, i1 {writer.names[gate]}, i64 0")
+            zeros = f"<{lanes} x i32> zeroinitializer"
+            mask = f"{flags} " + writer.emit(f"shufflevector {flags} {one}, {flags} poison, {zeros}")
+        else:
+            mask = f"{flags} {writer.names[gate]}"
+        return f"llvm.masked.{operation}.{where}", pointers, mask
+
+    def _masked_load(self, node: UOp, writer: Writer) -> str:
+        dtype, text = node.dtype, self.stored(node.dtype)
+        alternative, gate = node.src[1:] if len(node.src) == 3 else (None, None)
+        function, pointers, mask = self._masked(node, "load", dtype, gate, writer)
+        other = "poison"
+        if alternative is not None:
+            other = self._to_memory(writer.names[alternative], dtype, writer)
+        flags = f"<{dtype.lanes} x i1>"
+        function = writer.intrinsic(function, text, pointers, "i32", flags, text)
+        address = f"{pointers} {writer.names[node.src[0]]}"
+        return writer.emit(
+            f"call {text} {function}({address}, i32 {dtype.itemsize}, {mask}, {text} {other})"
+        )
+
+    def _masked_store(self, node: UOp, name: str, writer: Writer) -> None:
+        dtype = node.src[1].dtype
+        text = self.stored(dtype)
+        gate = node.src[2] if len(node.src) == 3 else None
+        function, pointers, mask = self._masked(node, "store", dtype, gate, writer)
+        function = writer.intrinsic(function, "void", text, pointers, "i32", f"<{dtype.lanes} x i1>")
+        writer.lines.append(
+            f"  call void {function}({text} {name}, {pointers} {writer.names[node.src[0]]}, "
+            f"i32 {dtype.itemsize}, {mask})"
+        )
+
+    # -- loops -------------------------------------------------------------------------------------
+
+    def _range(self, node: UOp, writer: Writer) -> str:
+        writer.counter += 1
+        loop, size = f"loop{writer.counter}", node.src[0]
+        counter = f"%i{writer.counter}"
+        if size.minimum < 1:  # the loop may be empty, but its test stands at its end
+            enter = writer.emit(f"icmp sgt i64 {writer.names[size]}, 0")
+            writer.lines.append(f"  br i1 {enter}, label %{loop}, label %{loop}.done")
+        else:
+            writer.lines.append(f"  br label %{loop}")
+        before = writer.block
+        writer.begin(loop)
+        writer.loops[node] = (len(writer.lines), before)
+        writer.lines.append("")  # the phi, written when the block that ends the loop is known
+        return counter
+
+    def _end(self, node: UOp, writer: Writer) -> None:
+        loop_range = node.src[1]
+        position, before = writer.loops[loop_range]
+        counter = writer.names[loop_range]
+        loop = f"loop{counter[2:]}"
+        size = writer.names[loop_range.src[0]]
+        writer.lines[position] = (
+            f"  {counter} = phi i64 [ 0, %{before} ], [ {counter}.next, %{writer.block} ]"
+        )
+        writer.lines += [
+            f"  {counter}.next = add nuw nsw i64 {counter}, 1",
+            f"  {counter}.more = icmp slt i64 {counter}.next, {size}",
+            f"  br i1 {counter}.more, label %{loop}, label %{loop}.done",
+        ]
+        writer.begin(f"{loop}.done")

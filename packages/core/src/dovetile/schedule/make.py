@@ -1,0 +1,180 @@
+"""Makes the plan of a normalised graph: place, build kernels, optimise, lower, render, compile."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from dovetile.ir.ops import Op
+from dovetile.ir.rewrite import substitute
+from dovetile.ir.uop import UOp, toposort
+from dovetile.lower import lower
+from dovetile.optimize import optimize
+from dovetile.runtime import Device, Program
+from dovetile.runtime.compile import binary_keys, compile_programs
+from dovetile.schedule import debug
+from dovetile.schedule.kernels import FAULT_SLOT, Kernel, KernelMaker, NeedsCopy
+from dovetile.schedule.keys import digest
+from dovetile.schedule.loops import canonical
+from dovetile.schedule.memory import Life
+from dovetile.schedule.memory import plan as plan_memory
+from dovetile.schedule.place import place
+from dovetile.schedule.plan import Memory, Plan, Reference, Step
+from dovetile.schedule.simplify import simplify_tensors
+
+
+def make_plan(
+    sink: UOp, devices: Mapping[str, Device], default: str
+) -> tuple[Plan, list[Program]]:
+    """The plan of a graph whose BUFFERs are slots, and its programs, compiled."""
+    started = time.perf_counter()
+    kernels, maker, sink = schedule(sink, devices, default)
+    debug.kernels(kernels, time.perf_counter() - started)
+    plan = Plan()
+    memory = _Memory(plan, sink, maker, kernels)
+    sources: dict[tuple[str, UOp], int] = {}
+    code: list[tuple[str, str, str, int]] = []
+    for kernel in kernels:
+        device = devices[kernel.device]
+        if kernel.ast is None:
+            (read,), (written,) = kernel.reads, kernel.writes
+            plan.steps.append(
+                Step(kernel.device, None, (memory.of(written), memory.of(read)), label="copy")
+            )
+            continue
+        ast, buffers = canonical(kernel.ast)
+        key = (kernel.device, ast)
+        if key not in sources:
+            name = f"kernel_{digest(ast)[:16]}"
+            optimized = optimize(ast, device.capabilities, name)
+            linear = lower(optimized, device.capabilities, name)
+            text = device.renderer.render(linear)
+            debug.source(name, optimized, text)
+            sources[key] = len(code)
+            code.append((kernel.device, name, text, linear.parts))
+        number = sources[key]
+        operations, nbytes = debug.cost(ast)
+        plan.steps.append(
+            Step(
+                kernel.device,
+                number,
+                tuple(memory.of(b) for b in buffers),
+                code[number][3],
+                debug.label(ast),
+                operations,
+                nbytes,
+            )
+        )
+        for check in kernel.checks:
+            from dovetile.schedule.kernels import fault_code
+
+            plan.faults[fault_code(check.text)] = check.text
+    memory.place()
+    programs: list[Program | None] = [None] * len(code)
+    for name, device in devices.items():
+        mine = [i for i, c in enumerate(code) if c[0] == name]
+        loaded = compile_programs(device, [(code[i][1], code[i][2]) for i in mine])
+        for i, program in zip(mine, loaded):
+            programs[i] = program
+    plan.programs = [
+        (d, n, binary_keys(devices[d].compiler, [text])[0]) for d, n, text, _ in code
+    ]
+    debug.plan(plan, time.perf_counter() - started)
+    return plan, [p for p in programs if p is not None]
+
+
+def schedule(
+    sink: UOp, devices: Mapping[str, Device], default: str
+) -> tuple[list[Kernel], KernelMaker, UOp]:
+    """(the kernels in order, the maker that knows their buffers, the simplified graph)."""
+    sink = simplify_tensors(sink)
+    capabilities = {name: d.capabilities for name, d in devices.items()}
+    while True:
+        maker = KernelMaker(place(sink), capabilities, default)
+        try:
+            return maker.run(), maker, sink
+        except NeedsCopy as conflict:
+            sink = _copy_first(sink, conflict.buffer)
+
+
+def _copy_first(sink: UOp, buffer: UOp) -> UOp:
+    """The graph with reads of a buffer's first content going to a copy made before all writes."""
+    kept = buffer.stage()
+    targets = {}
+    for node in toposort(sink):
+        if node.op in (Op.STORE, Op.AFTER):
+            chain = node.src[0]
+            while chain.op is not Op.BUFFER and chain.src:
+                chain = chain.src[0]
+            if chain is buffer:
+                targets[node] = node.src[0]
+    done: dict[UOp, UOp] = {}
+    for node in toposort(sink):
+        if node is buffer:
+            done[node] = kept
+        elif node in targets:
+            view = substitute(targets[node], {n: d for n, d in done.items() if n.op is Op.AFTER})
+            done[node] = node.replace(src=(view, *(done[s] for s in node.src[1:])))
+        else:
+            done[node] = node.replace(src=tuple(done[s] for s in node.src))
+    return done[sink]
+
+
+class _Memory:
+    """Turns the BUFFERs of kernels into references, and plans where temporaries lie."""
+
+    def __init__(self, plan: Plan, sink: UOp, maker: KernelMaker, kernels: list[Kernel]) -> None:
+        self.plan = plan
+        self.kernels = kernels
+        self.known: dict[UOp, Reference] = {}
+        self.temporaries: list[UOp] = []
+        held = {buffer: node for node, buffer in maker.buffers.items()}
+        results: dict[UOp, int] = {}
+        for root in sink.src:
+            base = root
+            while base not in maker.buffers and base.op in (Op.RESHAPE, Op.AFTER):
+                base = base.src[0]
+            if base.op is Op.BUFFER:
+                plan.outputs.append(None)
+                continue
+            buffer = maker.buffers[base]
+            if buffer not in results:
+                results[buffer] = len(results)
+                device = buffer.arg.device or maker.default_device
+                plan.results.append(Memory(device, buffer.arg.size, buffer.dtype))
+                self.known[buffer] = Reference("result", results[buffer])
+            plan.outputs.append(results[buffer])
+        self.held = held
+        self.default = maker.default_device
+
+    def of(self, buffer: UOp) -> Reference:
+        """The reference to a BUFFER of a kernel."""
+        if buffer not in self.known:
+            if buffer.arg.slot == FAULT_SLOT:
+                self.known[buffer] = Reference("fault")
+            elif buffer in self.held:
+                self.known[buffer] = Reference("temporary", len(self.temporaries))
+                self.temporaries.append(buffer)
+            else:
+                self.known[buffer] = Reference("input", buffer.arg.slot)
+        return self.known[buffer]
+
+    def place(self) -> None:
+        """Gives every temporary its place in its device's arena."""
+        first: dict[int, int] = {}
+        last: dict[int, int] = {}
+        for i, step in enumerate(self.plan.steps):
+            for r in step.memory:
+                if r.kind == "temporary":
+                    first.setdefault(r.number, i)
+                    last[r.number] = i
+        self.plan.temporaries = [
+            Memory(b.arg.device or self.default, b.arg.size, b.dtype) for b in self.temporaries
+        ]
+        for device in {m.device for m in self.plan.temporaries}:
+            mine = [i for i, m in enumerate(self.plan.temporaries) if m.device == device]
+            lives = [Life(self.plan.temporaries[i].nbytes, first[i], last[i]) for i in mine]
+            offsets, total = plan_memory(lives)
+            for i, offset in zip(mine, offsets):
+                self.plan.temporaries[i].offset = offset
+            self.plan.arenas[device] = total

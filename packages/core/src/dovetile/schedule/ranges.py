@@ -1,0 +1,371 @@
+"""From a tensor-level value to a loop-level one: every axis gets a loop index.
+
+Starting at what a kernel stores, indices flow from users to sources. Movement operations turn into
+arithmetic on indices and vanish; a REDUCE opens new ranges; reading held memory becomes a LOAD.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field
+
+from dovetile import dtypes
+from dovetile.errors import GraphError
+from dovetile.ir.ops import AxisKind, Op
+from dovetile.ir.rewrite import rewrite
+from dovetile.ir.symbolic import linear_form, simplify_index
+from dovetile.ir.uop import UOp
+
+Indices = tuple[UOp, ...]
+# What must hold for an element to exist, as separate conditions. Outside of it nothing may be
+# read, and the PAD that introduced it makes the value zero.
+Gate = frozenset[UOp]
+_OPEN: Gate = frozenset()
+_ZERO = UOp.const(0)
+
+
+@dataclass
+class Check:
+    """A data-dependent index that may be out of bounds: what must hold, and what to report."""
+
+    holds: UOp
+    text: str
+
+
+@dataclass
+class RangeBuilder:
+    """Builds the values of one kernel.
+
+    held: nodes that live in memory, and the BUFFER that holds their elements in row-major order.
+    pad_operands: read a gated operand through a zero-padded copy, which costs one pass over it but
+    keeps conditions out of the inner loop of a contraction.
+    """
+
+    held: Mapping[UOp, UOp]
+    inline: frozenset[UOp] = frozenset()
+    pad_operands: bool = False
+    reads: dict[UOp, set[UOp | None]] = field(default_factory=dict)
+    checks: list[Check] = field(default_factory=list)
+    padded: dict[UOp, UOp] = field(default_factory=dict)
+    reduced: dict[UOp, UOp] = field(default_factory=dict)
+    _memo: dict[tuple, UOp] = field(default_factory=dict)
+    _simplified: dict[UOp, UOp] = field(default_factory=dict)
+    _reduce_ranges: dict[tuple, tuple[UOp, ...]] = field(default_factory=dict)
+    _zero_outside: dict[UOp, Gate] = field(default_factory=dict)
+
+    # -- driving: the steps below are generators, so depth costs no Python recursion ---------------
+
+    def value(self, node: UOp, indices: Indices) -> UOp:
+        """The element of `node` at `indices`; `node` itself is computed, not read."""
+        if node.op is Op.STAGE:
+            node = node.src[0]
+        return self._run((node, indices, _OPEN, None))
+
+    def address(self, view: UOp, indices: Indices) -> tuple[UOp, UOp, Gate]:
+        """(BUFFER, flat index, gate) of the element of a view of memory at `indices`."""
+        gate = _OPEN
+        while True:
+            if view in self.held:
+                return self.held[view], self._flat(view.shape, indices), gate
+            if view.op is Op.BUFFER:
+                return view, self.simplify(indices[0]), gate
+            if view.op is Op.INDEX:
+                view, indices, gate = self._through_index(view, indices, gate)
+            elif view.op in (Op.AFTER, Op.STAGE):
+                view = view.src[0]
+            elif view.op in _MOVES and view.op is not Op.PAD:
+                view, indices = view.src[0], self._moved(view, indices)
+            else:
+                raise GraphError(f"[STORE] {view.op.name} is not a view of memory; write to a buffer")
+
+    def _run(self, key: tuple) -> UOp:
+        memo = self._memo
+        if key in memo:
+            return memo[key]
+        stack: list[tuple[tuple, Generator]] = [(key, self._build(*key))]
+        answer: UOp | None = None
+        while stack:
+            current, steps = stack[-1]
+            try:
+                wanted = steps.send(answer)
+            except StopIteration as finished:
+                answer = memo[current] = finished.value
+                stack.pop()
+                continue
+            answer = memo.get(wanted)
+            if answer is None:
+                stack.append((wanted, self._build(*wanted)))
+        assert answer is not None
+        return answer
+
+    def simplify(self, index: UOp) -> UOp:
+        if index.op in (Op.RANGE, Op.CONST):
+            return index
+        return rewrite(index, simplify_index, None, self._simplified)
+
+    # -- one step per kind of node -----------------------------------------------------------------
+
+    def _build(self, node: UOp, indices: Indices, gate: Gate, state: UOp | None) -> Generator:
+        op = node.op
+        if node in self.held and node not in self.inline:
+            return self._read(node, self.held[node], indices, gate, state)
+        if op is Op.RESHAPE and node.src[0].op is Op.BUFFER:
+            return self._read(node, node.src[0], indices, gate, state)
+        if op is Op.BUFFER:
+            return self._read(node, node, indices, gate, state)
+        if op is Op.CONST:
+            return node
+        if op is Op.IOTA:
+            return indices[0]
+        if node in self.inline and op is Op.AFTER:
+            return (yield (node.src[1].src[1], indices, gate, None))
+        if op in (Op.AFTER, Op.STAGE):
+            state = state or (node if op is Op.AFTER else None)
+            return (yield (node.src[0], indices, gate, state))
+        if op is Op.PAD:
+            return (yield from self._pad(node, indices, gate, state))
+        if op in _MOVES:
+            return (yield (node.src[0], self._moved(node, indices), gate, state))
+        if op is Op.REDUCE:
+            kind, count = node.arg
+            ranges = self._ranges_of(indices, node.src[0].shape[-count:])
+            body = yield (node.src[0], indices + ranges, gate, None)
+            loops = tuple(r for r in ranges if r.op is Op.RANGE)
+            if not loops:
+                return body
+            result = UOp(Op.REDUCE, node.dtype, (body, *loops), kind)
+            self.reduced[result] = node
+            if kind is not Op.MUL and body in self._zero_outside:
+                self._zero_outside[result] = self._zero_outside[body]
+            return result
+        if op is Op.INDEX:
+            leading = indices[: len(node.src[1].shape)]
+            positions = []
+            for i in node.src[1:]:
+                positions.append((yield (i, leading, gate, None)))
+            source, moved, gate = self._positioned(node, positions, indices, gate)
+            return (yield (source, moved, gate, None))
+        sources = []
+        for s in node.src:
+            sources.append((yield (s, indices, gate, None)))
+        result = UOp(op, node.dtype, tuple(sources), node.arg)
+        self._note_zero(result)
+        return result
+
+    def _ranges_of(self, outer: Indices, sizes: tuple[int, ...]) -> Indices:
+        """Loops for reduced axes; reductions of one shape under the same indices share them."""
+        key = (outer, sizes)
+        if key not in self._reduce_ranges:
+            self._reduce_ranges[key] = tuple(
+                UOp.range(n, AxisKind.REDUCE) if n != 1 else _ZERO for n in sizes
+            )
+        return self._reduce_ranges[key]
+
+    def _moved(self, node: UOp, indices: Indices) -> Indices:
+        """The indices into the source of a movement op (all but PAD)."""
+        op, arg, source = node.op, node.arg, node.src[0]
+        if op is Op.RESHAPE:
+            return tuple(self._reshaped(arg, source.shape, indices))
+        if op is Op.PERMUTE:
+            moved: list[UOp] = [_ZERO] * len(arg)
+            for position, axis in enumerate(arg):
+                moved[axis] = indices[position]
+            return tuple(moved)
+        if op is Op.EXPAND:
+            return indices[: len(source.shape)]
+        if op is Op.SHRINK:
+            return tuple(
+                self.simplify(i + start) if start else i for i, (start, _) in zip(indices, arg)
+            )
+        if op is Op.FLIP:
+            return tuple(
+                self.simplify(i * -1 + (n - 1)) if axis in arg else i
+                for axis, (i, n) in enumerate(zip(indices, source.shape))
+            )
+        raise GraphError(f"[{op.name}] is not a movement operation")
+
+    def _flat(self, shape: tuple[int, ...], indices: Indices) -> UOp:
+        flat, stride = _ZERO, 1
+        for i, n in zip(reversed(indices), reversed(shape)):
+            flat = i * stride + flat if stride != 1 else i + flat
+            stride *= n
+        return self.simplify(flat)
+
+    def _reshaped(
+        self, new: tuple[int, ...], old: tuple[int, ...], indices: Indices
+    ) -> list[UOp]:
+        """Indices into `old` of an element of `new`; groups of axes of equal extent go together."""
+        result: list[UOp] = []
+        i = j = 0
+        while i < len(new) or j < len(old):
+            start_new, start_old = i, j
+            extent_new = new[i] if i < len(new) else 1
+            extent_old = old[j] if j < len(old) else 1
+            i, j = min(i + 1, len(new)), min(j + 1, len(old))
+            while extent_new != extent_old:
+                if (extent_new < extent_old and i < len(new)) or j >= len(old):
+                    extent_new *= new[i]
+                    i += 1
+                else:
+                    extent_old *= old[j]
+                    j += 1
+            group = old[start_old:j]
+            if group == new[start_new:i]:
+                result += indices[start_new:i]
+                continue
+            flat = self._flat(new[start_new:i], indices[start_new:i])
+            stride = math.prod(group)
+            for position, n in enumerate(group):
+                stride //= max(n, 1)
+                if n == 1:
+                    result.append(_ZERO)
+                    continue
+                part = flat // stride if stride > 1 else flat
+                result.append(self.simplify(part % n if position else part))
+        return result
+
+    def _pad(self, node: UOp, indices: Indices, gate: Gate, state: UOp | None) -> Generator:
+        moved, clauses = [], set()
+        for i, (before, _), n in zip(indices, node.arg, node.src[0].shape):
+            i = self.simplify(i - before) if before else i
+            moved.append(i)
+            clauses |= self._inside(i, n)
+        if any(c.is_const and not c.arg for c in clauses):
+            return UOp.const(0, node.dtype)
+        own = frozenset(clauses)
+        value = yield (node.src[0], tuple(moved), gate | own, state)
+        if own <= self._zero_outside.get(value, _OPEN):
+            return value
+        result = _all(own).where(value, UOp.const(0, value.dtype)) if own else value
+        self._zero_outside[result] = self._zero_outside.get(value, _OPEN) | own
+        return result
+
+    def _inside(self, index: UOp, size: int) -> set[UOp]:
+        """The conditions 0 <= index < size that bounds do not prove."""
+        low, high = index.bounds
+        terms, offset = linear_form(index)
+        # The constant goes to the other side, so that equal conditions are equal nodes.
+        base = self.simplify(index - offset) if offset else index
+        clauses = set()
+        if low < 0:
+            clauses.add(self.simplify((base < -offset).logical_not()))
+        if high >= size:
+            clauses.add(self.simplify(base < size - offset))
+        return clauses
+
+    def _through_index(
+        self, node: UOp, indices: Indices, gate: Gate
+    ) -> tuple[UOp, Indices, Gate]:
+        leading = indices[: len(node.src[1].shape)]
+        positions = [self._run((i, leading, gate, None)) for i in node.src[1:]]
+        return self._positioned(node, positions, indices, gate)
+
+    def _positioned(
+        self, node: UOp, positions: list[UOp], indices: Indices, gate: Gate
+    ) -> tuple[UOp, Indices, Gate]:
+        source, rest = node.src[0], indices[len(node.src[1].shape) :]
+        positions = [self.simplify(p) for p in positions]
+        if node.arg is not None:
+            inside: set[UOp] = set()
+            for p, n in zip(positions, source.shape):
+                inside |= self._inside(p, n)
+            if inside:
+                self.checks.append(Check(_implies(gate, _all(frozenset(inside))), node.arg))
+                gate = gate | inside
+        return source, (*positions, *rest), gate
+
+    # -- reading memory ----------------------------------------------------------------------------
+
+    def _read(
+        self, node: UOp, buffer: UOp, indices: Indices, gate: Gate, state: UOp | None
+    ) -> UOp:
+        outside = [self._inside(i, n) for i, n in zip(indices, node.shape)]
+        needed: Gate = frozenset().union(*outside)
+        if self.pad_operands and needed and needed <= gate and len(node.shape) > 1:
+            copy, moved = self._padded_copy(node, indices, outside)
+            if copy is not None:
+                self.reads.setdefault(copy, set()).add(None)
+                load = copy.index(self._flat(self.padded_shape[copy], moved)).load()
+                self._zero_outside[load] = needed
+                return load
+        self.reads.setdefault(buffer, set()).add(state)
+        address = buffer.index(self._flat(node.shape, indices))
+        if not needed:
+            return address.load()
+        # Only what concerns this index: other conditions would keep the load inside inner loops.
+        ranges = address.ranges
+        clauses = frozenset(c for c in gate if c.ranges & ranges or not c.ranges)
+        if not clauses:
+            return address.load()
+        load = address.load(UOp.const(0, buffer.dtype), _all(clauses))
+        self._zero_outside[load] = clauses
+        return load
+
+    padded_shape: dict[UOp, tuple[int, ...]] = field(default_factory=dict)
+
+    def _padded_copy(
+        self, node: UOp, indices: Indices, outside: list[set[UOp]]
+    ) -> tuple[UOp | None, Indices]:
+        amounts, moved = [], []
+        for i, n, clauses in zip(indices, node.shape, outside):
+            low, high = i.bounds if clauses else (0, n - 1)
+            before, after = max(-low, 0), max(high - n + 1, 0)
+            amounts.append((before, after))
+            moved.append(i + before if before else i)
+        padded = node.pad(tuple(amounts))
+        if padded.size > 2 * node.size + 4096:
+            return None, indices
+        if padded not in self.padded:
+            self.padded[padded] = UOp.buffer(padded.size, node.dtype, node.device)
+            self.padded_shape[self.padded[padded]] = padded.shape
+        return self.padded[padded], tuple(self.simplify(i) for i in moved)
+
+    def _note_zero(self, result: UOp) -> None:
+        """Where sources are zero outside of a gate, many operations keep it so."""
+        known = [self._zero_outside.get(s, _OPEN) for s in result.src]
+        if result.op is Op.MUL:
+            zero = known[0] | known[1]
+        elif result.op in _ZERO_FROM_ALL:
+            zero = known[0].intersection(*known[1:])
+        elif result.op is Op.WHERE:
+            zero = known[1] & known[2]
+        else:
+            return
+        if zero:
+            self._zero_outside[result] = zero
+
+
+_MOVES = frozenset({Op.RESHAPE, Op.PERMUTE, Op.EXPAND, Op.PAD, Op.SHRINK, Op.FLIP})
+_ZERO_FROM_ALL = frozenset(
+    {Op.ADD, Op.CAST, Op.MAX, Op.MIN, Op.SQRT, Op.TRUNC, Op.SIN, Op.BITCAST, Op.AND, Op.OR}
+)
+
+
+def _all(clauses: Gate) -> UOp:
+    """The conjunction, in an order that does not depend on hashing."""
+    ordered = sorted(clauses, key=clause_key)
+    result = ordered[0]
+    for c in ordered[1:]:
+        result = result & c
+    return result
+
+
+def _implies(gate: Gate, condition: UOp) -> UOp:
+    return condition | _all(gate).logical_not() if gate else condition
+
+
+def clause_key(clause: UOp) -> tuple:
+    """A total order on conditions that is the same in every process."""
+    ids = sorted(r.arg.id for r in clause.ranges)
+    return (ids, clause.op is Op.XOR, repr(linear_key(clause)))
+
+
+def linear_key(clause: UOp) -> list:
+    """Operations and arguments of a small expression, in order."""
+    return [(n.op.name, repr(n.arg)) for n in clause.toposort() if n.op is not Op.RANGE]
+
+
+def index_tensor(value: UOp) -> UOp:
+    """`value` as an index."""
+    return value.cast(dtypes.index)
