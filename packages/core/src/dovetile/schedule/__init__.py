@@ -12,6 +12,7 @@
 
 from dovetile.schedule.realize import attach as attach
 from dovetile.schedule.realize import buffer_of as buffer_of
+from dovetile.schedule.realize import forget as forget
 from dovetile.schedule.realize import is_realized as is_realized
 from dovetile.schedule.realize import realize as realize
 from dovetile.schedule.realize import realized as realized
