@@ -63,10 +63,13 @@ class ReferenceRuntime:
         live = [t.uop for t in live_tensors() if t._buffer is None]
         return [n for n in live if not buffers.isdisjoint(toposort(n))]
 
-    def forget(self, buffer) -> None:  # noqa: ANN001
-        from dovetile.tensor.base import buffer_of
+    def forget(self, node) -> None:  # noqa: ANN001
+        self.views.pop(node, None)
 
-        self.views = {n: v for n, v in self.views.items() if buffer_of(v) is not buffer}
+    def reserve(self, size: int, dtype, device: str):  # noqa: ANN001, ANN201
+        from dovetile.ir.uop import UOp
+
+        return UOp.buffer(size, dtype, device)
 
     def renewed(self, buffer):  # noqa: ANN001, ANN201
         from dovetile.ir.uop import UOp
@@ -99,7 +102,7 @@ def reference(monkeypatch: pytest.MonkeyPatch) -> ReferenceRuntime:
 
     runtime = ReferenceRuntime()
     for name in ("default_device_name", "device_name", "place", "realize", "realized",
-                 "buffer_array", "forget", "renewed"):  # fmt: skip
+                 "buffer_array", "forget", "renewed", "reserve"):  # fmt: skip
         monkeypatch.setattr(placement, name, getattr(runtime, name))
     monkeypatch.setattr(random, "_states", {})
     monkeypatch.setattr(random, "_seed", 0)

@@ -27,6 +27,9 @@ _live: IdentitySet[TensorBase] = IdentitySet()
 # is seen by all. And the one among them whose gradient is asked for (a leaf), if any.
 _aliases: weakref.WeakKeyDictionary[UOp, IdentitySet[TensorBase]] = weakref.WeakKeyDictionary()
 _leaves: weakref.WeakKeyDictionary[UOp, weakref.ref] = weakref.WeakKeyDictionary()
+# The expression whose value a BUFFER was made for: other graphs with that expression read the
+# BUFFER too, until it is written to.
+_origins: weakref.WeakKeyDictionary[UOp, weakref.ref[UOp]] = weakref.WeakKeyDictionary()
 # BUFFERs that an assign has written to, in the graph but not yet in memory. Whatever is computed
 # next carries these writes out too, so that they never pile up.
 _written: weakref.WeakKeyDictionary[UOp, None] = weakref.WeakKeyDictionary()
@@ -196,7 +199,7 @@ class TensorBase:
     def _own_memory(self, value: UOp | None = None) -> None:
         """Unless this is memory already, make it so, filled with `value` (default: its value)."""
         if self._buffer is None:
-            buffer = UOp.buffer(self.uop.size, self.dtype, self.device)
+            buffer = placement.reserve(self.uop.size, self.dtype, self.device)
             view = buffer.reshape(self.shape)
             state = buffer.after(view.store(self.uop if value is None else value))
             self._adopt(state.reshape(self.shape))
@@ -237,7 +240,10 @@ class TensorBase:
         for alias in list(_aliases[self._buffer]):
             alias.uop = _with_state(alias.uop, new)
         _written[self._buffer] = None
-        placement.forget(self._buffer)
+        origin = _origins.pop(self._buffer, None)
+        node = None if origin is None else origin()
+        if node is not None:
+            placement.forget(node)
 
     def _settle(self) -> None:
         """Drop the graph that has just been computed, where no gradient needs it any more."""
@@ -246,6 +252,7 @@ class TensorBase:
             buffer = buffer_of(node)
             # Equal expressions share a buffer, which then must not be assigned to.
             if buffer is not None and not _aliases.get(buffer):
+                _origins[buffer] = weakref.ref(self.uop)
                 self._adopt(node)
 
     def realize(self, *others: TensorBase) -> Self:

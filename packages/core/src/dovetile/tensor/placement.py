@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dovetile import dtypes
+from dovetile.dtypes import DType
 from dovetile.ir.ops import Op
 from dovetile.ir.uop import UOp
 
@@ -17,18 +18,18 @@ if TYPE_CHECKING:
 
 def default_device_name() -> str:
     """The device of Tensors that are made without naming one."""
-    from dovetile.plugins import devices
+    from dovetile.plugins import default_device_name
 
-    return devices.default_name()
+    return default_device_name()
 
 
 def device_name(device: str | None) -> str:
     """The canonical name of `device`, of the default device for None. Raises DeviceError."""
     if device is None:
         return default_device_name()
-    from dovetile.plugins import devices
+    from dovetile.plugins import open_device
 
-    return devices.open(device).name
+    return open_device(device).name
 
 
 def place(array: np.ndarray, device: str, share: bool = False) -> UOp:
@@ -36,12 +37,32 @@ def place(array: np.ndarray, device: str, share: bool = False) -> UOp:
 
     share: use the array's own memory where the device can address it, instead of a copy.
     """
-    from dovetile import runtime
+    from dovetile import runtime, schedule
 
     dtype = dtypes.from_numpy(array.dtype)
     assert dtype is not None
     node = UOp.buffer(array.size, dtype, device)
-    runtime.attach(node, runtime.buffer_from_array(array, device, share=share))
+    memory = runtime.Buffer.from_numpy(runtime.get_device(device), array, copy=not share)
+    schedule.attach(node, memory)
+    return node
+
+
+def reserve(size: int, dtype: DType, device: str) -> UOp:
+    """A BUFFER with memory of its own, which is taken when it is first written to."""
+    from dovetile import runtime, schedule
+
+    node = UOp.buffer(size, dtype, device)
+    memory = runtime.Buffer(runtime.get_device(device), size * dtype.itemsize, dtype)
+    schedule.attach(node, memory)
+    return node
+
+
+def renewed(buffer: UOp) -> UOp:
+    """A new BUFFER for the memory of another."""
+    from dovetile import schedule
+
+    node = UOp.buffer(buffer.arg.size, buffer.dtype, buffer.arg.device)
+    schedule.attach(node, schedule.buffer_of(buffer))
     return node
 
 
@@ -59,27 +80,18 @@ def realized(node: UOp) -> UOp:
     return schedule.realized(node)
 
 
-def forget(buffer: UOp) -> None:
-    """No node is to be read from this BUFFER's memory any more: it will be written to."""
+def forget(node: UOp) -> None:
+    """Let `node` be computed again when it is needed: the memory it became will be written to."""
     from dovetile import schedule
 
-    schedule.forget(buffer)
-
-
-def renewed(buffer: UOp) -> UOp:
-    """A new BUFFER for the memory of another."""
-    from dovetile import runtime
-
-    node = UOp.buffer(buffer.arg.size, buffer.dtype, buffer.arg.device)
-    runtime.attach(node, runtime.buffer_of(buffer))
-    return node
+    schedule.forget(node)
 
 
 def buffer_array(buffer: UOp) -> np.ndarray:
-    """The elements of a computed BUFFER as a flat array (not a copy where the host can see it)."""
-    from dovetile import runtime
+    """A copy of the elements of a computed BUFFER, as a flat array."""
+    from dovetile import schedule
 
-    return runtime.buffer_of(buffer).array()
+    return schedule.buffer_of(buffer).to_numpy()
 
 
 def fetch(node: UOp) -> np.ndarray:
