@@ -10,7 +10,8 @@ from typing import Any
 
 from dovetile.errors import GraphError
 from dovetile.ir.pattern import RuleSet
-from dovetile.ir.uop import UOp
+from dovetile.ir.ops import Op
+from dovetile.ir.uop import UOp, toposort
 
 # A rule set that keeps producing new nodes never ends; this many per visited node is a bug in it.
 _GROWTH_LIMIT = 200
@@ -113,4 +114,25 @@ def rewrite_top_down(root: UOp, rules: RuleSet, ctx: Any = None) -> UOp:
             src = tuple(done[s] for s in current.src)
             same = all(a is b for a, b in zip(src, current.src))
             done[node] = current if same else UOp(current.op, current.dtype, src, current.arg)
+    return done[root]
+
+
+def substitute_ranges(root: UOp, values: dict[UOp, UOp]) -> UOp:
+    """`root` with open RANGEs replaced by values. Where a node inside closes such a range, that is
+    another use of the same loop, and it stays."""
+    if not values:
+        return root
+    keys = values.keys()
+    done: dict[UOp, UOp] = {}
+    for node in toposort(root, enter=lambda n: not n.ranges.isdisjoint(keys)):
+        if node in values:
+            done[node] = values[node]
+        elif node.ranges.isdisjoint(keys):
+            done[node] = node
+        elif node.op in (Op.REDUCE, Op.STAGE, Op.END) and not keys.isdisjoint(node.src[1:]):
+            inner = {r: v for r, v in values.items() if r not in node.src[1:]}
+            done[node] = node.replace(src=(substitute_ranges(node.src[0], inner), *node.src[1:]))
+        else:
+            src = tuple([done[s] for s in node.src])
+            done[node] = node if src == node.src else UOp(node.op, node.dtype, src, node.arg)
     return done[root]

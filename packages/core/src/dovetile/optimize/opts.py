@@ -13,7 +13,7 @@ from typing import Protocol
 
 from dovetile.errors import GraphError
 from dovetile.ir.ops import AddressSpace, AxisKind, Op
-from dovetile.ir.rewrite import rewrite, substitute
+from dovetile.ir.rewrite import rewrite, substitute, substitute_ranges
 from dovetile.ir.symbolic import simplify_index
 from dovetile.ir.uop import UOp, toposort
 
@@ -36,7 +36,7 @@ def axis(kernel: UOp, id: int) -> UOp:
 
 def axes(kernel: UOp) -> list[UOp]:
     """All RANGEs of the kernel: those of the output in loop order, then those of reductions."""
-    found = dict.fromkeys(kernel.src[0].src[1:])
+    found = dict.fromkeys(output_axes(kernel))
     found.update(dict.fromkeys(n for n in toposort(kernel) if n.op is Op.RANGE))
     return list(found)
 
@@ -198,9 +198,9 @@ class Tail:
                 ranges = tuple(body if r is old else r for r in node.src[1:])
                 tails = tuple(rest if r is old else r for r in node.src[1:])
                 first = UOp(Op.REDUCE, node.dtype,
-                            (substitute(node.src[0], {old: body}), *ranges), node.arg)  # fmt: skip
+                            (substitute_ranges(node.src[0], {old: body}), *ranges), node.arg)  # fmt: skip
                 last = UOp(Op.REDUCE, node.dtype,
-                           (substitute(node.src[0], {old: rest + main}), *tails), node.arg)  # fmt: skip
+                           (substitute_ranges(node.src[0], {old: rest + main}), *tails), node.arg)  # fmt: skip
                 changes[node] = first.alu(node.arg, last)
         return simplify(rewrite_listed(kernel, changes))
 

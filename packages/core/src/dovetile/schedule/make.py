@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
-from dovetile.environment import get as environment
 from dovetile.ir.ops import Op
 from dovetile.ir.rewrite import substitute
 from dovetile.ir.uop import UOp, toposort
 from dovetile.lower import lower
 from dovetile.optimize import optimize
 from dovetile.runtime import Device, Program
-from dovetile.runtime.compile import binary_key, compile_programs
+from dovetile.runtime.compile import binary_keys, compile_programs
 from dovetile.schedule import debug
 from dovetile.schedule.kernels import FAULT_SLOT, Kernel, KernelMaker, NeedsCopy
 from dovetile.schedule.keys import digest
@@ -77,7 +76,9 @@ def make_plan(
         loaded = compile_programs(device, [(code[i][1], code[i][2]) for i in mine])
         for i, program in zip(mine, loaded):
             programs[i] = program
-    plan.programs = [(d, n, binary_key(devices[d].compiler, text)) for d, n, text, _ in code]
+    plan.programs = [
+        (d, n, binary_keys(devices[d].compiler, [text])[0]) for d, n, text, _ in code
+    ]
     debug.plan(plan, time.perf_counter() - started)
     return plan, [p for p in programs if p is not None]
 

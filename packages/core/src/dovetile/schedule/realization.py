@@ -45,6 +45,11 @@ def realized(node: UOp) -> UOp:
     return _realized.get(node, node)
 
 
+def forget(node: UOp) -> None:
+    """Compute `node` again when it is next needed: what it has become is about to be overwritten."""
+    _realized.pop(node, None)
+
+
 def is_realized(node: UOp) -> bool:
     """Whether this is a BUFFER, at most reshaped."""
     while node.op is Op.RESHAPE:
