@@ -12,7 +12,6 @@ from dovetile.ir.ops import Op
 from dovetile.ir.uop import UOp
 from dovetile.tensor.nodes import constant
 
-
 LOG2_E = 1.4426950408889634
 LN_2 = 0.6931471805599453
 

@@ -85,7 +85,7 @@ class Arithmetic(Movement):
     def _pair(self, name: str, other: Operand, reverse: builtins.bool = False) -> tuple[UOp, UOp]:
         """Both operands in one dtype and shape; `other` first where reverse."""
         a = self.uop
-        if type(other) is type(self):
+        if isinstance(other, TensorBase):
             b = other.uop
             if a.dtype is b.dtype and a.shape == b.shape and a.device == b.device:
                 return (b, a) if reverse else (a, b)
@@ -199,9 +199,11 @@ class Arithmetic(Movement):
 
         if not reverse and isinstance(other, (int, float)) and not isinstance(other, bool):
             if self.dtype.kind == "f" and other == 0.5:
-                return self.sqrt()
-            if float(other).is_integer() and abs(other) <= 16 and (
-                self.dtype.kind == "f" or isinstance(other, int) and other >= 0
+                return self._wrap(self.uop.alu(Op.SQRT))
+            if (
+                float(other).is_integer()
+                and abs(other) <= 16
+                and (self.dtype.kind == "f" or isinstance(other, int) and other >= 0)
             ):
                 _no_bool("pow", self.dtype)
                 return self._wrap(whole_power(self.uop, int(other)))
@@ -241,8 +243,8 @@ class Arithmetic(Movement):
     def isclose(self, other: Operand, rtol: Scalar = 1e-5, atol: Scalar = 1e-8) -> Self:
         """|self - other| <= atol + rtol * |other|, and equal infinities."""
         other = other if isinstance(other, Arithmetic) else self._new_like(other)
-        near = (self - other).abs() <= other.abs() * rtol + atol  # type: ignore[attr-defined]
-        return (near & other.isfinite()) | self.eq(other)  # type: ignore[attr-defined]
+        near = (self - other).abs() <= other.abs() * rtol + atol
+        return (near & other.isfinite()) | self.eq(other)
 
     # -- logic and bits ------------------------------------------------------------------------
 
@@ -453,7 +455,7 @@ class Arithmetic(Movement):
 
     def lerp(self, end: TensorBase, weight: Operand) -> Self:
         """self + weight * (end - self)."""
-        return self + (end - self) * weight  # type: ignore[operator]
+        return self + (end - self) * weight
 
 
 def _at_most(a: UOp, b: UOp) -> UOp:

@@ -76,5 +76,3 @@ def _real_power_gradient(
     safe = (zero < x).where(x, constant(1.0, x.dtype, x.shape))
     by_exponent = gradient * result * (safe.alu(Op.LOG2) * math.log(2))
     return (by_x, by_exponent)
-
-
