@@ -14,6 +14,7 @@ from typing import Protocol
 from dovetile.errors import GraphError
 from dovetile.ir.ops import AddressSpace, AxisKind, Op
 from dovetile.ir.rewrite import rewrite, substitute, substitute_ranges
+from dovetile.ir.spec import check
 from dovetile.ir.symbolic import simplify_index
 from dovetile.ir.uop import UOp, toposort
 
@@ -271,6 +272,7 @@ def apply_opts(kernel: UOp, opts: Iterable[Opt]) -> UOp:
     """The kernel after all of these, in order."""
     for opt in opts:
         kernel = opt.apply(kernel)
+        check(kernel, "loop", repr(opt))
     return kernel
 
 

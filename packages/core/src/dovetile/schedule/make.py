@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from dovetile.ir.ops import Op
 from dovetile.ir.rewrite import substitute
+from dovetile.ir.spec import check
 from dovetile.ir.uop import UOp, toposort
 from dovetile.lower import lower
 from dovetile.optimize import optimize
@@ -42,7 +43,9 @@ def make_plan(
                 Step(kernel.device, None, (memory.of(written), memory.of(read)), label="copy")
             )
             continue
+        check(kernel.ast, "loop", "schedule.ranges")
         ast, buffers = canonical(kernel.ast)
+        check(ast, "loop", "schedule.loops")
         key = (kernel.device, ast)
         if key not in sources:
             name = f"kernel_{digest(ast)[:16]}"
@@ -65,10 +68,10 @@ def make_plan(
                 nbytes,
             )
         )
-        for check in kernel.checks:
+        for bound in kernel.checks:
             from dovetile.schedule.kernels import fault_code
 
-            plan.faults[fault_code(check.text)] = check.text
+            plan.faults[fault_code(bound.text)] = bound.text
     memory.place()
     programs: list[Program | None] = [None] * len(code)
     for name, device in devices.items():
@@ -88,6 +91,7 @@ def schedule(
 ) -> tuple[list[Kernel], KernelMaker, UOp]:
     """(the kernels in order, the maker that knows their buffers, the simplified graph)."""
     sink = simplify_tensors(sink)
+    check(sink, "tensor", "schedule.simplify")
     capabilities = {name: d.capabilities for name, d in devices.items()}
     while True:
         maker = KernelMaker(place(sink), capabilities, default)
