@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
+from dovetile import dtypes
 from dovetile.errors import GraphError
 from dovetile.ir.ops import AddressSpace, AxisKind, Op
 from dovetile.ir.rewrite import rewrite, substitute, substitute_ranges
@@ -27,9 +29,15 @@ class Opt(Protocol):
     def apply(self, kernel: UOp) -> UOp: ...
 
 
+@lru_cache(maxsize=8)
+def nodes_of(kernel: UOp) -> list[UOp]:
+    """The nodes of a kernel, sources before users; remembered for the kernels last looked at."""
+    return toposort(kernel)
+
+
 def axis(kernel: UOp, id: int) -> UOp:
     """The RANGE of that id."""
-    for node in toposort(kernel):
+    for node in nodes_of(kernel):
         if node.op is Op.RANGE and node.arg.id == id:
             return node
     raise OptError(f"[opt] the kernel has no axis {id}")
@@ -38,7 +46,7 @@ def axis(kernel: UOp, id: int) -> UOp:
 def axes(kernel: UOp) -> list[UOp]:
     """All RANGEs of the kernel: those of the output in loop order, then those of reductions."""
     found = dict.fromkeys(output_axes(kernel))
-    found.update(dict.fromkeys(n for n in toposort(kernel) if n.op is Op.RANGE))
+    found.update(dict.fromkeys(n for n in nodes_of(kernel) if n.op is Op.RANGE))
     return list(found)
 
 
@@ -58,7 +66,7 @@ def replace_axes(
     are listed (END, REDUCE, STAGE)."""
     lists = lists or {}
     done: dict[UOp, UOp] = {}
-    for node in toposort(kernel):
+    for node in nodes_of(kernel):
         if node in values:
             done[node] = values[node]
         elif node.op in (Op.END, Op.REDUCE, Op.STAGE):
@@ -72,8 +80,17 @@ def replace_axes(
     return done[kernel]
 
 
+# Linear index expressions need no simplification after an axis has been replaced by a sum of axes:
+# whoever reads them takes their linear form. These are not linear.
+_NOT_LINEAR = frozenset({Op.FLOORDIV, Op.FLOORMOD, Op.LT, Op.NE, Op.MAX})
+
+
 def simplify(kernel: UOp) -> UOp:
-    return rewrite(kernel, simplify_index)
+    """The kernel with its index expressions simplified, where that can change anything."""
+    for node in nodes_of(kernel):
+        if node.op in _NOT_LINEAR and node.src[0].dtype is dtypes.index:
+            return rewrite(kernel, simplify_index)
+    return kernel
 
 
 @dataclass(frozen=True)
@@ -108,7 +125,7 @@ class Split:
             start = start.minimum_with(n - self.size)
         else:
             inner = UOp.range((start * -1 + n).minimum_with(self.size), old.arg.kind, self.axis)
-        return simplify(replace_axes(kernel, {old: start + inner}, {old: (outer, inner)}))
+        return replace_axes(kernel, {old: start + inner}, {old: (outer, inner)})
 
 
 @dataclass(frozen=True)
@@ -151,7 +168,7 @@ class ReduceOrder:
 
     def apply(self, kernel: UOp) -> UOp:
         changes = {}
-        for node in toposort(kernel):
+        for node in nodes_of(kernel):
             if node.op is Op.REDUCE and {r.arg.id for r in node.src[1:]} == set(self.axes):
                 named = {r.arg.id: r for r in node.src[1:]}
                 changes[node] = node.replace(src=(node.src[0], *(named[i] for i in self.axes)))
@@ -166,7 +183,7 @@ class GroupReduce:
 
     def apply(self, kernel: UOp) -> UOp:
         changes = {}
-        for node in toposort(kernel):
+        for node in nodes_of(kernel):
             if node.op is not Op.REDUCE:
                 continue
             last = tuple(r for r in node.src[1:] if r.arg.id in self.axes)
@@ -194,7 +211,7 @@ class Tail:
         body = UOp.range(main, old.arg.kind, self.axis)
         rest = UOp.range(n - main, old.arg.kind, next_id(kernel))
         changes = {}
-        for node in toposort(kernel):
+        for node in nodes_of(kernel):
             if node.op is Op.REDUCE and old in node.src[1:]:
                 ranges = tuple(body if r is old else r for r in node.src[1:])
                 tails = tuple(rest if r is old else r for r in node.src[1:])
@@ -203,7 +220,7 @@ class Tail:
                 last = UOp(Op.REDUCE, node.dtype,
                            (substitute_ranges(node.src[0], {old: rest + main}), *tails), node.arg)  # fmt: skip
                 changes[node] = first.alu(node.arg, last)
-        return simplify(rewrite_listed(kernel, changes))
+        return rewrite_listed(kernel, changes)
 
 
 @dataclass(frozen=True)
@@ -234,7 +251,7 @@ class Stage:
 
 def contracted_product(kernel: UOp) -> UOp | None:
     """The MUL that a REDUCE ADD of this kernel sums up, the first one that has two sides."""
-    for node in toposort(kernel):
+    for node in nodes_of(kernel):
         if node.op is Op.REDUCE and node.arg is Op.ADD:
             body = node.src[0]
             while body.op is Op.CAST:
@@ -252,13 +269,13 @@ def _with_operand(product: UOp, operand: int, value: UOp) -> UOp:
 
 def loads(kernel: UOp) -> list[UOp]:
     """The LOADs of a kernel, in order of appearance."""
-    return [n for n in toposort(kernel) if n.op is Op.LOAD]
+    return [n for n in nodes_of(kernel) if n.op is Op.LOAD]
 
 
 def rewrite_listed(kernel: UOp, changes: dict[UOp, UOp]) -> UOp:
     """Replaces nodes, innermost ones first, also inside the replacements of others."""
     done: dict[UOp, UOp] = {}
-    for node in toposort(kernel):
+    for node in nodes_of(kernel):
         if node in changes:
             source = changes[node]
             done[node] = substitute(source, {o: n for o, n in done.items() if o is not n})
@@ -273,7 +290,7 @@ def apply_opts(kernel: UOp, opts: Iterable[Opt]) -> UOp:
     for opt in opts:
         kernel = opt.apply(kernel)
         check(kernel, "loop", repr(opt))
-    return kernel
+    return simplify(kernel)
 
 
 def describe(opts: Sequence[Opt]) -> str:
