@@ -370,7 +370,9 @@ class CStyleRenderer:
         if address.src[1].dtype.lanes == 1 and not masked:
             value = self._whole(address, dtype, writer)
             value = f"({value} != ({self.type(dtype, writer)}){{0}})" if dtype.kind == "b" else value
-            return self._let(f"{gate} ? {value} : {alternative}" if gate else value, dtype, writer)
+            if gate:
+                value = f"{gate} ? ({self.type(dtype, writer)}){value} : {alternative}"
+            return self._let(value, dtype, writer)
         values = self._lane_addresses(address, dtype.lanes, writer)
         if dtype.kind == "b":
             values = [f"-({v} != 0)" for v in values]
