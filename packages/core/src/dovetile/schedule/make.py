@@ -46,7 +46,7 @@ def make_plan(
         key = (kernel.device, ast)
         if key not in sources:
             name = f"kernel_{digest(ast)[:16]}"
-            optimized = optimize(ast, device.capabilities, name)
+            optimized = optimize(ast, device.capabilities, name, device)
             linear = lower(optimized, device.capabilities, name)
             text = device.renderer.render(linear)
             debug.source(name, optimized, text)
