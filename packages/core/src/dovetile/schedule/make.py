@@ -147,7 +147,7 @@ def _source_of(device: Device, ast: UOp) -> tuple[str, str, int]:
     found = _sources.get(key)
     if found is None:
         name = f"kernel_{digest(ast)[:16]}"
-        optimized = optimize(ast, device.capabilities, name)
+        optimized = optimize(ast, device.capabilities, name, device)
         linear = lower(optimized, device.capabilities, name)
         source = device.renderer.render(linear)
         debug.source(name, optimized, source)
