@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -107,3 +108,17 @@ def reference(monkeypatch: pytest.MonkeyPatch) -> ReferenceRuntime:
     monkeypatch.setattr(random, "_states", {})
     monkeypatch.setattr(random, "_seed", 0)
     return runtime
+
+
+@pytest.fixture(scope="session", autouse=True)
+def checked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Every pass is checked, here and in processes that tests start; the cache is our own, since
+    a plan that is found there went through no pass."""
+    from dovetile import environment
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CHECK", "1")
+        patch.setenv("DOVETILE_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        environment.reload()
+        yield
+    environment.reload()

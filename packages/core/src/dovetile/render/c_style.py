@@ -126,9 +126,8 @@ class CStyleRenderer:
         """The type of a scalar in memory."""
         return "unsigned char" if dtype.kind == "b" else self.types[dtype.name]
 
-    def constant(self, value: Scalar, dtype: DType, writer: Writer) -> str:
-        if dtype.lanes > 1:
-            return self._repeat(self.constant(value, dtype.scalar, writer), dtype, writer)
+    def constant(self, value: Scalar, dtype: DType) -> str:
+        """A scalar constant."""
         text = self.types[dtype.name]
         if dtype.kind == "f":
             if text == "unsigned short":
@@ -146,6 +145,13 @@ class CStyleRenderer:
             return "(-9223372036854775807LL - 1)"
         suffix = ("u" if dtype.kind == "u" else "") + ("ll" if dtype.itemsize == 8 else "")
         return f"(({text}){number}{suffix})" if number < 0 or dtype.itemsize < 4 else f"{number}{suffix}"
+
+    def _constant(self, node: UOp, writer: Writer) -> str:
+        dtype = node.dtype
+        value = self.constant(node.arg, dtype.scalar)
+        return value if dtype.lanes == 1 else self._let(
+            self._repeat(value, dtype, writer), dtype, writer
+        )  # fmt: skip
 
     def _repeat(self, value: str, dtype: DType, writer: Writer) -> str:
         """`value` in every lane; minus zero keeps its sign, and masks become 0 or -1."""
@@ -184,7 +190,7 @@ class CStyleRenderer:
     def _handlers(self) -> dict[Op, Callable[[UOp, Writer], str | None]]:
         """How each operation that is not one plain operator is written."""
         return {
-            Op.CONST: lambda node, writer: self.constant(node.arg, node.dtype, writer),
+            Op.CONST: self._constant,
             Op.BUFFER: self._buffer,
             Op.VARIABLE: lambda node, writer: f"var_{node.arg.name}",
             Op.SPECIAL: self.special,
@@ -364,7 +370,9 @@ class CStyleRenderer:
         if address.src[1].dtype.lanes == 1 and not masked:
             value = self._whole(address, dtype, writer)
             value = f"({value} != ({self.type(dtype, writer)}){{0}})" if dtype.kind == "b" else value
-            return self._let(f"{gate} ? {value} : {alternative}" if gate else value, dtype, writer)
+            if gate:
+                value = f"{gate} ? ({self.type(dtype, writer)}){value} : {alternative}"
+            return self._let(value, dtype, writer)
         values = self._lane_addresses(address, dtype.lanes, writer)
         if dtype.kind == "b":
             values = [f"-({v} != 0)" for v in values]

@@ -1,6 +1,6 @@
 """From a graph of tensors to kernels that have run.
 
-    realize     normalise the graph, find its plan or make it, run it
+    realization normalise the graph, find its plan or make it, run it
     simplify    rewrites of the tensor graph
     place       what to hold in memory, what to recompute
     ranges      loop indices instead of shapes
@@ -10,9 +10,9 @@
     plan, run   the result as data, and how it is executed
 """
 
-from dovetile.schedule.realize import attach as attach
-from dovetile.schedule.realize import buffer_of as buffer_of
-from dovetile.schedule.realize import forget as forget
-from dovetile.schedule.realize import is_realized as is_realized
-from dovetile.schedule.realize import realize as realize
-from dovetile.schedule.realize import realized as realized
+from dovetile.schedule.realization import attach as attach
+from dovetile.schedule.realization import buffer_of as buffer_of
+from dovetile.schedule.realization import forget as forget
+from dovetile.schedule.realization import is_realized as is_realized
+from dovetile.schedule.realization import realize as realize
+from dovetile.schedule.realization import realized as realized
