@@ -92,7 +92,7 @@ def test_pooling_variants() -> None:
     compare(lambda x: x.max_pool2d(2, dilation=2, stride=1), x,
             torch_function=lambda x: functional.max_pool2d(x, 2, dilation=2, stride=1))  # fmt: skip
     compare(lambda x: x.avg_pool2d(3, 2, 1, count_include_pad=False), x,
-            torch_function=lambda x: functional.avg_pool2d(x, 3, 2, 1, count_include_pad=False))  # fmt: skip
+            torch_function=lambda x: functional.avg_pool2d(x, 3, 2, 1, count_include_pad=False))  # fmt: skip # noqa: E501
     compare(lambda x: x.adaptive_avg_pool2d((2, 4)), x,
             torch_function=lambda x: functional.adaptive_avg_pool2d(x, (2, 4)))  # fmt: skip
     compare(lambda x: x.max_pool1d(2), normal(2, 3, 6),

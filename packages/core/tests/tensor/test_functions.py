@@ -62,7 +62,7 @@ def test_single_precision(name: str, units: int) -> None:
 
 
 ACTIVATIONS = ["relu", "relu6", "leaky_relu", "elu", "celu", "selu", "silu", "gelu", "softplus",
-               "logsigmoid", "mish", "hardtanh", "hardsigmoid", "hardswish", "softsign"]  # fmt: skip
+               "logsigmoid", "mish", "hardtanh", "hardsigmoid", "hardswish", "softsign"]  # fmt: skip  # noqa: E501
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)

@@ -16,11 +16,11 @@ pytestmark = pytest.mark.usefixtures("reference")
 I = np.array([[0, 2], [-1, 1]])  # noqa: E741
 J = np.array([1, 0])
 BASIC = [
-    np.s_[0], np.s_[-1, ..., 2], np.s_[1:3], np.s_[:, 1:], np.s_[::2], np.s_[:, ::3], np.s_[1::2, :2],
+    np.s_[0], np.s_[-1, ..., 2], np.s_[1:3], np.s_[:, 1:], np.s_[::2], np.s_[:, ::3], np.s_[1::2, :2],  # noqa: E501
     np.s_[None, 0, None], np.s_[..., None], np.s_[5:2], np.s_[:100], np.s_[...], np.s_[2, 1, 3],
 ]  # fmt: skip
 ADVANCED = [
-    np.s_[I], np.s_[:, I], np.s_[I, J], np.s_[J, :, J], np.s_[:, J, J], np.s_[..., I], np.s_[0, :, J],
+    np.s_[I], np.s_[:, I], np.s_[I, J], np.s_[J, :, J], np.s_[:, J, J], np.s_[..., I], np.s_[0, :, J],  # noqa: E501
     np.s_[I, 1:, J], np.s_[None, I], np.s_[J[:, None], I[0]], np.s_[::2, [0, 1]], np.s_[[0, 0, 1]],
     np.s_[np.array([], np.int64)],
 ]  # fmt: skip

@@ -35,7 +35,7 @@ def test_softmax_of_half_precision_and_numbers() -> None:
 
 def test_layer_norm(functional) -> None:
     compare(lambda x, w, b: x.layer_norm((4, 5), w, b), normal(3, 4, 5), normal(4, 5), normal(4, 5),
-            torch_function=lambda x, w, b: functional.layer_norm(x, (4, 5), w, b), rtol=1e-7)  # fmt: skip
+            torch_function=lambda x, w, b: functional.layer_norm(x, (4, 5), w, b), rtol=1e-7)  # fmt: skip # noqa: E501
     compare(lambda x: x.layer_norm(5), normal(3, 5),
             torch_function=lambda x: functional.layer_norm(x, (5,)), rtol=1e-7)  # fmt: skip
     with pytest.raises(ShapeError, match=r"\[layer_norm\]"):

@@ -243,4 +243,4 @@ def test_creation_errors() -> None:
     with pytest.raises(ArgumentError, match=r"\[arange\]"):
         Tensor.arange(0, 5, -1)
     with pytest.raises(AttributeError, match="nothing_like_it"):
-        dovetile.nothing_like_it
+        _ = dovetile.nothing_like_it

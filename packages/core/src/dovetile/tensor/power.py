@@ -28,7 +28,7 @@ def whole_power(x: UOp, exponent: int) -> UOp:
 
 
 def integer_power(x: UOp, exponent: UOp) -> UOp:
-    """x ** exponent for integer tensors, by squaring; wraps. Negative exponents: 0 unless |x| = 1."""
+    """x ** exponent for integer tensors, by squaring; wraps. Below 0: 0 unless |x| = 1."""
     one = constant(1, x.dtype, x.shape)
     zero = constant(0, x.dtype, x.shape)
     result, square = one, x
