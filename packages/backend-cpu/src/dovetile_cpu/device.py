@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import ctypes
 import threading
+from functools import cached_property
 from typing import TYPE_CHECKING
 
-from dovetile.errors import CompileError, OutOfMemoryError
+from dovetile.errors import CompileError, DeviceError, OutOfMemoryError
 from dovetile.runtime import Allocation, Device, Program, Signal
-
 from dovetile_cpu import elf_loader, host, memory_map
 from dovetile_cpu.processor import Processor
 from dovetile_cpu.queue import CpuQueue, CpuSignal
 
 if TYPE_CHECKING:
     from dovetile.plugins import Selection
+    from dovetile.runtime import Renderer
 
 _ALIGNMENT = 64
 _HUGE_PAGE = 2 << 20
@@ -53,18 +54,22 @@ class CpuDevice(Device):
             whatever their compilers.
     """
 
-    queue: CpuQueue
-
     def __init__(self, selection: Selection) -> None:
         self.name = selection.name
         self.capabilities = host.capabilities()
         self.compiler = selection.compiler.compiler(self.capabilities)
-        if selection.compiler.renderer is not None:
-            self.renderer = selection.compiler.renderer(self.capabilities)
-        self.queue = _queue(selection.index)
+        self._make_renderer = selection.compiler.renderer
+        self.queue = self._queue = _queue(selection.index)
         self._memory_bytes = host.memory_bytes()
         self._allocated_bytes = 0
         super().__init__(keep_bytes=self._memory_bytes // 4)
+
+    @cached_property
+    def renderer(self) -> Renderer:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Made at first use: a process that finds all its kernels in the cache needs none."""
+        if self._make_renderer is None:
+            raise DeviceError(f"[render] compiler of {self.name} came without a renderer")
+        return self._make_renderer(self.capabilities)
 
     def allocate_memory(self, nbytes: int) -> Allocation:
         # The system promises more than it has, and kills who uses it: refuse in time.
@@ -110,11 +115,11 @@ class CpuDevice(Device):
                 f"[load] kernel {name!r} is not in the binary; it has {sorted(code.functions)}"
             )
         program = CpuProgram(self, code, name)
-        self.queue.function_names[program.address] = name
+        self._queue.function_names[program.address] = name
         return program
 
     def new_signal(self) -> Signal:
-        return CpuSignal(self.queue.processor)
+        return CpuSignal(self._queue.processor)
 
 
 _queues: dict[int, CpuQueue] = {}

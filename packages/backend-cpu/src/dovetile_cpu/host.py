@@ -57,10 +57,10 @@ def model() -> str:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
         return platform.processor() or machine()
-    fields = dict(
-        (key.strip(), value.strip())
+    fields = {
+        key.strip(): value.strip()
         for key, _, value in (line.partition(":") for line in text.splitlines() if line)
-    )
+    }
     return fields.get("model name") or fields.get("CPU part") or machine()
 
 

@@ -1,4 +1,4 @@
-"""The native half of the CPU backend: the command processor of ``worker_pool.ll``, loaded.
+"""The native half of the CPU backend: the command processor (``*.ll``), loaded.
 
 It is compiled through LLVM once for a machine; from then on its object file comes from the cache.
 """
@@ -12,7 +12,6 @@ from functools import cache
 from importlib import resources
 
 from dovetile.runtime.compile import compile_binaries
-
 from dovetile_cpu import elf_loader, host
 from dovetile_cpu.llvm_compiler import LlvmCompiler
 
@@ -52,6 +51,9 @@ _PAUSE = {
 }
 
 
+_FILES = ("worker_pool.ll", "commands.ll")
+
+
 def source() -> str:
     """The command processor as LLVM IR for this machine and operating system."""
     instruction_set = host.machine().replace("arm64", "aarch64")
@@ -66,7 +68,8 @@ def source() -> str:
         "@PAUSE@": pause,
         "@CLOCK@": str(time.CLOCK_MONOTONIC),
     }
-    text = resources.files("dovetile_cpu").joinpath("worker_pool.ll").read_text("utf-8")
+    folder = resources.files("dovetile_cpu")
+    text = "".join(folder.joinpath(name).read_text("utf-8") for name in _FILES)
     for placeholder, value in replacements.items():
         text = text.replace(placeholder, value)
     return text
@@ -80,9 +83,7 @@ class Library:
         functions = elf_loader.load_object(binary).functions
         word, address = ctypes.c_int64, ctypes.c_void_p
         # Short and never blocking: cheaper with the interpreter's lock held (PYFUNCTYPE).
-        self.submit = ctypes.PYFUNCTYPE(None, address, word, ctypes.c_int32)(
-            functions["dovetile_submit"]
-        )
+        self.start = ctypes.PYFUNCTYPE(None, address, word)(functions["dovetile_start"])
         self.signal = ctypes.PYFUNCTYPE(None, address, word)(functions["dovetile_signal"])
         # These may run for long, so other Python threads go on meanwhile (CFUNCTYPE).
         self.wait = ctypes.CFUNCTYPE(ctypes.c_int32, address, word, word)(

@@ -15,7 +15,7 @@ from dovetile.plugins import (
 )
 
 if TYPE_CHECKING:
-    from dovetile.runtime import Compiler, Device
+    from dovetile.runtime import Compiler, Device, Renderer
 
 DOVETILE_PLUGIN_API = (0, 1)
 
@@ -42,6 +42,12 @@ def _llvm(capabilities: Capabilities) -> Compiler:
     return LlvmCompiler()
 
 
+def _llvm_renderer(capabilities: Capabilities) -> Renderer:
+    from dovetile_cpu import renderers
+
+    return renderers.CpuLlvm(capabilities)
+
+
 def _llvm_available() -> str | None:
     from dovetile_cpu import llvm_compiler
 
@@ -52,6 +58,12 @@ def _clang(capabilities: Capabilities) -> Compiler:
     from dovetile_cpu.clang_compiler import ClangCompiler
 
     return ClangCompiler()
+
+
+def _clang_renderer(capabilities: Capabilities) -> Renderer:
+    from dovetile_cpu import renderers
+
+    return renderers.CpuC(capabilities)
 
 
 def _clang_available() -> str | None:
@@ -68,8 +80,8 @@ def dovetile_devices() -> Sequence[DeviceSpec]:
             probe=_probe,
             open=_open,
             compilers=(
-                CompilerSpec("LLVM", "CPU", "llvm-ir", _llvm, available=_llvm_available),
-                CompilerSpec("CLANG", "CPU", "c", _clang, available=_clang_available),
+                CompilerSpec("LLVM", "CPU", "llvm-ir", _llvm, _llvm_renderer, _llvm_available),
+                CompilerSpec("CLANG", "CPU", "c", _clang, _clang_renderer, _clang_available),
             ),
         )
     ]

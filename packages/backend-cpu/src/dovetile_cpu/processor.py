@@ -11,12 +11,11 @@ import time
 import weakref
 
 from dovetile.errors import DeviceError
-
 from dovetile_cpu import host, memory_map, native
 
 
 class Control(ctypes.Structure):
-    """What Python and the native threads share; `%Control` of ``worker_pool.ll``, field by field."""
+    """What Python and the native threads share: `%Control` of ``worker_pool.ll``."""
 
     _fields_ = (
         ("head", ctypes.c_int64),
@@ -25,13 +24,12 @@ class Control(ctypes.Structure):
         ("head_waiters", ctypes.c_int32),
         ("head_sequence", ctypes.c_int32),
         ("padding_1", ctypes.c_char * 96),
-        ("tail", ctypes.c_int64),
         ("requested", ctypes.c_int64),
         ("driving", ctypes.c_int32),
         ("background_sleeping", ctypes.c_int32),
         ("background_sequence", ctypes.c_int32),
         ("stopping", ctypes.c_int32),
-        ("padding_2", ctypes.c_char * 96),
+        ("padding_2", ctypes.c_char * 104),
         ("unclaimed", ctypes.c_int32),
         ("padding_3", ctypes.c_char * 124),
         ("unfinished", ctypes.c_int32),
@@ -84,6 +82,8 @@ class Processor:
         self.control.scratch_stride = host.LOCAL_BYTES
         self.lock = threading.RLock()
         """Held while commands are recorded."""
+        self.submitted = 0
+        """Ring position up to which commands may be executed by whoever waits."""
         self.threads_started = False
         self.broken: str | None = None
         _processors.add(self)
@@ -118,19 +118,17 @@ class Processor:
         )
         return result == 0
 
-    def submit(self, tail: int, start: bool) -> None:
-        """Publish commands up to `tail`; with `start`, execute them in the background."""
-        if self.broken:
-            raise DeviceError(self.broken)
-        if start and not self.threads_started:
+    def start(self, position: int) -> None:
+        """Have commands up to `position` executed in the background."""
+        if not self.threads_started:
             self.start_threads()
-        self.native.submit(self.address, tail, start)
+        self.native.start(self.address, position)
 
     def wait(self, position: int) -> None:
         """Wait until commands are complete up to `position`, executing them if nobody does."""
+        if self.broken:
+            raise DeviceError(self.broken)
         while self.native.wait(self.address, position, _SLICE):
-            if self.broken:
-                raise DeviceError(self.broken)
             if self.control.stopping:
                 raise DeviceError("[exit] the interpreter exits while commands wait for a signal")
 
@@ -150,7 +148,7 @@ class Processor:
         """Bring everything to rest, so that the child finds no half-done command."""
         self.lock.acquire()
         limit = time.monotonic() + _FORK_PATIENCE
-        while self.native.wait(self.address, self.control.tail, _SLICE):
+        while self.native.wait(self.address, self.submitted, _SLICE):
             if time.monotonic() > limit:
                 return
         while self.control.driving and time.monotonic() < limit:
@@ -162,7 +160,7 @@ class Processor:
     def after_fork_in_child(self) -> None:
         """The threads are gone: forget them, they start again when needed."""
         control = self.control
-        if control.head < control.tail:
+        if control.head < self.submitted:
             self.broken = (
                 "[fork] the parent forked while commands waited for a signal; this device cannot "
                 "be used in the child: synchronize before forking"

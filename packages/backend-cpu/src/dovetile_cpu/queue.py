@@ -22,8 +22,6 @@ from dovetile.runtime import (
     SignalStore,
     SignalWait,
 )
-
-from dovetile_cpu import memory_map
 from dovetile_cpu.processor import RING_WORDS, Processor
 
 if TYPE_CHECKING:
@@ -90,7 +88,6 @@ class CpuQueue(Queue):
         self.function_names: dict[int, str] = {}
         """Names of the loaded kernels by address, for faults."""
         self._lock = processor.lock
-        self._submitted = 0
         self._limit = RING_WORDS  # position that recording must not pass without looking again
         self._start = False  # whether something recorded is to run in the background
 
@@ -174,7 +171,8 @@ class CpuQueue(Queue):
     def _wait_for_room(self, size: int) -> None:
         needed = self.position + size - RING_WORDS
         if self.processor.control.head < needed:
-            self._submit(start=True)
+            self.processor.submitted = self.position
+            self.processor.start(self.position)
             self.processor.wait(needed)
         self._limit = self.processor.control.head + RING_WORDS
 
@@ -183,24 +181,30 @@ class CpuQueue(Queue):
     def submit(self) -> int:
         with self._lock:
             position = self.position
-            if position != self._submitted:
-                self._submit(self._start or position - self.processor.control.head > _BACKLOG)
+            processor = self.processor
+            if position != processor.submitted:
+                processor.submitted = position
+                # The first test is cheap: `_limit` stands for where the processor once was.
+                far = position - self._limit > _BACKLOG - RING_WORDS
+                if self._start or far and self._is_behind(position):
+                    self._start = False
+                    processor.start(position)
             return position
 
-    def _submit(self, start: bool) -> None:
-        self._submitted = self.position
-        self._start = False
-        self.processor.submit(self.position, start)
+    def _is_behind(self, position: int) -> bool:
+        self._limit = self.processor.control.head + RING_WORDS
+        return position - self._limit > _BACKLOG - RING_WORDS
 
     def synchronize(self, position: int | None = None) -> None:
         processor = self.processor
         with self._lock:
-            if self._submitted != self.position:
-                # The thread that waits does the work: no other need be called, except to help.
-                if self._start and not processor.threads_started:
+            processor.submitted = self.position
+            if self._start:
+                # The thread that waits does the work: helpers are needed, but no driver.
+                self._start = False
+                if not processor.threads_started:
                     processor.start_threads()
-                self._submit(start=False)
-            target = self._submitted if position is None else position
+            target = self.position if position is None else position
         processor.wait(target)
         if processor.control.fault_status:
             self._raise_fault()

@@ -7,7 +7,7 @@ address of the place that is patched, G the address of a word that holds S.
 from __future__ import annotations
 
 import struct
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from dovetile.errors import CompileError
 
@@ -30,7 +30,7 @@ class Image(Protocol):
 class Relocator(Protocol):
     """The relocations of one instruction set."""
 
-    STUB_SIZE: int
+    STUB_SIZE: ClassVar[int]
 
     @staticmethod
     def stub_code(target: int) -> bytes:
@@ -52,7 +52,7 @@ def _check(value: int, bits: int, what: str) -> int:
 class X86_64:
     """R_X86_64_*: code that LLVM and clang make with position-independent, small code."""
 
-    STUB_SIZE = 16
+    STUB_SIZE: ClassVar[int] = 16
 
     @staticmethod
     def stub_code(target: int) -> bytes:
@@ -90,7 +90,7 @@ class X86_64:
 class AArch64:
     """R_AARCH64_*: calls, and addresses in two steps (page, then offset within the page)."""
 
-    STUB_SIZE = 16
+    STUB_SIZE: ClassVar[int] = 16
     # Access size, as a power of two, of the load/store relocations.
     _ACCESS_SHIFT = {277: 0, 278: 0, 284: 1, 285: 2, 286: 3, 299: 4}
 

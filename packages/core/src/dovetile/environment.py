@@ -273,3 +273,8 @@ def _warn_of_unknown_variables() -> None:
             DovetileWarning,
             stacklevel=4,
         )
+
+
+def settings() -> tuple[object, ...]:
+    """The values that decide what code is generated; part of the keys of plans."""
+    return (BEAM.value,)

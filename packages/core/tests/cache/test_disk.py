@@ -207,4 +207,4 @@ for step in range(300):
 """
     processes = [subprocess.Popen([sys.executable, "-W", "error", "-c", code]) for _ in range(3)]
     assert [process.wait() for process in processes] == [0, 0, 0]
-    assert not [path for path in tmp_path.rglob("*.tmp")]
+    assert not list(tmp_path.rglob("*.tmp"))

@@ -28,7 +28,7 @@ SIGNED = UOp.variable("signed", -3, 4)
 LEAVES = (*LOOPS, SIGNED)
 
 
-# -- evaluation, independent of the rules -------------------------------------------------------------
+# -- evaluation, independent of the rules ----------------------------------------------------------
 
 
 def _divided(operation):

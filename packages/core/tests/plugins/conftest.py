@@ -9,6 +9,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 import distributions
+
 from dovetile import environment
 from dovetile.plugins import PluginRegistry
 

@@ -3,27 +3,29 @@ from __future__ import annotations
 from dovetile.cli.doctor import report
 from dovetile.plugins.selection import DeviceManager
 
-MIXED = dict(
-    good="""
+MIXED = {
+    "good": """
     @hookimpl
     def dovetile_devices():
         return [device("GOOD", aliases=("FINE",), reasons={"ONE": "pip install one"}),
                 device("ABSENT", count=0, priority=3)]
     """,
-    importerror="import missing_module_here",
-    newer="DOVETILE_PLUGIN_API = (99, 0)",
-    twin="@hookimpl\ndef dovetile_devices(): return [device('GOOD')]",
-    probes="""
+    "importerror": "import missing_module_here",
+    "newer": "DOVETILE_PLUGIN_API = (99, 0)",
+    "twin": "@hookimpl\ndef dovetile_devices(): return [device('GOOD')]",
+    "probes": """
     def explode(*_): raise OSError("driver fell over")
     @hookimpl
     def dovetile_devices():
         return [DeviceSpec("PROBES", probe=explode, open=Device, compilers=())]
     """,
-)
+}
 
 
 def test_the_doctor_tells_of_everything_and_goes_on(plugins, capsys):
-    assert report(DeviceManager(plugins(**MIXED)), verbose=False)
+    tests: list[str] = []
+    assert report(DeviceManager(plugins(**MIXED)), False, tests.append)
+    assert tests == ["GOOD:TWO"]  # only what is available of what is usable
     text = capsys.readouterr().out
     for expected in (
         "dovetile-good 1.0",
@@ -32,7 +34,7 @@ def test_the_doctor_tells_of_everything_and_goes_on(plugins, capsys):
         "device GOOD is registered by both good (dovetile-good 1.0) and twin (dovetile-twin 1.0)",
         "GOOD (FINE): usable",
         "compiler ONE (text): not available: pip install one",
-        "compiler TWO (text): available",
+        "compiler TWO (text): works",
         "ABSENT: not usable: [device] ABSENT cannot be used here: there is none in this machine",
         "PROBES: not usable: [device] PROBES cannot be used here: its probe raised OSError",
     ):
@@ -41,7 +43,8 @@ def test_the_doctor_tells_of_everything_and_goes_on(plugins, capsys):
 
 
 def test_without_a_usable_device_the_doctor_says_so(plugins, capsys):
-    assert not report(DeviceManager(plugins(bad="import missing_module_here")), verbose=True)
+    bad = plugins(bad="import missing_module_here")
+    assert not report(DeviceManager(bad), True, lambda name: None)
     text = capsys.readouterr().out
     assert "none: [device] no device is usable" in text
     assert "Traceback (most recent call last)" in text
@@ -50,5 +53,13 @@ def test_without_a_usable_device_the_doctor_says_so(plugins, capsys):
 def test_without_plugins(tmp_path, capsys):
     from dovetile.plugins import PluginRegistry
 
-    assert not report(DeviceManager(PluginRegistry([])))
+    assert not report(DeviceManager(PluginRegistry([])), False, lambda name: None)
     assert "pip install dovetile-backend-NAME" in capsys.readouterr().out
+
+
+def test_a_compiler_that_fails_its_self_test_is_told(plugins, capsys):
+    good = plugins(good="@hookimpl\ndef dovetile_devices(): return [device('GOOD')]")
+    report(DeviceManager(good), False, lambda name: "killed" if name == "GOOD:ONE" else None)
+    text = capsys.readouterr().out
+    assert "compiler ONE (text): BROKEN: killed" in text
+    assert "compiler TWO (text): works" in text

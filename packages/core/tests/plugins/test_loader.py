@@ -4,13 +4,14 @@ import subprocess
 import sys
 from importlib.metadata import EntryPoint
 
+import distributions
 import pytest
 
-import distributions
 from dovetile import environment
 from dovetile.errors import EnvironmentVariableError, PluginError
 from dovetile.plugins import Capabilities, PassSpec, PluginRegistry
 from dovetile.plugins.loader import PluginState, ordered
+from dovetile.plugins.selection import availability
 
 GOOD = """
 @hookimpl
@@ -151,13 +152,14 @@ def test_a_compiler_for_another_plugins_device_comes_last(plugins):
 
 def test_a_registered_renderer_serves_compilers_without_one(plugins):
     source = "@hookimpl\ndef dovetile_compilers(): return [compiler('GOOD', 'X', renderer=None)]"
-    assert [c.name for c in plugins(good=GOOD, x=source).compilers("GOOD")] == ["ONE", "TWO"]
+    lonely = plugins(good=GOOD, x=source).compilers("GOOD")[-1]
+    assert "no plugin brings a renderer for the language 'text'" == availability(lonely)
     renderer = """
     @hookimpl
     def dovetile_renderers(): return [RendererSpec("text", lambda capabilities: "rendered")]
     """
     compilers = plugins(renderer=renderer).compilers("GOOD")
-    assert compilers[-1].name == "X"
+    assert compilers[-1].name == "X" and availability(compilers[-1]) is None
     assert compilers[-1].renderer(Capabilities(architecture="a")) == "rendered"
 
 

@@ -153,11 +153,11 @@ def test_explicit_choices_fail_with_cause_and_fix(manager, name, messages):
 @pytest.mark.parametrize("name", ["BAD", "KNOWN", "SLOW"])
 def test_a_device_of_a_refused_plugin_quotes_the_recorded_cause(plugins, name):
     sources = {
-        "BAD": dict(bad="import missing_module_here"),
-        "KNOWN": dict(
-            a="@hookimpl\ndef dovetile_devices(): return [device('TAKEN')]",
-            other="@hookimpl\ndef dovetile_devices(): return [device('KNOWN'), device('TAKEN')]",
-        ),
+        "BAD": {"bad": "import missing_module_here"},
+        "KNOWN": {
+            "a": "@hookimpl\ndef dovetile_devices(): return [device('TAKEN')]",
+            "other": "@hookimpl\ndef dovetile_devices(): return [device('KNOWN'), device('TAKEN')]",
+        },
         "SLOW": {"backend-slow": "raise RuntimeError('half installed')"},
     }[name]
     causes = {"BAD": "missing_module_here", "KNOWN": "TAKEN is registered by both", "SLOW": "half"}

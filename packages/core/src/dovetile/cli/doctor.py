@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 import platform
 import sys
+from collections.abc import Callable
 
 from dovetile import __version__, environment
 from dovetile.cli.table import quantity, table
 from dovetile.errors import DovetileError
 from dovetile.plugins.loader import PluginRegistry
 from dovetile.plugins.selection import DeviceManager, availability, manager
-from dovetile.plugins.specs import PLUGIN_API, CommandSpec, DeviceSpec, describe
+from dovetile.plugins.specs import PLUGIN_API, CommandSpec, CompilerSpec, DeviceSpec, describe
+
+SelfTest = Callable[[str], str | None]
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
@@ -21,17 +24,22 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    devices = manager()
-    usable = report(devices, verbose=arguments.verbose)
-    return 0 if usable else 1
+    # Here, for it needs what no other command does.
+    from dovetile.cli.self_test import run_apart
+
+    return 0 if report(manager(), arguments.verbose, run_apart) else 1
 
 
-def report(devices: DeviceManager, verbose: bool = False) -> bool:
-    """Print all that is known; returns whether the default device is usable."""
+def report(devices: DeviceManager, verbose: bool, self_test: SelfTest) -> bool:
+    """Print all that is known; returns whether the default device is usable.
+
+    Args:
+        self_test: given ``DEVICE:COMPILER``, returns None or what is wrong with it.
+    """
     print(f"Dovetile {__version__}, plugin API {'.'.join(map(str, PLUGIN_API))}, ", end="")
     print(f"Python {platform.python_version()}, {sys.platform} {platform.machine()}")
     _print_plugins(devices.plugins, verbose)
-    _print_devices(devices, verbose)
+    _print_devices(devices, verbose, self_test)
     _print_cache()
     return _print_default(devices)
 
@@ -58,7 +66,7 @@ def _print_plugins(plugins: PluginRegistry, verbose: bool) -> None:
             print(f"\n{record.owner}:\n{record.details.rstrip()}")
 
 
-def _print_devices(devices: DeviceManager, verbose: bool) -> None:
+def _print_devices(devices: DeviceManager, verbose: bool, self_test: SelfTest) -> None:
     print("\nDevices, in the order of choice")
     specs = devices.plugins.devices()
     if not specs:
@@ -70,12 +78,21 @@ def _print_devices(devices: DeviceManager, verbose: bool) -> None:
         owner = devices.plugins.owner("device", spec.name)
         print(f"    from {owner.owner}, priority {spec.priority}")
         for compiler in devices.plugins.compilers(spec.name):
-            reason = availability(compiler)
-            state = "available" if reason is None else f"not available: {reason}"
+            state = _state_of(compiler, None if problem else self_test)
             print(f"    compiler {compiler.name} ({compiler.language}): {state}")
         if verbose and not problem:
             for field, text in describe(devices.open(spec.name).capabilities).items():
                 print(f"    {field}: {text}")
+
+
+def _state_of(compiler: CompilerSpec, self_test: SelfTest | None) -> str:
+    reason = availability(compiler)
+    if reason is not None:
+        return f"not available: {reason}"
+    if self_test is None:
+        return "available"
+    problem = self_test(f"{compiler.device}:{compiler.name}")
+    return "works" if problem is None else f"BROKEN: {problem}"
 
 
 def problem_of(devices: DeviceManager, spec: DeviceSpec) -> str | None:

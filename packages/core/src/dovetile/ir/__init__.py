@@ -1,5 +1,7 @@
 """The intermediate representation: one node type, few operations, rewrite rules as data."""
 
+from __future__ import annotations
+
 from dovetile.ir.ops import AddressSpace as AddressSpace
 from dovetile.ir.ops import AxisKind as AxisKind
 from dovetile.ir.ops import Op as Op

@@ -84,12 +84,13 @@ class Op(Enum):
     # tensor level: (x), arg (op, count): reduces the last `count` axes.
     # loop level: (x, *ranges), arg op: reduces over the ranges.  op in ADD, MUL, MAX, MIN
     REDUCE = auto()
-    # tensor level: (x, i0, ..., ik-1) -> x[i0, ..., ik-1]: equally shaped index-dtype tensors address
-    # the leading axes; every index must lie in bounds.  arg: None, or the text for a fault.
+    # tensor level: (x, i0, ..., ik-1) -> x[i0, ..., ik-1]: equally shaped index-dtype tensors
+    # address the leading axes; each must lie in bounds.  arg: None, or the text for a fault.
     # loop/program level: (buffer, i) -> the address of element i (flat); i may be a vector.
     INDEX = auto()
-    LOAD = auto()  # (INDEX) or (INDEX, alternative, gate) -> the value there, alternative if not gate
-    # tensor level: (target, x), target a view (movement or INDEX) of a BUFFER; arg None or a reduce op
+    LOAD = auto()  # (INDEX) -> the value there; (INDEX, x, gate) -> x where the gate is false
+    # tensor level: (target, x), target a view (movement or INDEX) of a BUFFER; arg None or a
+    # reduce op
     # loop level: (INDEX, x) or (INDEX, x, gate).  Nothing but STORE writes.
     STORE = auto()
     AFTER = auto()  # (x, *effects) -> x once the effects have happened

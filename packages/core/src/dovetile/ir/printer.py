@@ -1,16 +1,16 @@
 """Nodes and graphs as text: a numbered listing that reads back, and compact index expressions.
 
-    >>> from dovetile.ir import UOp
-    >>> graph = UOp.range(4, id=0) * 2 + 1
-    >>> print(format_graph(graph))
-    0 = CONST() index 4
-    1 = RANGE(0) index RangeArg(id=0, kind=AxisKind.LOOP)  # r0
-    2 = CONST() index 2
-    3 = MUL(1, 2) index  # r0*2
-    4 = CONST() index 1
-    5 = ADD(3, 4) index  # r0*2 + 1
-    >>> parse_graph(format_graph(graph)) is graph
-    True
+>>> from dovetile.ir import UOp
+>>> graph = UOp.range(4, id=0) * 2 + 1
+>>> print(format_graph(graph))
+0 = CONST() index 4
+1 = RANGE(0) index RangeArg(id=0, kind=AxisKind.LOOP)  # r0
+2 = CONST() index 2
+3 = MUL(1, 2) index  # r0*2
+4 = CONST() index 1
+5 = ADD(3, 4) index  # r0*2 + 1
+>>> parse_graph(format_graph(graph)) is graph
+True
 """
 
 from __future__ import annotations
@@ -186,7 +186,9 @@ def parse_graph(text: str) -> UOp:
             continue
         match = _LINE.fullmatch(line)
         if match is None:
-            raise FileFormatError(f"[parse_graph] {line!r}; right is: number = OP(sources) dtype arg")
+            raise FileFormatError(
+                f"[parse_graph] {line!r}; right is: number = OP(sources) dtype arg"
+            )
         number, name, sources, dtype, argument = match.groups()
         try:
             src = tuple(nodes[int(s)] for s in sources.split(",") if s.strip())

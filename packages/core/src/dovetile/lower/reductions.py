@@ -9,7 +9,7 @@ import itertools
 
 from dovetile.dtypes import DType, Scalar
 from dovetile.ir.ops import AddressSpace, Op
-from dovetile.ir.rewrite import substitute
+from dovetile.ir.rewrite import substitute, substitute_ranges
 from dovetile.ir.uop import UOp, toposort
 
 
@@ -64,7 +64,7 @@ def _loop(
         register = UOp.buffer(1, node.dtype, slot=next(slots), space=AddressSpace.REG)
         start = constant(identity(node.arg, node.dtype.scalar), node.dtype)
         first = register.after(*outer).index(0).store(start)
-        body = substitute(node.src[0], changed)
+        body = substitute_ranges(node.src[0], changed)
         terms = body.src if body.op is Op.GROUP else (body,)
         value = register.after(first, *inner).index(0).load(dtype=node.dtype)
         for term in terms:

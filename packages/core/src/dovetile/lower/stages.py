@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 from dovetile.ir.ops import AddressSpace, Op
-from dovetile.ir.rewrite import substitute
+from dovetile.ir.rewrite import substitute, substitute_ranges
 from dovetile.ir.uop import UOp, toposort
 
 _ALIGNMENT = 64
@@ -31,7 +31,7 @@ def lower_stages(sink: UOp) -> tuple[UOp, int]:
             nbytes = count * value.dtype.itemsize
             offset += -(-nbytes // _ALIGNMENT) * _ALIGNMENT
         inner = tuple(UOp.range(r.src[0], r.arg.kind) for r in ranges)
-        fill_value = substitute(value, dict(zip(ranges, inner)))
+        fill_value = substitute_ranges(value, dict(zip(ranges, inner)))
         outer = sorted(fill_value.ranges.difference(inner), key=lambda r: r.arg.id)
         place = buffer.after(*outer)
         fill = place.index(position(inner, sizes)).store(fill_value).end(*inner)

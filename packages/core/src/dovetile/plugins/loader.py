@@ -195,16 +195,14 @@ class PluginRegistry:
     def compilers(self, device: str) -> list[CompilerSpec]:
         """The compilers of a device in order of preference: its own, then those of other plugins.
 
-        Renderers are filled in; a compiler with none of its own whose language nobody renders
-        is left out.
+        Renderers are filled in; None is left where nobody renders the compiler's language.
         """
         own = [c for spec in self.devices() if spec.name == device for c in spec.compilers]
         added = [compiler for compiler in self._of_kind("compiler") if compiler.device == device]
         renderers = {spec.language: spec.renderer for spec in self._of_kind("renderer")}
         return [
-            replace(compiler, renderer=compiler.renderer or renderers[compiler.language])
+            replace(compiler, renderer=compiler.renderer or renderers.get(compiler.language))
             for compiler in own + added
-            if compiler.renderer is not None or compiler.language in renderers
         ]
 
     def passes(self, stage: str, capabilities: Capabilities) -> list[PassSpec]:

@@ -238,6 +238,8 @@ class DeviceManager:
 
 def availability(compiler: CompilerSpec) -> str | None:
     """None where the compiler can be used here, else why not; an exception is a reason too."""
+    if compiler.renderer is None:
+        return f"no plugin brings a renderer for the language {compiler.language!r}"
     try:
         return compiler.available()
     except Exception as error:

@@ -55,7 +55,7 @@ class Capabilities:
     """
 
     architecture: str
-    """The exact target, part of every cache key, for example ``x86_64-sapphirerapids``."""
+    """The exact target (instruction set and model), part of every cache key."""
     dtypes: frozenset[str] = STANDARD_DTYPES
     """Names of the dtypes that can be stored and loaded."""
     arithmetic_dtypes: frozenset[str] = STANDARD_DTYPES - {"float16", "bfloat16"}

@@ -1,6 +1,6 @@
 """C-style text for a linear kernel: the base renderer, and what targets may change of it.
 
-Every value is a constant variable. Vectors are the vector extensions that GCC and Clang share. A
+Every value is a constant variable. Vectors are the vector extensions of common C compilers. A
 vector of bool is a vector of signed bytes, 0 or -1, so that masks combine with & | ^; a scalar
 bool is `_Bool`; both are one byte, 0 or 1, in memory. Signed arithmetic wraps: it is done unsigned.
 """

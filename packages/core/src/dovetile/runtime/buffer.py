@@ -51,10 +51,11 @@ class Buffer:
 
     def __del__(self) -> None:
         # The attributes may be missing where __init__ raised.
-        if getattr(self, "_allocation", None) is not None:
-            self.device.allocator.free(self._allocation)
-        elif getattr(self, "_host", None) is not None:
-            self.device.queue.retire(self._host)
+        allocation, host = getattr(self, "_allocation", None), getattr(self, "_host", None)
+        if allocation is not None:
+            self.device.allocator.free(allocation)
+        elif host is not None:
+            self.device.queue.retire(host)
 
     @property
     def address(self) -> int:
@@ -159,7 +160,7 @@ class Buffer:
                 f"have the buffer's {self.nbytes} bytes"
             )
         # Through uint8: memoryview knows nothing of types such as bfloat16.
-        return memoryview(content.reshape(-1).view(np.uint8))
+        return content.reshape(-1).view(np.uint8).data
 
 
 class _HostView:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from dovetile import cache
+from dovetile.errors import CompileError, DovetileError
 
 if TYPE_CHECKING:
-    from dovetile.plugins import Capabilities
+    from dovetile.lower.linear import LinearKernel
     from dovetile.runtime.device import Device
     from dovetile.runtime.program import Program
 
@@ -25,8 +26,8 @@ class Renderer(Protocol):
     language: str
     """``c``, ``llvm-ir``, ..."""
 
-    def render(self, program: Any, name: str, capabilities: Capabilities) -> str:
-        """The source of the kernel `name`."""
+    def render(self, kernel: LinearKernel) -> str:
+        """The source that defines the kernel."""
         ...
 
 
@@ -64,33 +65,52 @@ compiled_counts = Counts()
 _NAMESPACE = "kernel"
 
 
-def binary_key(compiler: Compiler, source: str) -> str:
-    """The key of a compiled source in the cache on disk."""
-    content = f"{compiler.fingerprint()}\0{source}"
-    return hashlib.sha256(content.encode()).hexdigest()
+def binary_keys(compiler: Compiler, sources: Sequence[str]) -> list[str]:
+    """The key of each source's binary in the cache on disk."""
+    fingerprint = compiler.fingerprint().encode()
+    return [
+        hashlib.sha256(b"%s\0%s" % (fingerprint, source.encode())).hexdigest() for source in sources
+    ]
 
 
 def compile_binaries(compiler: Compiler, sources: Sequence[str]) -> list[bytes]:
-    """The binary of each source, from the cache on disk or the compiler."""
-    keys = [binary_key(compiler, source) for source in sources]
+    """The binary of each source, from the cache on disk or the compiler. Raises CompileError."""
+    keys = binary_keys(compiler, sources)
+    found = _binaries(compiler, dict(zip(keys, sources)))
+    return [found[key] for key in keys]
+
+
+def _binaries(compiler: Compiler, sources: dict[str, str]) -> dict[str, bytes]:
+    """Binaries by key, of sources by key."""
     found: dict[str, bytes] = {}
     missing: dict[str, str] = {}
-    for key, source in zip(keys, sources):
-        if key in found or key in missing:
-            continue
+    for key, source in sources.items():
         entry = cache.get(_NAMESPACE, key)
         if entry is None:
             missing[key] = source
         else:
             found[key] = entry[1]
-            compiled_counts.from_cache += 1
+    compiled_counts.from_cache += len(found)
     if missing:
-        binaries = compiler.compile_many(list(missing.values()))
-        compiled_counts.compiled += len(missing)
-        for key, binary in zip(missing, binaries):
-            cache.put(_NAMESPACE, key, {"compiler": compiler.fingerprint()}, binary)
+        header = {"compiler": compiler.fingerprint()}
+        for key, binary in zip(missing, _compile(compiler, list(missing.values()))):
+            cache.put(_NAMESPACE, key, header, binary)
             found[key] = binary
-    return [found[key] for key in keys]
+        compiled_counts.compiled += len(missing)
+    return found
+
+
+def _compile(compiler: Compiler, sources: list[str]) -> list[bytes]:
+    """What the compiler makes of the sources; whatever else it raises becomes a CompileError."""
+    try:
+        return compiler.compile_many(sources)
+    except DovetileError:
+        raise
+    except Exception as error:
+        raise CompileError(
+            f"[compile] {type(compiler).__name__} crashed with {type(error).__name__}: {error}; "
+            "DEV=DEVICE:COMPILER takes another, `dovetile doctor` tells which of them work"
+        ) from error
 
 
 def compile_programs(device: Device, kernels: Sequence[tuple[str, str]]) -> list[Program]:
@@ -101,13 +121,32 @@ def compile_programs(device: Device, kernels: Sequence[tuple[str, str]]) -> list
 
     Raises CompileError.
     """
-    keys = [f"{name}\0{binary_key(device.compiler, source)}" for name, source in kernels]
-    wanted = {
-        key: kernel for key, kernel in zip(keys, kernels) if key not in device.programs
-    }
-    binaries = compile_binaries(device.compiler, [source for _, source in wanted.values()])
+    compiler = device.compiler
+    keys = binary_keys(compiler, [source for _, source in kernels])
+    # One binary may hold several kernels: programs have the name in their key, binaries not.
+    programs = [f"{key}/{name}" for key, (name, _) in zip(keys, kernels)]
+    new = [i for i, program in enumerate(programs) if program not in device.programs]
+    binaries = _binaries(compiler, {keys[i]: kernels[i][1] for i in new})
     with device.programs_lock:
-        for (key, (name, _)), binary in zip(wanted.items(), binaries):
-            if key not in device.programs:
-                device.programs[key] = device.load(binary, name)
-    return [device.programs[key] for key in keys]
+        for i in new:
+            if programs[i] not in device.programs:
+                device.programs[programs[i]] = device.load(binaries[keys[i]], kernels[i][0])
+    return [device.programs[program] for program in programs]
+
+
+def load_programs(kernels: Sequence[tuple[Device, str, str]]) -> list[Program] | None:
+    """Programs from the kernel cache alone, given (device, name, key of the compiled code) of each;
+    None where one of them is not there."""
+    programs = []
+    for device, name, binary in kernels:
+        key = f"{binary}/{name}"
+        program = device.programs.get(key)
+        if program is None:
+            entry = cache.get(_NAMESPACE, binary)
+            if entry is None:
+                return None
+            compiled_counts.from_cache += 1
+            with device.programs_lock:
+                program = device.programs.setdefault(key, device.load(entry[1], name))
+        programs.append(program)
+    return programs

@@ -184,8 +184,9 @@ class Queue(ABC):
     def barrier(self) -> None:
         """Record that later commands see all effects of earlier ones.
 
-        Queues run their commands in order, each after the other, unless they say otherwise.
+        There is nothing to do where, as by default, each command waits for the one before.
         """
+        return None
 
     @abstractmethod
     def submit(self) -> int:

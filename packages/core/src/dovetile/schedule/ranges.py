@@ -48,6 +48,7 @@ class RangeBuilder:
     reads: dict[UOp, set[UOp | None]] = field(default_factory=dict)
     checks: list[Check] = field(default_factory=list)
     padded: dict[UOp, UOp] = field(default_factory=dict)
+    reduced: dict[UOp, UOp] = field(default_factory=dict)
     _memo: dict[tuple, UOp] = field(default_factory=dict)
     _simplified: dict[UOp, UOp] = field(default_factory=dict)
     _reduce_ranges: dict[tuple, tuple[UOp, ...]] = field(default_factory=dict)
@@ -56,7 +57,9 @@ class RangeBuilder:
     # -- driving: the steps below are generators, so depth costs no Python recursion ---------------
 
     def value(self, node: UOp, indices: Indices) -> UOp:
-        """The element of `node` at `indices`."""
+        """The element of `node` at `indices`; `node` itself is computed, not read."""
+        if node.op is Op.STAGE:
+            node = node.src[0]
         return self._run((node, indices, _OPEN, None))
 
     def address(self, view: UOp, indices: Indices) -> tuple[UOp, UOp, Gate]:
@@ -115,6 +118,8 @@ class RangeBuilder:
             return node
         if op is Op.IOTA:
             return indices[0]
+        if node in self.inline and op is Op.AFTER:
+            return (yield (node.src[1].src[1], indices, gate, None))
         if op in (Op.AFTER, Op.STAGE):
             state = state or (node if op is Op.AFTER else None)
             return (yield (node.src[0], indices, gate, state))
@@ -127,7 +132,10 @@ class RangeBuilder:
             ranges = self._ranges_of(indices, node.src[0].shape[-count:])
             body = yield (node.src[0], indices + ranges, gate, None)
             loops = tuple(r for r in ranges if r.op is Op.RANGE)
-            result = UOp(Op.REDUCE, node.dtype, (body, *loops), kind) if loops else body
+            if not loops:
+                return body
+            result = UOp(Op.REDUCE, node.dtype, (body, *loops), kind)
+            self.reduced[result] = node
             if kind is not Op.MUL and body in self._zero_outside:
                 self._zero_outside[result] = self._zero_outside[body]
             return result
@@ -306,7 +314,7 @@ class RangeBuilder:
             amounts.append((before, after))
             moved.append(i + before if before else i)
         padded = node.pad(tuple(amounts))
-        if padded.size > 2 * node.size + 4096:
+        if padded.size > 4 * node.size + 4096:
             return None, indices
         if padded not in self.padded:
             self.padded[padded] = UOp.buffer(padded.size, node.dtype, node.device)

@@ -1,5 +1,7 @@
 """Simplification by rewrite rules: constants, integer algebra, logic, movement."""
 
+from __future__ import annotations
+
 from dovetile.ir.symbolic.constants import evaluate as evaluate
 from dovetile.ir.symbolic.constants import simplify_constants as simplify_constants
 from dovetile.ir.symbolic.integer import floor_divide as floor_divide

@@ -9,8 +9,8 @@ import numpy as np
 
 from dovetile import dtypes
 from dovetile.dtypes import DType, Scalar
-from dovetile.ir.ops import COMMUTATIVE, ELEMENTWISE, Op
-from dovetile.ir.pattern import Pat, RuleSet
+from dovetile.ir.ops import BINARY, COMMUTATIVE, TERNARY, UNARY, Op
+from dovetile.ir.pattern import Pat, Rule, RuleSet
 from dovetile.ir.uop import UOp
 
 # -- Folding ---------------------------------------------------------------------------------------
@@ -104,12 +104,7 @@ def _shift(op: Op, dtype: DType, value: int, count: int) -> int:
 
 
 def _fold(node: UOp) -> UOp | None:
-    numbers = []
-    for s in node.src:
-        number = s.constant
-        if number is None:
-            return None
-        numbers.append(number)
+    numbers = [s.constant for s in node.src if s.constant is not None]
     value = evaluate(node.op, node.dtype.scalar, numbers, node.src[0].dtype)
     return None if value is None else node.const_like(value)
 
@@ -154,7 +149,7 @@ def _cast_of_where(c: UOp, x: UOp, y: UOp, cast: UOp) -> UOp | None:
 # -- Identities ------------------------------------------------------------------------------------
 
 
-def _merge_constants(op: Op) -> tuple[Pat, Callable[..., UOp]]:
+def _merge_constants(op: Op) -> Rule:
     """(x op c) op d = x op (c op d), for integers, which wrap, and for MAX and MIN of any type."""
     x, c, d = Pat.var("x"), Pat.constant("c"), Pat.constant("d")
     kinds = "biuf" if op in (Op.MAX, Op.MIN) else "biu"
@@ -170,7 +165,7 @@ def _constant_last(node: UOp, x: UOp) -> UOp | None:
 
 def _add_negative_zero(x: UOp, c: UOp) -> UOp | None:
     # x + 0.0 is not x where x is -0.0.
-    return x if math.copysign(1.0, float(c.constant or 0.0)) < 0 else None
+    return x if c.constant is not None and _sign(float(c.constant)) < 0 else None
 
 
 def _divide_by_power(x: UOp, c: UOp) -> UOp | None:
@@ -190,7 +185,16 @@ integers = "biu"
 true, false = Pat.constant(value=True, kind="b"), Pat.constant(value=False, kind="b")
 negation = Pat(Op.XOR, (flag, true))
 
-fold_constants = RuleSet([(Pat(ELEMENTWISE, name="node"), _fold)], "fold_constants")
+_number = Pat.constant()
+fold_constants = RuleSet(
+    [
+        (Pat(UNARY, (_number,), name="node"), _fold),
+        (Pat(BINARY, (_number, _number), name="node", ordered=True), _fold),
+        (Pat(TERNARY, (_number, _number, _number), name="node"), _fold),
+    ],
+    "fold_constants",
+    remember=True,
+)
 
 identities = RuleSet(
     [
@@ -212,10 +216,7 @@ identities = RuleSet(
         (Pat((Op.FLOORDIV, Op.FLOORMOD), (x, zero)), lambda x: x.const_like(0)),
         (Pat((Op.FLOORDIV, Op.FLOORMOD), (Pat.constant("c", 0), x)), lambda c, x: c),
         (Pat(Op.FLOORMOD, (x, Pat.constant(value=1))), lambda x: x.const_like(0)),
-        *[
-            _merge_constants(op)
-            for op in (Op.ADD, Op.MUL, Op.MAX, Op.MIN, Op.AND, Op.OR, Op.XOR)
-        ],
+        *[_merge_constants(op) for op in (Op.ADD, Op.MUL, Op.MAX, Op.MIN, Op.AND, Op.OR, Op.XOR)],
         # the same operand twice
         (Pat((Op.MAX, Op.MIN, Op.AND, Op.OR), (x, x)), lambda x: x),
         (Pat(Op.XOR, (x, x)), lambda x: x.const_like(0)),
@@ -254,10 +255,14 @@ identities = RuleSet(
         (Pat(Op.CAST, (Pat(Op.CAST, (x,), name="inner"),), name="outer"), _cast_of_cast),
         (Pat(Op.CAST, (Pat(Op.WHERE, (Pat.var("c"), x, y)),), name="cast"), _cast_of_where),
         (Pat(Op.BITCAST, (x,), name="cast"), lambda x, cast: x if x.dtype is cast.dtype else None),
-        (Pat(Op.BITCAST, (Pat(Op.BITCAST, (x,)),), name="cast"), lambda x, cast: x.bitcast(cast.dtype)),
+        (
+            Pat(Op.BITCAST, (Pat(Op.BITCAST, (x,)),), name="cast"),
+            lambda x, cast: x.bitcast(cast.dtype),
+        ),
         (Pat(Op.TRUNC, (Pat(Op.TRUNC, name="inner"),)), lambda inner: inner),
     ],
     "identities",
+    remember=True,
 )
 
 

@@ -1,8 +1,8 @@
 """Integer algebra on index expressions, which never overflow: sums, products, floor division,
 remainders, minima, maxima and comparisons.
 
-The functions are constructors: from canonical operands they build the canonical node, so a node that
-is canonical already comes back as itself. The rules at the end call them.
+The functions are constructors: from canonical operands they build the canonical node, so a node
+that is canonical already comes back as itself. The rules at the end call them.
 """
 
 from __future__ import annotations
@@ -414,4 +414,5 @@ simplify_index = RuleSet(
         ),
     ],
     "simplify_index",
+    remember=True,
 )

@@ -77,11 +77,14 @@ def _permute_units(x: UOp, node: UOp) -> UOp | None:
     return x.reshape(node.shape) if longer == sorted(longer) else None
 
 
-# -- EXPAND: what moves only the axes it added, or only the value's own -----------------------------
+# -- EXPAND: what moves only the axes it added, or only the value's own ----------------------------
 
 
 def _expand_of_units(x: UOp, node: UOp) -> UOp | None:
-    return x.reshape(node.shape) if all(n == 1 for n in node.arg) else None
+    # A number keeps its EXPAND, whatever the shape: that is its one form.
+    if x.op is Op.CONST or any(n != 1 for n in node.arg):
+        return None
+    return x.reshape(node.shape)
 
 
 def _reshape_of_expand(x: UOp, outer: UOp) -> UOp | None:
@@ -151,4 +154,5 @@ simplify_movement = RuleSet(
         (_pair(Op.FLIP, Op.EXPAND), _flip_of_expand),
     ],
     "simplify_movement",
+    remember=True,
 )

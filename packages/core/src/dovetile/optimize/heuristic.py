@@ -1,0 +1,195 @@
+"""Heuristics for everything that is not a contraction: elementwise work, reductions, movement.
+
+Vectors first: along the output axis or, inside a reduction, along the reduced axis, whichever makes
+most accesses contiguous. Then copies for independent accumulators, then threads.
+"""
+
+from __future__ import annotations
+
+from dovetile.ir.ops import AxisKind, Op
+from dovetile.ir.uop import UOp
+from dovetile.optimize.analysis import Access, Analysis, extent, power_of_two_up_to, size
+from dovetile.optimize.opts import Bind, GroupReduce, Opt, Split, Tail, apply_opts, output_axes
+from dovetile.plugins.specs import Capabilities
+
+# Less work than this is not worth waking another worker.
+_PARALLEL_WORK = 100_000
+_STRIDED = 1.2
+
+
+def loop_opts(facts: Analysis, capabilities: Capabilities) -> list[Opt]:
+    """The schedule of a kernel that is no contraction."""
+    opts: list[Opt] = []
+    lanes = capabilities.vector_bytes // facts.itemsize
+    small = _small_reductions(facts)
+    opts += [Bind(r.arg.id, AxisKind.UNROLL) for r in small]
+    vector, reduced = (None, {}) if lanes < 2 else _vector_axes(facts, lanes, small)
+    fresh = max((r.arg.id for r in _all_axes(facts)), default=-1) + 1
+    if vector is not None:
+        width = _lanes_for(vector, lanes, facts.idempotent)
+        if width > 1:
+            if width < size(vector):
+                opts.append(Split(vector.arg.id, width))
+                fresh += 1
+                blocks = -(-size(vector) // width)
+                copies = _copies(facts, vector, blocks)
+                if copies > 1:
+                    opts.append(Split(fresh - 1, copies))
+                    opts.append(Bind(fresh - 1, AxisKind.UNROLL))
+                    fresh += 1
+            opts.append(Bind(vector.arg.id, AxisKind.VECTOR))
+    for axis in dict.fromkeys(reduced.values()):
+        width = min(lanes, power_of_two_up_to(size(axis)))
+        if width < 2:
+            continue
+        chunks = size(axis) // width
+        copies = 4 if chunks >= 16 else 2 if chunks >= 4 else 1
+        block = width * copies
+        if size(axis) % block:
+            opts.append(Tail(axis.arg.id, block))
+            fresh += 1
+        whole = size(axis) - size(axis) % block
+        grouped = [axis.arg.id]
+        if whole > width:
+            opts.append(Split(axis.arg.id, width))
+            chunk, fresh = fresh, fresh + 1
+            if copies > 1:
+                if whole > block:
+                    opts.append(Split(chunk, copies))
+                    fresh += 1
+                opts.append(Bind(chunk, AxisKind.UNROLL))
+                grouped.insert(0, chunk)
+            opts.append(GroupReduce(tuple(grouped)))
+        opts.append(Bind(axis.arg.id, AxisKind.VECTOR))
+    return opts
+
+
+def parallel(facts: Analysis, capabilities: Capabilities) -> bool:
+    """Whether there are several workers, and enough to do for them."""
+    several = "THREAD" in capabilities.parallel_axes and capabilities.threads > 1
+    return several and facts.work >= _PARALLEL_WORK
+
+
+def thread_opts(kernel: UOp, capabilities: Capabilities) -> list[Opt]:
+    """Binds an output axis to the workers, in a kernel as it is after the other Opts."""
+    threads = capabilities.threads
+    outer = set(output_axes(kernel))
+    allowed = [r for r in output_axes(kernel) if r.arg.kind is AxisKind.LOOP]
+    for node in kernel.toposort():
+        if node.op is Op.REDUCE:
+            rows = node.ranges & outer
+            if rows != frozenset(outer) and not all(
+                r.arg.kind in (AxisKind.UNROLL, AxisKind.VECTOR) for r in outer - rows
+            ):
+                allowed = [r for r in allowed if r in rows]
+    best = next((r for r in allowed if size(r) >= 8 * threads), None) or max(
+        allowed, key=size, default=None
+    )
+    if best is None or size(best) < 2 or not best.src[0].is_const:
+        return []
+    n = size(best)
+    parts = min(n, 4 * threads)
+    if n == parts:
+        return [Bind(best.arg.id, AxisKind.THREAD)]
+    fresh = max(r.arg.id for r in kernel.toposort() if r.op is Op.RANGE) + 1
+    exact = next((p for p in range(parts, threads, -1) if n % p == 0), None)
+    parts = exact or parts
+    return [Split(best.arg.id, -(-n // parts), "short"), Bind(fresh, AxisKind.THREAD)]
+
+
+def _all_axes(facts: Analysis) -> set[UOp]:
+    return {n for n in facts.nodes if n.op is Op.RANGE}
+
+
+def _small_reductions(facts: Analysis) -> list[UOp]:
+    """Reduced axes so short that copies are cheaper than a loop."""
+    found: dict[UOp, None] = {}
+    for node in facts.reductions:
+        axes = [r for r in node.src[1:] if r.src[0].is_const]
+        if len(axes) == len(node.src) - 1 and extent(tuple(axes)) <= 9:
+            found.update(dict.fromkeys(axes))
+    return list(found)
+
+
+def _lanes_for(axis: UOp, lanes: int, idempotent: bool) -> int:
+    """Lanes for an axis: blocks may overlap, except where elements must be computed once."""
+    n = size(axis)
+    width = min(lanes, power_of_two_up_to(n))
+    if not idempotent:
+        while n % width:
+            width //= 2
+    return width
+
+
+def _copies(facts: Analysis, vector: UOp, blocks: int) -> int:
+    """Independent vectors side by side: a sum along another axis needs several accumulators."""
+    if any(vector in r.ranges for r in facts.reductions):
+        for copies in (4, 2):
+            if blocks % copies == 0:
+                return copies
+    return 1
+
+
+def _vector_axes(
+    facts: Analysis, lanes: int, unrolled: list[UOp]
+) -> tuple[UOp | None, dict[UOp, UOp]]:
+    """(the output axis to vectorise or None, for each REDUCE outside of it the reduced axis)."""
+    best: tuple[float, UOp | None, dict[UOp, UOp]] | None = None
+    for vector in [*(r for r in facts.free if r.src[0].is_const and size(r) > 1), None]:
+        cost, reduced = 0.0, {}
+        for node in facts.reductions:
+            if vector is None or vector not in node.ranges:
+                choice = _reduced_axis(facts, node, lanes, unrolled)
+                if choice is not None:
+                    reduced[node] = choice
+        inside = {r: axis for r in facts.reductions if (axis := reduced.get(r)) is not None}
+        axes = set(inside.values())
+        for a in facts.accesses:
+            # Loads of the loop that vectorises a reduced axis, or those of the output's loop.
+            axis = next((r for r in axes if r in a.node.ranges), vector)
+            cost += a.count * _price(a, axis, lanes)
+        if best is None or cost < best[0]:
+            best = (cost, vector, reduced)
+    assert best is not None
+    return best[1], best[2]
+
+
+def _reduced_axis(facts: Analysis, node: UOp, lanes: int, unrolled: list[UOp]) -> UOp | None:
+    loads = [a for a in facts.loads if set(node.src[1:]) & a.node.ranges]
+    best, least = None, sum(a.count for a in loads) * 0.99
+    for axis in node.src[1:]:
+        if axis in unrolled or not axis.src[0].is_const or size(axis) < 4:
+            continue
+        cost = sum(a.count * _price(a, axis, lanes) for a in loads)
+        if cost < least:
+            best, least = axis, cost
+    return best
+
+
+def _price(a: Access, axis: UOp | None, lanes: int) -> float:
+    """Time of an access per element, when `axis` runs along the lanes of a vector."""
+    if axis is None or axis not in a.node.ranges:
+        return 1.0 if axis is None else 1.0 / lanes
+    stride = a.stride(axis)
+    used = min(lanes, power_of_two_up_to(size(axis)))
+    if stride == 1:
+        return 1.0 / used
+    if stride == 0:
+        return 1.0 / used
+    return _STRIDED
+
+
+def heuristic(kernel: UOp, capabilities: Capabilities) -> list[Opt]:
+    """The Opts for a kernel on a target of workers with vectors."""
+    from dovetile.optimize.contraction import contraction_opts
+
+    facts = Analysis(kernel)
+    if not facts.outputs and not facts.reductions:
+        return []
+    opts = contraction_opts(facts, capabilities)
+    if opts is not None:
+        return opts
+    opts = loop_opts(facts, capabilities)
+    if not parallel(facts, capabilities):
+        return opts
+    return opts + thread_opts(apply_opts(kernel, opts), capabilities)

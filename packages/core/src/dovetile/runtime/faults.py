@@ -1,0 +1,45 @@
+"""Reports of kernels about data that only they see, such as an index out of bounds.
+
+Each device has one word of memory. A kernel that meets a bad value writes a code there and goes on
+(it reads zeros); whoever waits for the device next gets the exception.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+
+import numpy as np
+
+from dovetile import dtypes
+from dovetile.errors import IndexOutOfRangeError
+from dovetile.runtime.buffer import Buffer
+from dovetile.runtime.device import Device
+
+_texts: dict[int, str] = {}
+_words: weakref.WeakKeyDictionary[Device, Buffer] = weakref.WeakKeyDictionary()
+
+
+def fault_buffer(device: Device) -> Buffer:
+    """The word of a device, zero at first."""
+    if device not in _words:
+        word = Buffer(device, 4, dtypes.uint32)
+        word.copy_in(np.zeros(1, np.uint32))
+        _words[device] = word
+    return _words[device]
+
+
+def register_faults(texts: Mapping[int, str]) -> None:
+    """Makes the texts of fault codes known to `check_faults`."""
+    _texts.update(texts)
+
+
+def check_faults(device: Device) -> None:
+    """Raises IndexOutOfRangeError where a kernel that has completed reported a bad index."""
+    word = _words.get(device)
+    if word is None:
+        return
+    code = int(word.to_numpy()[0])
+    if code:
+        word.copy_in(np.zeros(1, np.uint32))
+        raise IndexOutOfRangeError(_texts.get(code, f"[index] out of bounds (code {code})"))

@@ -1,0 +1,18 @@
+"""From a graph of tensors to kernels that have run.
+
+    realization normalise the graph, find its plan or make it, run it
+    simplify    rewrites of the tensor graph
+    place       what to hold in memory, what to recompute
+    ranges      loop indices instead of shapes
+    kernels     kernels, joined where they share loops, in order
+    loops       loops made canonical
+    memory      temporaries that live at different times share memory
+    plan, run   the result as data, and how it is executed
+"""
+
+from dovetile.schedule.realization import attach as attach
+from dovetile.schedule.realization import buffer_of as buffer_of
+from dovetile.schedule.realization import forget as forget
+from dovetile.schedule.realization import is_realized as is_realized
+from dovetile.schedule.realization import realize as realize
+from dovetile.schedule.realization import realized as realized

@@ -1,0 +1,494 @@
+"""Kernels from a placement: values get loops, kernels that share loops join, and all get an order."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from dovetile import dtypes
+from dovetile.errors import GraphError
+from dovetile.ir.ops import AxisKind, Op
+from dovetile.ir.rewrite import substitute_ranges
+from dovetile.ir.uop import UOp, toposort
+from dovetile.plugins.specs import Capabilities
+from dovetile.schedule.place import Placement
+from dovetile.schedule.ranges import Check, RangeBuilder, _all
+
+_ZERO = UOp.const(0)
+FAULT_SLOT = -1
+# A reduction of fewer elements is computed inside its kernel even if that leaves few parallel rows.
+_SMALL = 32768
+
+
+class NeedsCopy(Exception):
+    """A buffer's old content is needed after it has been overwritten."""
+
+    def __init__(self, buffer: UOp) -> None:
+        super().__init__(buffer)
+        self.buffer = buffer
+
+
+@dataclass(eq=False)
+class Kernel:
+    """A kernel in the making: its roots (held values and STOREs) and what they touch."""
+
+    roots: list[UOp]
+    shape: tuple[int, ...]
+    device: str
+    ast: UOp | None = None
+    reads: dict[UOp, set[UOp | None]] = field(default_factory=dict)
+    writes: dict[UOp, UOp] = field(default_factory=dict)
+    checks: list[Check] = field(default_factory=list)
+    reductions: tuple[tuple[int, ...], ...] = ()
+    contraction: bool = False
+    sequential: bool = False
+
+
+class KernelMaker:
+    """Builds all kernels of a placement, holding more values where loops show that it must be."""
+
+    def __init__(
+        self, placement: Placement, capabilities: dict[str, Capabilities], device: str
+    ) -> None:
+        self.placement = placement
+        self.capabilities = capabilities
+        self.default_device = device
+        self.buffers: dict[UOp, UOp] = {}
+        self.kernels: list[Kernel] = []
+        self.copies: list[Kernel] = []
+
+    def run(self) -> list[Kernel]:
+        """All kernels (a COPY has no ast), in an order that respects every dependency."""
+        roots = [
+            n for n in self.placement.nodes if n in self.placement.held or n.op is Op.STORE
+        ]
+        for root in roots:
+            self._buffer(root)
+        waiting, made = list(reversed(roots)), set()
+        while waiting:
+            root = waiting.pop()
+            if root in made:
+                continue
+            more = self._attempt(root)
+            if more:
+                waiting += [root, *more]
+            else:
+                made.add(root)
+        kernels = self._joined(self.kernels)
+        return order(kernels, self.buffers)
+
+    def _buffer(self, root: UOp) -> None:
+        if root.op is not Op.STORE and root not in self.buffers:
+            device = root.device or self.default_device
+            self.buffers[root] = UOp.buffer(root.size, root.dtype, device)
+
+    def _attempt(self, root: UOp) -> list[UOp]:
+        """Builds the kernel of a root; or says which values must be held before it can be."""
+        if root.op is Op.COPY:
+            self._copy(root)
+            return []
+        kernel = Kernel([root], *self._shape_of(root))
+        builder = self.build(kernel)
+        if 0 in kernel.shape:
+            return []
+        evicted = self._evict(kernel, builder)
+        if root.op is Op.STORE and not evicted and self._overlaps(kernel):
+            evicted = [root.src[1]]
+        for node in evicted:
+            self.placement.held[node] = None
+            self._buffer(node)
+        if evicted:
+            return list(dict.fromkeys(evicted))
+        self.kernels.append(kernel)
+        more = []
+        for padded, buffer in builder.padded.items():
+            if padded not in self.buffers:
+                self.buffers[padded] = buffer
+                self.placement.held[padded] = None
+                more.append(padded)
+        for node in more:
+            nested = self._attempt(node)
+            if nested:
+                raise GraphError("[schedule] a padded copy cannot be built in one kernel")
+        return []
+
+    def _shape_of(self, root: UOp) -> tuple[tuple[int, ...], str]:
+        shape = root.src[1].shape if root.op is Op.STORE else root.shape
+        device = (root.src[0] if root.op is Op.STORE else root).device or self.default_device
+        return shape, device
+
+    def _copy(self, root: UOp) -> None:
+        kernel = Kernel([root], root.shape, root.arg)
+        source, state = root.src[0], None
+        while source not in self.buffers and source.op is not Op.BUFFER:
+            state = state or (source if source.op is Op.AFTER else None)
+            source = source.src[0]
+        kernel.reads[self.buffers.get(source, source)] = {state}
+        kernel.writes[self.buffers[root]] = root
+        if root.size:
+            self.kernels.append(kernel)
+
+    # -- one kernel --------------------------------------------------------------------------------
+
+    def build(self, kernel: Kernel) -> RangeBuilder:
+        """Gives the kernel its loops: fills in ast, reads, writes and checks."""
+        inline = frozenset(kernel.roots) | self._states(kernel.roots)
+        contraction = [r for r in kernel.roots if self._contracts(r)]
+        kernel.contraction = bool(contraction)
+        builder = RangeBuilder(self.buffers, inline, pad_operands=kernel.contraction)
+        for node, buffer in self.buffers.items():
+            if node.op is Op.PAD:
+                builder.padded[node] = buffer
+                builder.padded_shape[buffer] = node.shape
+        axes = []
+        sequential = self._sequential_axes(kernel.roots[0])
+        kernel.sequential = sequential > 0
+        for i, n in enumerate(kernel.shape):
+            kind = AxisKind.REDUCE if i < sequential else AxisKind.LOOP
+            axes.append(UOp.range(n, kind) if n != 1 else _ZERO)
+        indices = tuple(axes)
+        effects = []
+        for root in kernel.roots:
+            if root.op is Op.STORE:
+                buffer, position, gate = builder.address(root.src[0], indices)
+                value = builder.value(root.src[1], indices)
+                address = buffer.index(position)
+                if root.arg is not None:
+                    value = address.load().alu(root.arg, value)
+                effects.append(address.store(value, *([_all(gate)] if gate else [])))
+                kernel.writes[buffer] = root
+                if root.arg is not None or gate:
+                    builder.reads.setdefault(buffer, set()).add(self._state_of(root.src[0]))
+            else:
+                buffer = self.buffers[root]
+                value = builder.value(root, indices)
+                effects.append(buffer.index(builder._flat(root.shape, indices)).store(value))
+                kernel.writes[buffer] = root
+        fault = fault_buffer(kernel.device)
+        for check in builder.checks:
+            failed = check.holds.logical_not()
+            # An index used inside a reduction is checked in a loop of its own.
+            inner = sorted(failed.ranges.difference(axes), key=lambda r: r.arg.id)
+            loops = {r: UOp.range(r.src[0], AxisKind.REDUCE) for r in inner}
+            failed = substitute_ranges(failed, loops)
+            code = UOp.const(fault_code(check.text), fault.dtype)
+            effects.append(fault.index(0).store(code, failed).end(*loops.values()))
+        kernel.reads, kernel.checks = builder.reads, builder.checks
+        loops = self._loop_order([r for r in axes if r.op is Op.RANGE], effects)
+        body = UOp.group(*effects)
+        kernel.ast = UOp.sink(_ordered_reductions(body).end(*loops))
+        kernel.reductions = tuple(
+            sorted(
+                tuple(r.src[0].arg for r in n.src[1:])
+                for n in toposort(kernel.ast)
+                if n.op is Op.REDUCE
+            )
+        )
+        return builder
+
+    def _states(self, roots: list[UOp]) -> frozenset[UOp]:
+        """The AFTER nodes whose value the STOREs among these roots have just computed."""
+        found = set()
+        for root in roots:
+            if root.op is Op.STORE and root.arg is None and root.src[0].op is not Op.INDEX:
+                for user in self.placement.users.get(root, ()):
+                    if user.op is Op.AFTER and user.src == (root.src[0], root):
+                        found.add(user)
+        return frozenset(found)
+
+    def _contracts(self, root: UOp) -> bool:
+        """Whether a contraction is computed inside this root's kernel."""
+        stack, seen = [root.src[1] if root.op is Op.STORE else root], set()
+        first = stack[0]
+        while stack:
+            node = stack.pop()
+            if node in seen or (node is not first and node in self.placement.held):
+                continue
+            seen.add(node)
+            if node in self.placement.contractions:
+                return True
+            if node.op not in (Op.AFTER, Op.BUFFER, Op.COPY):
+                stack.extend(node.src)
+        return False
+
+    @staticmethod
+    def _sequential_axes(root: UOp) -> int:
+        """How many leading axes may write one element several times, and so run in order."""
+        if root.op is Op.STORE and root.src[0].op is Op.INDEX:
+            return len(root.src[0].src[1].shape)
+        return 0
+
+    @staticmethod
+    def _state_of(view: UOp) -> UOp | None:
+        while view.op is not Op.BUFFER and view.src:
+            if view.op is Op.AFTER:
+                return view
+            view = view.src[0]
+        return None
+
+    @staticmethod
+    def _loop_order(loops: list[UOp], effects: list[UOp]) -> list[UOp]:
+        """Loops that reductions inside depend on come first, so that each is computed once."""
+        used = {r: 0 for r in loops}
+        for node in toposort(effects):
+            if node.op is Op.REDUCE:
+                for r in node.ranges:
+                    if r in used:
+                        used[r] += 1
+        return sorted(loops, key=lambda r: -used[r]) if any(used.values()) else loops
+
+    def _evict(self, kernel: Kernel, builder: RangeBuilder) -> list[UOp]:
+        """Reductions that must not be computed inside this kernel (rule 4 of `place`)."""
+        assert kernel.ast is not None
+        end = kernel.ast.src[0]
+        outer = set(end.src[1:]) if end.op is Op.END else set()
+        inside = [
+            n for n in toposort(kernel.ast) if n.op is Op.REDUCE and n in builder.reduced
+        ]
+        own = {kernel.roots[0]}
+        evicted: list[UOp] = []
+        chain: list[frozenset[UOp]] = []
+        threads = self.capabilities[kernel.device].threads
+        for node in sorted(inside, key=lambda n: -len(n.ranges & outer)):
+            tensor = builder.reduced[node]
+            if tensor in own:
+                continue
+            rows = frozenset(node.ranges & outer)
+            times = math.prod(_extent(r) for r in node.ranges)
+            complete = rows == outer
+            too_often = times > tensor.size
+            serial = (
+                not complete
+                and math.prod(_extent(r) for r in rows) < 4 * threads
+                and tensor.src[0].size > _SMALL
+            )
+            crossing = any(not (rows <= c or c <= rows) for c in chain)
+            mixed = (
+                kernel.contraction
+                and tensor not in self.placement.contractions
+                and not (complete and len(inside) == 1)
+            )
+            nested = any(r not in outer for r in node.ranges) and (
+                tensor in self.placement.contractions
+            )
+            if too_often or serial or crossing or mixed or nested:
+                evicted.append(tensor)
+            else:
+                chain.append(rows)
+        return evicted
+
+    def _overlaps(self, kernel: Kernel) -> bool:
+        """Whether a store reads its own buffer at other places than it writes."""
+        assert kernel.ast is not None
+        written: dict[UOp, set[UOp]] = {}
+        for node in toposort(kernel.ast):
+            if node.op is Op.STORE:
+                written.setdefault(node.src[0].src[0], set()).add(node.src[0])
+        return any(
+            node.op is Op.LOAD
+            and node.src[0].src[0] in written
+            and {node.src[0]} != written[node.src[0].src[0]]
+            for node in toposort(kernel.ast)
+        )
+
+    # -- several outputs in one kernel -------------------------------------------------------------
+
+    def _joined(self, kernels: list[Kernel]) -> list[Kernel]:
+        """Kernels over the same loops that share what they read become one."""
+        graph = Dependencies(kernels, self.buffers)
+        ordered = graph.sorted()
+        groups: list[Kernel] = []
+        group_of: dict[Kernel, Kernel] = {}
+        for kernel in ordered:
+            target = None
+            for candidate in reversed(groups[-24:]):
+                if self._may_join(candidate, kernel) and not graph.between(
+                    candidate, kernel, group_of
+                ):
+                    target = self._join(candidate, kernel)
+                    if target is not None:
+                        break
+            if target is None:
+                groups.append(kernel)
+                group_of[kernel] = kernel
+            else:
+                group_of[kernel] = target
+        return groups
+
+    def _may_join(self, a: Kernel, b: Kernel) -> bool:
+        if a.ast is None or b.ast is None or a.shape != b.shape or a.device != b.device:
+            return False
+        if a.contraction or b.contraction or a.sequential or b.sequential:
+            return False
+        if a.checks or b.checks or len(a.roots) >= 16:
+            return False
+        if sorted(set(a.reductions)) != sorted(set(b.reductions)):
+            return False
+        shared = set(a.reads) | set(a.writes)
+        return any(buffer in shared for buffer in b.reads)
+
+    def _join(self, a: Kernel, b: Kernel) -> Kernel | None:
+        joined = Kernel([*a.roots, *b.roots], a.shape, a.device)
+        if set(a.writes) & set(b.writes):
+            return None
+        self.build(joined)
+        if self._overlaps(joined) or any(len(s) > 1 for s in joined.reads.values()):
+            return None
+        if joined.reductions and len(set(joined.reductions)) > len(set(a.reductions)):
+            return None
+        # What one writes the other must have got as a value, never by reading it back.
+        if any(w in joined.reads and w not in a.reads and w not in b.reads for w in joined.writes):
+            return None
+        if any(w in joined.reads for w in a.writes if self._is_new(w)):
+            return None
+        work = sum(len(toposort(k.ast)) for k in (a, b) if k.ast is not None)
+        if len(toposort(joined.ast)) > work:  # something is now computed at several indices
+            return None
+        a.roots, a.ast, a.reads, a.writes = joined.roots, joined.ast, joined.reads, joined.writes
+        a.reductions = joined.reductions
+        return a
+
+    def _is_new(self, buffer: UOp) -> bool:
+        return any(buffer is b for b in self.buffers.values())
+
+
+def fault_buffer(device: str | None) -> UOp:
+    """The word in which kernels of a device report a bad index."""
+    return UOp.buffer(1, dtypes.uint32, device, slot=FAULT_SLOT)
+
+
+def fault_code(text: str) -> int:
+    """The number that stands for a report, the same in every process."""
+    return zlib.crc32(text.encode()) or 1
+
+
+def _extent(r: UOp) -> int:
+    return int(r.src[0].maximum)
+
+
+def _ordered_reductions(body: UOp) -> UOp:
+    """In every reduction the ranges that reductions inside it depend on come first."""
+    from dovetile.optimize.opts import rewrite_listed
+
+    changes = {}
+    for node in toposort(body):
+        if node.op is Op.REDUCE and len(node.src) > 2:
+            used = {r: 0 for r in node.src[1:]}
+            for inner in toposort(node.src[0]):
+                if inner.op is Op.REDUCE:
+                    for r in inner.ranges:
+                        if r in used:
+                            used[r] += 1
+            if any(used.values()):
+                ranges = sorted(node.src[1:], key=lambda r: -used[r])
+                changes[node] = node.replace(src=(node.src[0], *ranges))
+    return rewrite_listed(body, changes) if changes else body
+
+
+class Dependencies:
+    """Which kernel must run before which: values read after they are written, and buffers
+    overwritten after their old content has been read."""
+
+    def __init__(self, kernels: list[Kernel], held: dict[UOp, UOp]) -> None:
+        self.kernels = kernels
+        self.before: dict[Kernel, set[Kernel]] = {k: set() for k in kernels}
+        writer: dict[UOp, Kernel] = {}
+        by_store: dict[UOp, Kernel] = {}
+        stores: dict[UOp, list[UOp]] = {}
+        for kernel in kernels:
+            for buffer, root in kernel.writes.items():
+                if root.op is Op.STORE:
+                    by_store[root] = kernel
+                    stores.setdefault(buffer, []).append(root)
+                else:
+                    writer[buffer] = kernel
+        for kernel in kernels:
+            for buffer, root in kernel.writes.items():
+                if root.op is Op.STORE:
+                    self._edge(writer.get(buffer), kernel)
+                    for earlier in _history(root.src[0]) - {root}:
+                        self._edge(by_store.get(earlier), kernel)
+            for buffer, states in kernel.reads.items():
+                if len(states) > 1:
+                    raise NeedsCopy(buffer)
+                state = next(iter(states))
+                self._edge(writer.get(buffer), kernel)
+                seen = _history(state) if state is not None else set()
+                for store in stores.get(buffer, ()):
+                    if store in seen:
+                        self._edge(by_store[store], kernel)
+                    elif store not in kernel.writes.values():
+                        self._edge(kernel, by_store[store])
+
+    def _edge(self, first: Kernel | None, then: Kernel) -> None:
+        if first is not None and first is not then:
+            self.before[then].add(first)
+
+    def sorted(self) -> list[Kernel]:
+        """The kernels in order; raises NeedsCopy where there is none."""
+        done: dict[Kernel, None] = {}
+        open_: set[Kernel] = set()
+        for start in self.kernels:
+            stack = [start]
+            while stack:
+                kernel = stack[-1]
+                if kernel in done:
+                    stack.pop()
+                    continue
+                missing = [k for k in self.before[kernel] if k not in done]
+                if missing:
+                    if kernel in open_ and any(k in open_ for k in missing):
+                        raise NeedsCopy(_contested(stack))
+                    open_.add(kernel)
+                    stack.extend(sorted(missing, key=self.kernels.index))
+                else:
+                    stack.pop()
+                    open_.discard(kernel)
+                    done[kernel] = None
+        return list(done)
+
+    def between(self, group: Kernel, kernel: Kernel, group_of: dict[Kernel, Kernel]) -> bool:
+        """Whether something outside of `group` stands between it and `kernel`."""
+        stack = [k for k in self.before[kernel] if group_of.get(k) is not group]
+        seen: set[Kernel] = set()
+        members: dict[Kernel, list[Kernel]] = {}
+        for member, owner in group_of.items():
+            members.setdefault(owner, []).append(member)
+        while stack:
+            current = stack.pop()
+            owner = group_of.get(current, current)
+            if owner is group:
+                return True
+            if owner in seen:
+                continue
+            seen.add(owner)
+            for member in members.get(owner, [current]):
+                stack.extend(self.before[member])
+        return False
+
+
+def _contested(stack: list[Kernel]) -> UOp:
+    """A buffer of a dependency cycle whose old content should be kept aside."""
+    for kernel in stack:
+        for other in stack:
+            for buffer, root in other.writes.items():
+                if root.op is Op.STORE and buffer in kernel.reads and kernel is not other:
+                    return buffer
+    raise GraphError("[schedule] kernels depend on each other in a circle")
+
+
+def _history(view: UOp) -> set[UOp]:
+    """All STOREs that have happened to the buffer of this view."""
+    found: set[UOp] = set()
+    while view.src:
+        if view.op is Op.AFTER:
+            found.update(s for s in view.src[1:] if s.op is Op.STORE)
+        view = view.src[0]
+    return found
+
+
+def order(kernels: Iterable[Kernel], held: dict[UOp, UOp]) -> list[Kernel]:
+    """The kernels in an order that respects every dependency."""
+    return Dependencies(list(kernels), held).sorted()

@@ -1,0 +1,227 @@
+"""Makes the plan of a normalised graph: place, build kernels, optimise, lower, render, compile."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from dovetile.environment import settings
+from dovetile.ir.ops import Op
+from dovetile.ir.rewrite import substitute
+from dovetile.ir.spec import check
+from dovetile.ir.uop import UOp, toposort
+from dovetile.lower import lower
+from dovetile.optimize import optimize
+from dovetile.runtime import Device, Program
+from dovetile.runtime.compile import binary_keys, compile_programs
+from dovetile.schedule import debug
+from dovetile.schedule.kernels import FAULT_SLOT, Kernel, KernelMaker, NeedsCopy, fault_code
+from dovetile.schedule.keys import digest
+from dovetile.schedule.loops import canonical
+from dovetile.schedule.memory import Life
+from dovetile.schedule.memory import plan as plan_memory
+from dovetile.schedule.place import is_memory, place
+from dovetile.schedule.plan import Memory, Plan, Reference, Step
+from dovetile.schedule.simplify import simplify_tensors
+
+
+def make_plan(
+    sink: UOp, devices: Mapping[str, Device], default: str
+) -> tuple[Plan, list[Program]]:
+    """The plan of a graph whose BUFFERs are slots, and its programs, compiled."""
+    started = time.perf_counter()
+    kernels, maker, sink = schedule(sink, devices, default)
+    debug.kernels(kernels, time.perf_counter() - started)
+    plan = Plan()
+    memory = _Memory(plan, sink, maker, kernels)
+    code = _Code(devices)
+    for kernel in kernels:
+        if kernel.ast is None:
+            (read,), (written,) = kernel.reads, kernel.writes
+            plan.steps.append(
+                Step(kernel.device, None, (memory.of(written), memory.of(read)), label="copy")
+            )
+            continue
+        ast, buffers = canonical(kernel.ast)
+        check(ast, "loop", "canonical")
+        number, parts = code.number_of(kernel.device, ast)
+        references = tuple(memory.of(b) for b in buffers)
+        plan.steps.append(
+            Step(kernel.device, number, references, parts, debug.label(ast), *debug.cost(ast))
+        )
+        for c in kernel.checks:
+            plan.faults[fault_code(c.text)] = c.text
+    memory.place()
+    programs = code.programs()
+    plan.programs = code.names()
+    debug.plan(plan, time.perf_counter() - started)
+    return plan, programs
+
+
+def schedule(
+    sink: UOp, devices: Mapping[str, Device], default: str
+) -> tuple[list[Kernel], KernelMaker, UOp]:
+    """(the kernels in order, the maker that knows their buffers, the simplified graph)."""
+    sink = _own_results(sink, simplify_tensors(sink))
+    check(sink, "tensor", "schedule.simplify")
+    capabilities = {name: d.capabilities for name, d in devices.items()}
+    while True:
+        maker = KernelMaker(place(sink), capabilities, default)
+        try:
+            return maker.run(), maker, sink
+        except NeedsCopy as conflict:
+            sink = _copy_first(sink, conflict.buffer)
+
+
+def _own_results(sink: UOp, simplified: UOp) -> UOp:
+    """A result that turned out to be an input, such as x * 1, becomes a copy of it: otherwise it
+    would change when the input is assigned to."""
+    roots = [
+        new.stage() if is_memory(new) and not is_memory(old) else new
+        for old, new in zip(sink.src, simplified.src)
+    ]
+    return UOp.sink(*roots)
+
+
+def _copy_first(sink: UOp, buffer: UOp) -> UOp:
+    """The graph with reads of a buffer's first content going to a copy made before all writes."""
+    kept = buffer.stage()
+    targets = {}
+    for node in toposort(sink):
+        if node.op in (Op.STORE, Op.AFTER):
+            chain = node.src[0]
+            while chain.op is not Op.BUFFER and chain.src:
+                chain = chain.src[0]
+            if chain is buffer:
+                targets[node] = node.src[0]
+    done: dict[UOp, UOp] = {}
+    for node in toposort(sink):
+        if node is buffer:
+            done[node] = kept
+        elif node in targets:
+            view = substitute(targets[node], {n: d for n, d in done.items() if n.op is Op.AFTER})
+            done[node] = node.replace(src=(view, *(done[s] for s in node.src[1:])))
+        else:
+            done[node] = node.replace(src=tuple(done[s] for s in node.src))
+    return done[sink]
+
+
+class _Code:
+    """The distinct kernels of a plan. Each is compiled in the background as soon as its source is
+    known, while the next ones are still being made."""
+
+    def __init__(self, devices: Mapping[str, Device]) -> None:
+        self.devices = devices
+        self.numbers: dict[tuple[str, UOp], int] = {}
+        self.kernels: list[tuple[str, str, str, int]] = []  # device, name, source, parts
+        self.pending: list[Future[list[Program]]] = []
+        self.pool = ThreadPoolExecutor(2, thread_name_prefix="compile")
+
+    def number_of(self, device: str, ast: UOp) -> tuple[int, int]:
+        """(number of the kernel among those of the plan, its parts)."""
+        if (device, ast) not in self.numbers:
+            self.numbers[device, ast] = len(self.kernels)
+            name, source, parts = _source_of(self.devices[device], ast)
+            self.kernels.append((device, name, source, parts))
+            self.pending.append(
+                self.pool.submit(compile_programs, self.devices[device], [(name, source)])
+            )
+        number = self.numbers[device, ast]
+        return number, self.kernels[number][3]
+
+    def programs(self) -> list[Program]:
+        """All programs, once they are compiled. Raises CompileError."""
+        try:
+            return [p.result()[0] for p in self.pending]
+        finally:
+            self.pool.shutdown(wait=False, cancel_futures=True)
+
+    def names(self) -> list[tuple[str, str, str]]:
+        """(device, name, key of the compiled code) of each."""
+        return [
+            (d, name, binary_keys(self.devices[d].compiler, [source])[0])
+            for d, name, source, _ in self.kernels
+        ]
+
+
+# Sources of kernels made before: other graphs of this process have many kernels in common.
+_sources: OrderedDict[tuple, tuple[str, str, int]] = OrderedDict()
+_MOST_SOURCES = 2048
+
+
+def _source_of(device: Device, ast: UOp) -> tuple[str, str, int]:
+    """(name, source, parts) of a canonical kernel on a device."""
+    key = (device.capabilities, device.renderer.language, settings(), ast)
+    found = _sources.get(key)
+    if found is None:
+        name = f"kernel_{digest(ast)[:16]}"
+        optimized = optimize(ast, device.capabilities, name, device)
+        linear = lower(optimized, device.capabilities, name)
+        source = device.renderer.render(linear)
+        debug.source(name, optimized, source)
+        found = _sources[key] = (name, source, linear.parts)
+        while len(_sources) > _MOST_SOURCES:
+            _sources.popitem(last=False)
+    return found
+
+
+class _Memory:
+    """Turns the BUFFERs of kernels into references, and plans where temporaries lie."""
+
+    def __init__(self, plan: Plan, sink: UOp, maker: KernelMaker, kernels: list[Kernel]) -> None:
+        self.plan = plan
+        self.kernels = kernels
+        self.known: dict[UOp, Reference] = {}
+        self.temporaries: list[UOp] = []
+        held = {buffer: node for node, buffer in maker.buffers.items()}
+        results: dict[UOp, int] = {}
+        for root in sink.src:
+            base = root
+            while base not in maker.buffers and base.op in (Op.RESHAPE, Op.AFTER):
+                base = base.src[0]
+            if base.op is Op.BUFFER:
+                plan.outputs.append(None)
+                continue
+            buffer = maker.buffers[base]
+            if buffer not in results:
+                results[buffer] = len(results)
+                device = buffer.arg.device or maker.default_device
+                plan.results.append(Memory(device, buffer.arg.size, buffer.dtype))
+                self.known[buffer] = Reference("result", results[buffer])
+            plan.outputs.append(results[buffer])
+        self.held = held
+        self.default = maker.default_device
+
+    def of(self, buffer: UOp) -> Reference:
+        """The reference to a BUFFER of a kernel."""
+        if buffer not in self.known:
+            if buffer.arg.slot == FAULT_SLOT:
+                self.known[buffer] = Reference("fault")
+            elif buffer in self.held:
+                self.known[buffer] = Reference("temporary", len(self.temporaries))
+                self.temporaries.append(buffer)
+            else:
+                self.known[buffer] = Reference("input", buffer.arg.slot)
+        return self.known[buffer]
+
+    def place(self) -> None:
+        """Gives every temporary its place in its device's arena."""
+        first: dict[int, int] = {}
+        last: dict[int, int] = {}
+        for i, step in enumerate(self.plan.steps):
+            for r in step.memory:
+                if r.kind == "temporary":
+                    first.setdefault(r.number, i)
+                    last[r.number] = i
+        self.plan.temporaries = [
+            Memory(b.arg.device or self.default, b.arg.size, b.dtype) for b in self.temporaries
+        ]
+        for device in {m.device for m in self.plan.temporaries}:
+            mine = [i for i, m in enumerate(self.plan.temporaries) if m.device == device]
+            lives = [Life(self.plan.temporaries[i].nbytes, first[i], last[i]) for i in mine]
+            offsets, total = plan_memory(lives)
+            for i, offset in zip(mine, offsets):
+                self.plan.temporaries[i].offset = offset
+            self.plan.arenas[device] = total

@@ -1,0 +1,232 @@
+"""What to hold in memory and what to recompute: where the graph is cut into kernels.
+
+A held value is written once to GLOBAL memory (a STAGE GLOBAL), everything else is computed where it
+is used. The rules, in order:
+
+1. Results, STAGE, COPY and the targets of STORE are held.
+2. A contraction (each operand element is used many times) reads its operands from memory, and is
+   itself held, together with the elementwise work that follows it one to one (its epilogue).
+3. A value needed by several kernels is held if it contains a reduction or computing it again costs
+   more than reading it back: recompute moves `leaf bytes` per kernel, holding moves the value once
+   out and once in per kernel.
+4. Any other reduction is computed inside its only kernel, at the loop level of its own axes, if
+   that repeats no work and leaves enough parallel iterations; `kernels` checks that on the loops.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from dovetile.ir.ops import ELEMENTWISE, MOVEMENT, Op
+from dovetile.ir.uop import UOp, consumers, toposort
+
+# How many additions the operations cost about; the unit of the recompute decision.
+_COST = {Op.EXP2: 8, Op.LOG2: 10, Op.SIN: 16, Op.DIV: 4, Op.SQRT: 4, Op.FLOORDIV: 8, Op.FLOORMOD: 8}
+_CHEAP = 12
+_REUSE = 4
+_EFFECTS = (Op.STORE, Op.SINK, Op.GROUP)
+
+
+@dataclass
+class Placement:
+    """The held nodes of a graph, and the contractions among its reductions."""
+
+    nodes: list[UOp]
+    users: dict[UOp, list[UOp]]
+    held: dict[UOp, None] = field(default_factory=dict)
+    contractions: set[UOp] = field(default_factory=set)
+
+
+def place(sink: UOp) -> Placement:
+    """Decides rules 1 to 3 for the whole graph."""
+    nodes = toposort(sink)
+    placement = Placement(nodes, consumers(nodes))
+    _forced(sink, placement)
+    _contractions(placement)
+    _shared(placement)
+    return placement
+
+
+def is_memory(node: UOp) -> bool:
+    """Whether this is a BUFFER with at most its shape changed: readable without a kernel."""
+    while node.op is Op.RESHAPE or (node.op is Op.AFTER):
+        node = node.src[0]
+    return node.op is Op.BUFFER
+
+
+def storage(node: UOp) -> UOp:
+    """The node below movement, casts and window indexing: where an operand really comes from."""
+    while node.op in MOVEMENT or node.op in (Op.CAST, Op.INDEX):
+        node = node.src[0]
+    return node
+
+
+def _hold(node: UOp, placement: Placement) -> None:
+    if node.op not in (Op.BUFFER, Op.CONST, Op.IOTA, Op.AFTER, Op.STAGE) and not is_memory(node):
+        placement.held[node] = None
+
+
+def _forced(sink: UOp, placement: Placement) -> None:
+    for node in placement.nodes:
+        if node.op in (Op.STAGE, Op.COPY):
+            placement.held[node] = None
+            if node.op is Op.COPY and not is_memory(node.src[0]):
+                placement.held[node.src[0]] = None
+    for root in sink.src:
+        if root.op is not Op.STORE and not is_memory(root):
+            placement.held[root] = None
+
+
+def _contractions(placement: Placement) -> None:
+    for node in placement.nodes:
+        if node.op is Op.REDUCE and node.arg[0] is Op.ADD:
+            product = node.src[0]
+            while product.op in MOVEMENT or product.op in (Op.CAST, Op.INDEX):
+                product = product.src[0]
+            if product.op is not Op.MUL:
+                continue
+            terms = node.src[0].size
+            sources = [storage(s) for s in product.src]
+            reuse = [terms // max(s.size, 1) for s in sources]
+            if min(reuse) < _REUSE or terms < 4096:
+                continue
+            placement.contractions.add(node)
+            for s in sources:
+                _hold(s, placement)
+        elif node.op is Op.INDEX and node.size >= 2 * node.src[0].size:
+            source = storage(node.src[0])
+            if source.op in ELEMENTWISE and _work(source, placement) > 2:
+                _hold(source, placement)
+    # Users first: an epilogue may itself be the operand that another contraction holds.
+    for node in reversed(placement.nodes):
+        if node in placement.contractions:
+            _hold(epilogue(node, placement), placement)
+
+
+def epilogue(node: UOp, placement: Placement) -> UOp:
+    """The last value that follows `node` one to one, element for element, before it is shared."""
+    size, last = node.size, node
+    while node not in placement.held:
+        users = [u for u in placement.users[node] if u.op is not Op.SINK]
+        if len(users) != 1 or users[0].op in _EFFECTS:
+            break
+        user = users[0]
+        if user.op in (Op.RESHAPE, Op.PERMUTE) or (user.op in ELEMENTWISE and user.size == size):
+            node = user
+            if user.op in ELEMENTWISE or user in placement.held:
+                last = user
+        else:
+            break
+    return last
+
+
+def _work(node: UOp, placement: Placement, limit: int = 4 * _CHEAP) -> int:
+    """Cost of computing one element from held values; `limit` where a reduction is below."""
+    total, stack, seen = 0, [node], set()
+    while stack and total < limit:
+        current = stack.pop()
+        if current in seen or current.op in (Op.BUFFER, Op.CONST, Op.IOTA, Op.AFTER):
+            continue
+        seen.add(current)
+        if current is not node and current in placement.held:
+            continue
+        if current.op is Op.REDUCE:
+            return limit
+        if current.op in ELEMENTWISE:
+            total += _COST.get(current.op, 1)
+        stack.extend(current.src)
+    return total
+
+
+def _leaf_bytes(node: UOp, placement: Placement) -> int:
+    total, stack, seen = 0, [node], set()
+    while stack:
+        current = stack.pop()
+        if current in seen:
+            continue
+        seen.add(current)
+        if current.op in (Op.BUFFER, Op.AFTER) or (
+            current is not node and current in placement.held
+        ):
+            total += min(current.size, node.size) * current.dtype.itemsize
+            continue
+        stack.extend(current.src)
+    return total
+
+
+def _shared(placement: Placement) -> None:
+    """Rule 3, sources first, so that what a value costs is known when it is decided."""
+    needs = kernels_of(placement)
+    for node in placement.nodes:
+        if node in placement.held or len(needs.get(node, ())) < 2:
+            continue
+        if node.op is Op.REDUCE:
+            _hold(_smallest_epilogue(node, placement, needs), placement)
+        elif node.op in ELEMENTWISE:
+            work = _work(node, placement)
+            if work >= 4 * _CHEAP:  # a reduction below: decided there, unless its users diverge here
+                if _reduces_inside(node, placement):
+                    _hold(node, placement)
+                elif work > _CHEAP:
+                    _hold(node, placement)
+                continue
+            kernels = len(needs[node])
+            again = _leaf_bytes(node, placement) * kernels
+            hold = node.size * node.dtype.itemsize * (kernels + 1)
+            if work > _CHEAP or again > 2 * hold:
+                _hold(node, placement)
+
+
+def _smallest_epilogue(node: UOp, placement: Placement, needs: dict[UOp, frozenset[UOp]]) -> UOp:
+    """A reduction that several kernels need, with what all of them compute from it first."""
+    last = node
+    while True:
+        users = [u for u in placement.users[node] if u.op is not Op.SINK]
+        if len(users) != 1 or users[0] in placement.held:
+            return last
+        user = users[0]
+        if user.op in (Op.RESHAPE, Op.PERMUTE) or (
+            user.op in ELEMENTWISE and user.size == node.size and len(needs.get(user, ())) > 1
+        ):
+            node = user
+            last = user if user.op in ELEMENTWISE else last
+        else:
+            return last
+
+
+def _reduces_inside(node: UOp, placement: Placement) -> bool:
+    """Whether a reduction as large as the value itself is computed on the way to it."""
+    stack, seen = [node], set()
+    while stack:
+        current = stack.pop()
+        if current in seen or (current is not node and current in placement.held):
+            continue
+        seen.add(current)
+        if current.op is Op.REDUCE:
+            return True
+        if current.op in (Op.BUFFER, Op.CONST, Op.IOTA, Op.AFTER):
+            continue
+        stack.extend(current.src)
+    return False
+
+
+def kernels_of(placement: Placement) -> dict[UOp, frozenset[UOp]]:
+    """For every node the kernels (held nodes and STOREs) it is computed in."""
+    needs: dict[UOp, frozenset[UOp]] = {}
+    for node in reversed(placement.nodes):
+        found: set[UOp] = set()
+        for user in placement.users[node]:
+            if user in placement.held or user.op is Op.STORE:
+                found.add(user)
+            elif user.op is Op.AFTER:
+                if user.src[0] is node:
+                    found |= needs.get(user, frozenset())
+            elif user.op is not Op.SINK:
+                found |= needs.get(user, frozenset())
+        needs[node] = frozenset(found)
+    return needs
+
+
+def elements(shape: tuple[int, ...]) -> int:
+    return math.prod(shape)

@@ -1,0 +1,218 @@
+"""Makes lazy values real: normalise the graph, find or make its plan, run the plan.
+
+`realize` is the one entry. A graph is first brought to a form in which its buffers are numbered
+slots; equal graphs are then the same node, and their plan is found in memory or on disk.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Iterable, Sequence
+
+from dovetile import cache
+from dovetile.ir.ops import Op
+from dovetile.ir.spec import check
+from dovetile.ir.uop import UOp, toposort
+from dovetile.runtime import Buffer, get_device
+from dovetile.schedule.keys import digest
+from dovetile.schedule.make import make_plan
+from dovetile.schedule.plan import Plan
+from dovetile.schedule.run import LoadedPlan, load_plan
+
+_realized: weakref.WeakKeyDictionary[UOp, UOp] = weakref.WeakKeyDictionary()
+_memory: weakref.WeakKeyDictionary[UOp, Buffer] = weakref.WeakKeyDictionary()
+_plans: dict[tuple, LoadedPlan] = {}
+_lock = threading.RLock()
+_NAMESPACE = "schedule"
+_MOST_PLANS = 4096
+
+
+def attach(buffer: UOp, memory: Buffer) -> None:
+    """Makes `memory` the memory of a BUFFER node."""
+    _memory[buffer] = memory
+
+
+def buffer_of(node: UOp) -> Buffer:
+    """The memory of a BUFFER node (or of a realised view of a whole one)."""
+    node = strip(node)
+    while node.op is Op.RESHAPE:
+        node = node.src[0]
+    return _memory[node]
+
+
+def realized(node: UOp) -> UOp:
+    """The view of memory that `node` has become, or `node` itself."""
+    return _realized.get(node, node)
+
+
+def forget(node: UOp) -> None:
+    """Compute `node` again when it is next needed: what it has become is about to be overwritten."""
+    _realized.pop(node, None)
+
+
+def is_realized(node: UOp) -> bool:
+    """Whether this is a BUFFER, at most reshaped."""
+    while node.op is Op.RESHAPE:
+        node = node.src[0]
+    return node.op is Op.BUFFER
+
+
+def strip(node: UOp) -> UOp:
+    """A view of memory without the AFTERs that led to its state."""
+    chain = []
+    while node.op in (Op.RESHAPE, Op.AFTER):
+        if node.op is Op.RESHAPE:
+            chain.append(node)
+        node = node.src[0]
+    for move in reversed(chain):
+        node = node.reshape(move.arg)
+    return node
+
+
+def realize(values: Sequence[UOp]) -> None:
+    """Computes all of these values; `realized` then gives what they have become.
+
+    Values that other live tensors still have to read from a buffer that is overwritten are
+    computed along, so that they keep the content they were built on.
+    """
+    with _lock:
+        roots = [v for v in dict.fromkeys(values) if not is_realized(realized(v))]
+        if roots:
+            run(roots)
+
+
+def run(roots: list[UOp]) -> None:
+    nodes = toposort(roots, enter=lambda n: n not in _realized)
+    if any(n.op is Op.STORE for n in nodes):
+        extra = _pending_readers(nodes, roots)
+        if extra:
+            roots = roots + extra
+            nodes = toposort(roots, enter=lambda n: n not in _realized)
+    sink, slots = normalize(roots, nodes)
+    plan = _plan_of(sink, slots)
+    memory = [_memory[b] for b in slots]
+    results = plan.run(memory)
+    for root, number in zip(roots, plan.plan.outputs):
+        if number is None:
+            _realized[root] = _final(root)
+        else:
+            made = plan.plan.results[number]
+            buffer = UOp.buffer(made.size, made.dtype, results[number].device.name)
+            attach(buffer, results[number])
+            _realized[root] = buffer.reshape(root.shape)
+    for node in nodes:
+        if node.op is Op.AFTER and node not in _realized:
+            final = _final(node)
+            if is_realized(final):
+                _realized[node] = final
+
+
+def _final(node: UOp) -> UOp:
+    """The memory of a chain of AFTER and movement, with everything it waited for done."""
+    chain = []
+    while node not in _realized and node.op not in (Op.BUFFER,) and node.src:
+        if node.op is not Op.AFTER:
+            chain.append(node)
+        node = node.src[0]
+    node = _realized.get(node, node)
+    for move in reversed(chain):
+        node = move.replace(src=(node, *move.src[1:]))
+    return node
+
+
+def normalize(roots: Sequence[UOp], nodes: Iterable[UOp]) -> tuple[UOp, tuple[UOp, ...]]:
+    """(SINK of the roots with BUFFERs as numbered slots, the BUFFERs in slot order)."""
+    done: dict[UOp, UOp] = {}
+    slots: dict[UOp, UOp] = {}
+
+    def slotted(view: UOp) -> UOp:
+        chain = []
+        while view.op is not Op.BUFFER:
+            chain.append(view)
+            view = view.src[0]
+        if view not in slots:
+            slots[view] = view.replace(arg=view.arg._replace(slot=len(slots)))
+        node = slots[view]
+        for move in reversed(chain):
+            node = move.replace(src=(node, *move.src[1:]))
+        return node
+
+    for node in nodes:
+        known = _realized.get(node)
+        if known is not None:
+            done[node] = slotted(known)
+        elif node.op is Op.BUFFER:
+            done[node] = slotted(node)
+        elif not node.src:
+            done[node] = node
+        else:
+            src = tuple([done[s] for s in node.src])
+            done[node] = node if src == node.src else UOp(node.op, node.dtype, src, node.arg)
+    return UOp.sink(*(done[r] for r in roots)), tuple(slots)
+
+
+def _pending_readers(nodes: list[UOp], roots: list[UOp]) -> list[UOp]:
+    """Lazy values of live tensors that read a buffer which these nodes overwrite."""
+    from dovetile.tensor import live_tensors
+
+    written = set()
+    for node in nodes:
+        if node.op is Op.STORE:
+            base = node.src[0]
+            while base.op is not Op.BUFFER and base.src:
+                base = base.src[0]
+            written.add(base)
+    chosen = set(roots)
+    waiting = [
+        u
+        for t in live_tensors()
+        if (u := t.uop) not in chosen and u not in _realized and not is_realized(u)
+    ]
+    if not waiting:
+        return []
+    touches: dict[UOp, bool] = {}
+    for node in toposort(waiting, enter=lambda n: n not in _realized):
+        known = _realized.get(node)
+        if known is not None:
+            base = known
+            while base.src:
+                base = base.src[0]
+            touches[node] = base in written
+        else:
+            touches[node] = node in written or any(touches[s] for s in node.src)
+    return [u for u in dict.fromkeys(waiting) if touches[u]]
+
+
+def _plan_of(sink: UOp, slots: tuple[UOp, ...]) -> LoadedPlan:
+    from dovetile.plugins import default_device_name
+
+    default = default_device_name()
+    names = {b.arg.device for b in slots if b.arg.device} | {default}
+    names |= {n.arg for n in toposort(sink) if n.op is Op.COPY}
+    devices = {name: get_device(name) for name in sorted(names)}
+    from dovetile.environment import settings
+
+    key = (sink, default, settings())
+    found = _plans.get(key)
+    if found is not None:
+        return found
+    check(sink, "tensor", "building the graph")
+    context = [
+        (name, d.capabilities, d.compiler.fingerprint(), d.renderer.language)
+        for name, d in devices.items()
+    ]
+    text = digest(sink, default, context, settings())
+    entry = cache.get(_NAMESPACE, text)
+    plan = Plan.from_json(entry[1]) if entry is not None else None
+    loaded = load_plan(plan, devices) if plan is not None else None
+    if loaded is None:
+        plan, programs = make_plan(sink, devices, default)
+        loaded = LoadedPlan(plan, devices, programs)
+        import json
+
+        cache.put(_NAMESPACE, text, {}, json.dumps(plan.to_json()).encode())
+    if len(_plans) >= _MOST_PLANS:
+        _plans.clear()
+    _plans[key] = loaded
+    return loaded

@@ -1,0 +1,92 @@
+"""Running a plan: memory for what it makes, commands on the queues of its devices."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from dovetile.runtime import Buffer, Device, Program
+from dovetile.runtime.compile import load_programs
+from dovetile.runtime.faults import fault_buffer, register_faults
+from dovetile.schedule import debug
+from dovetile.schedule.plan import Plan, Step
+
+
+@dataclass
+class LoadedPlan:
+    """A plan with its programs on their devices."""
+
+    plan: Plan
+    devices: Mapping[str, Device]
+    programs: Sequence[Program]
+
+    def run(self, inputs: Sequence[Buffer]) -> list[Buffer]:
+        """Queues all steps; returns the buffers of the results. Does not wait."""
+        memory, results = self.allocate(inputs)
+        register_faults(self.plan.faults)
+        if debug.level() >= 2:
+            self._run_timed(memory)
+            return results
+        for step in self.plan.steps:
+            self.queue(step, memory)
+        for device in self.devices.values():
+            device.queue.submit()
+        return results
+
+    def _run_timed(self, memory: Mapping[str, Sequence[Buffer]]) -> None:
+        """Runs step by step, each awaited and reported."""
+        for step in self.plan.steps:
+            device = self.devices[step.device]
+            device.synchronize()
+            start = time.perf_counter()
+            self.queue(step, memory)
+            device.synchronize()
+            name = "copy" if step.program is None else self.plan.programs[step.program][1]
+            debug.step(step, name, time.perf_counter() - start)
+
+    def allocate(
+        self, inputs: Sequence[Buffer]
+    ) -> tuple[dict[str, Sequence[Buffer]], list[Buffer]]:
+        """(the buffers by kind of reference, the results)."""
+        plan = self.plan
+        arenas = {
+            name: Buffer(self.devices[name], nbytes) for name, nbytes in plan.arenas.items()
+        }
+        temporaries = [
+            arenas[t.device].view(t.offset, t.nbytes, t.dtype) for t in plan.temporaries
+        ]
+        results = [Buffer(self.devices[r.device], r.nbytes, r.dtype) for r in plan.results]
+        return {"input": inputs, "temporary": temporaries, "result": results}, results
+
+    def buffers_of(self, step: Step, memory: Mapping[str, Sequence[Buffer]]) -> list[Buffer]:
+        """The buffers of a step in slot order."""
+        return [
+            fault_buffer(self.devices[step.device])
+            if r.kind == "fault"
+            else memory[r.kind][r.number]
+            for r in step.memory
+        ]
+
+    def queue(self, step: Step, memory: Mapping[str, Sequence[Buffer]]) -> None:
+        """Records one step on its device's queue."""
+        device = self.devices[step.device]
+        buffers = self.buffers_of(step, memory)
+        if step.program is None:
+            copy(buffers[0], buffers[1])
+        else:
+            device.queue.launch(self.programs[step.program], buffers, (), (step.parts,))
+
+
+def copy(destination: Buffer, source: Buffer) -> None:
+    """Copies between devices: on the device where it can, else through host memory."""
+    if destination.device is source.device:
+        destination.device.queue.copy(destination, source)
+    else:
+        destination.copy_in(source.to_numpy())
+
+
+def load_plan(plan: Plan, devices: Mapping[str, Device]) -> LoadedPlan | None:
+    """The plan with programs from the kernel cache; None where one is missing there."""
+    programs = load_programs([(devices[d], name, key) for d, name, key in plan.programs])
+    return None if programs is None else LoadedPlan(plan, devices, programs)

@@ -1,0 +1,141 @@
+"""Rewrites of the tensor graph before it is cut into kernels."""
+
+from __future__ import annotations
+
+from dovetile.ir.ops import MOVEMENT, Op
+from dovetile.ir.pattern import Pat, RuleSet
+from dovetile.ir.rewrite import rewrite
+from dovetile.ir.symbolic import simplify_constants
+from dovetile.ir.symbolic.movement import simplify_movement
+from dovetile.ir.uop import UOp
+
+# A sum over more elements than this per output, with few outputs, is done in parts.
+_LONG_SUM = 1 << 14
+_FEW_OUTPUTS = 1 << 18
+_PART = 1 << 12
+
+
+def _nested_sum(outer: UOp, inner: UOp) -> UOp | None:
+    if outer.arg[0] is inner.arg[0] is not Op.MUL:
+        return inner.src[0].reduce(outer.arg[0], outer.arg[1] + inner.arg[1])
+    return None
+
+
+def _move_below(move: UOp, inner: UOp) -> UOp | None:
+    """A movement of a sum's result becomes one of its terms, so that an outer sum can join it."""
+    op, arg = move.op, move.arg
+    kind, count = inner.arg
+    x = inner.src[0]
+    rest = x.shape[len(x.shape) - count :]
+    kept = len(x.shape) - count
+    if op is Op.PERMUTE:
+        moved = x.permute((*arg, *range(kept, kept + count)))
+    elif op is Op.RESHAPE:
+        moved = x.reshape((*arg, *rest))
+    elif op is Op.PAD and kind is Op.ADD:
+        moved = x.pad((*arg, *((0, 0),) * count))
+    elif op is Op.SHRINK:
+        moved = x.shrink((*arg, *((0, n) for n in rest)))
+    elif op is Op.FLIP:
+        moved = x.flip(arg)
+    elif op is Op.INDEX:
+        moved = UOp(Op.INDEX, x.dtype, (x, *move.src[1:]), move.arg)
+    else:
+        return None
+    return moved.reduce(kind, count)
+
+
+def _sum_of_moved_sum(outer: UOp) -> UOp | None:
+    """sum(move(sum(x))) -> sum(move'(x)): one loop nest instead of a large intermediate.
+
+    Only where the movement repeats nothing: each inner sum is read about once.
+    """
+    chain, node = [], outer.src[0]
+    while node.op in MOVEMENT - {Op.EXPAND} or node.op is Op.INDEX:
+        chain.append(node)
+        node = node.src[0]
+    if node.op is not Op.REDUCE or node.arg[0] is not outer.arg[0] or outer.arg[0] is not Op.ADD:
+        return None
+    if outer.src[0].size > 4 * node.size or not chain:
+        return None
+    for move in reversed(chain):
+        moved = _move_below(move, node)
+        if moved is None:
+            return None
+        node = moved
+    return node.reduce(outer.arg[0], outer.arg[1])
+
+
+def _long_sum(node: UOp) -> UOp | None:
+    """A long sum with few results becomes partial sums, then a sum of those: parts can run in
+    parallel, and each stays in the caches."""
+    op, count = node.arg
+    x = node.src[0]
+    kept, axes = x.shape[: len(x.shape) - count], x.shape[len(x.shape) - count :]
+    total = 1
+    for n in axes:
+        total *= n
+    outputs = max(node.size, 1)
+    if op is not Op.ADD or total < _LONG_SUM or outputs > _FEW_OUTPUTS:
+        return None
+    if outputs > 16 and not _is_product(x):
+        return None
+    parts, first = 1, axes[0]
+    wanted = -(-total // _PART) if outputs > 16 else 64
+    for candidate in range(2, first + 1):
+        if first % candidate == 0:
+            parts = candidate
+            if candidate >= wanted:
+                break
+    if parts < 2 or parts * outputs > x.size // 8:
+        return None
+    split = x.reshape((*kept, parts, first // parts, *axes[1:]))
+    partial = split.reduce(op, count)
+    order = (len(kept), *range(len(kept)))
+    back = (*range(1, len(kept) + 1), 0)
+    return partial.permute(order).stage().permute(back).reduce(op, 1)
+
+
+def _is_product(x: UOp) -> bool:
+    while x.op in (Op.RESHAPE, Op.PERMUTE, Op.CAST):
+        x = x.src[0]
+    return x.op is Op.MUL
+
+
+_sums = RuleSet(
+    [
+        (
+            Pat(Op.REDUCE, (Pat(Op.REDUCE, name="inner"),), name="outer"),
+            _nested_sum,
+        ),
+        (Pat(Op.REDUCE, name="outer"), lambda outer: _sum_of_moved_sum(outer)),
+    ],
+    "sums",
+)
+
+
+def simplify_tensors(sink: UOp) -> UOp:
+    """The same values from a graph with fewer and better placed operations."""
+    sink = rewrite(sink, simplify_constants + simplify_movement + _sums)
+    return _split_long_sums(sink)
+
+
+def _split_long_sums(sink: UOp) -> UOp:
+    from dovetile.ir.rewrite import substitute
+
+    changes = {}
+    for node in sink.toposort():
+        if node.op is Op.REDUCE:
+            split = _long_sum(node)
+            if split is not None:
+                changes[node] = split
+    if not changes:
+        return sink
+    done: dict[UOp, UOp] = {}
+    for node in sink.toposort():
+        src = tuple(done[s] for s in node.src)
+        same = node if src == node.src else node.replace(src=src)
+        done[node] = substitute(changes[node], {node.src[0]: done[node.src[0]]}) if (
+            node in changes
+        ) else same
+    return done[sink]

@@ -1,0 +1,3 @@
+"""The conformance kit: ``pytest --pyargs dovetile_testing.suite --device=NAME``."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""The tests themselves, one file per level."""
+
+from __future__ import annotations

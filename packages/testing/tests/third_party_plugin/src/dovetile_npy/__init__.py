@@ -1,0 +1,1 @@
+"""The device NPY: kernels in NumPy."""
