@@ -8,8 +8,8 @@ from functools import cached_property
 
 from dovetile.ir.ops import ELEMENTWISE, AxisKind, Op
 from dovetile.ir.symbolic import linear_form
-from dovetile.ir.uop import UOp, toposort
-from dovetile.optimize.opts import is_idempotent, output_axes
+from dovetile.ir.uop import UOp
+from dovetile.optimize.opts import is_idempotent, nodes_of, output_axes
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Analysis:
 
     def __init__(self, kernel: UOp) -> None:
         self.kernel = kernel
-        self.nodes = toposort(kernel)
+        self.nodes = nodes_of(kernel)
         self.outputs = output_axes(kernel)
         self.reductions = [n for n in self.nodes if n.op is Op.REDUCE]
         self.free = tuple(r for r in self.outputs if r.arg.kind is AxisKind.LOOP)

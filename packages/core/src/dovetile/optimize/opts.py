@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
+from dovetile import dtypes
 from dovetile.errors import GraphError
 from dovetile.ir.ops import AddressSpace, AxisKind, Op
 from dovetile.ir.rewrite import rewrite, substitute, substitute_ranges
+from dovetile.ir.spec import check
 from dovetile.ir.symbolic import simplify_index
 from dovetile.ir.uop import UOp, toposort
 
@@ -26,9 +29,15 @@ class Opt(Protocol):
     def apply(self, kernel: UOp) -> UOp: ...
 
 
+@lru_cache(maxsize=8)
+def nodes_of(kernel: UOp) -> list[UOp]:
+    """The nodes of a kernel, sources before users; remembered for the kernels last looked at."""
+    return toposort(kernel)
+
+
 def axis(kernel: UOp, id: int) -> UOp:
     """The RANGE of that id."""
-    for node in toposort(kernel):
+    for node in nodes_of(kernel):
         if node.op is Op.RANGE and node.arg.id == id:
             return node
     raise OptError(f"[opt] the kernel has no axis {id}")
@@ -37,7 +46,7 @@ def axis(kernel: UOp, id: int) -> UOp:
 def axes(kernel: UOp) -> list[UOp]:
     """All RANGEs of the kernel: those of the output in loop order, then those of reductions."""
     found = dict.fromkeys(output_axes(kernel))
-    found.update(dict.fromkeys(n for n in toposort(kernel) if n.op is Op.RANGE))
+    found.update(dict.fromkeys(n for n in nodes_of(kernel) if n.op is Op.RANGE))
     return list(found)
 
 
@@ -57,7 +66,7 @@ def replace_axes(
     are listed (END, REDUCE, STAGE)."""
     lists = lists or {}
     done: dict[UOp, UOp] = {}
-    for node in toposort(kernel):
+    for node in nodes_of(kernel):
         if node in values:
             done[node] = values[node]
         elif node.op in (Op.END, Op.REDUCE, Op.STAGE):
@@ -71,13 +80,22 @@ def replace_axes(
     return done[kernel]
 
 
+# Linear index expressions need no simplification after an axis has been replaced by a sum of axes:
+# whoever reads them takes their linear form. These are not linear.
+_NOT_LINEAR = frozenset({Op.FLOORDIV, Op.FLOORMOD, Op.LT, Op.NE, Op.MAX})
+
+
 def simplify(kernel: UOp) -> UOp:
-    return rewrite(kernel, simplify_index)
+    """The kernel with its index expressions simplified, where that can change anything."""
+    for node in nodes_of(kernel):
+        if node.op in _NOT_LINEAR and node.src[0].dtype is dtypes.index:
+            return rewrite(kernel, simplify_index)
+    return kernel
 
 
 def is_idempotent(kernel: UOp) -> bool:
     """Whether computing an output element twice does no harm."""
-    nodes = toposort(kernel)
+    nodes = nodes_of(kernel)
     written = {n.src[0].src[0] for n in nodes if n.op is Op.STORE}
     in_order = any(r.arg.kind is AxisKind.REDUCE for r in output_axes(kernel))
     return not in_order and all(n.src[0].src[0] not in written for n in nodes if n.op is Op.LOAD)
@@ -130,7 +148,7 @@ class Split:
             start = start.minimum_with(n - self.size)
         else:
             inner = UOp.range((start * -1 + n).minimum_with(self.size), old.arg.kind, self.axis)
-        return simplify(replace_axes(kernel, {old: start + inner}, {old: (outer, inner)}))
+        return replace_axes(kernel, {old: start + inner}, {old: (outer, inner)})
 
 
 @dataclass(frozen=True)
@@ -154,6 +172,10 @@ class Bind:
         if self.kind is AxisKind.VECTOR and old.src[0].arg & (old.src[0].arg - 1):
             raise OptError(f"[Bind] {old.src[0].arg} lanes; a power of two is right")
         self._require_single(kernel, old)
+        if self.kind in (AxisKind.UNROLL, AxisKind.VECTOR) and any(
+            n.op is Op.STAGE and old in n.ranges for n in nodes_of(kernel)
+        ):
+            raise OptError(f"[Bind] axis {self.axis} is outside of a STAGE; bind it, then stage")
         new = UOp.range(old.src[0], self.kind, self.axis)
         return replace_axes(kernel, {old: new}, {old: (new,)})
 
@@ -164,7 +186,7 @@ class Bind:
         else:
             taken = self.kind is AxisKind.VECTOR and any(
                 old in n.ranges and any(r.arg.kind is self.kind for r in n.ranges)
-                for n in toposort(kernel)
+                for n in nodes_of(kernel)
             )
         if taken:
             raise OptError(f"[Bind] axis {self.axis}: there is a {self.kind.name} axis already")
@@ -199,7 +221,7 @@ class ReduceOrder:
 
     def apply(self, kernel: UOp) -> UOp:
         changes = {}
-        for node in toposort(kernel):
+        for node in nodes_of(kernel):
             if node.op is Op.REDUCE and {r.arg.id for r in node.src[1:]} == set(self.axes):
                 named = {r.arg.id: r for r in node.src[1:]}
                 ordered = [named[i] for i in self.axes]
@@ -218,7 +240,7 @@ class GroupReduce:
 
     def apply(self, kernel: UOp) -> UOp:
         changes = {}
-        for node in toposort(kernel):
+        for node in nodes_of(kernel):
             if node.op is not Op.REDUCE:
                 continue
             last = tuple(r for r in node.src[1:] if r.arg.id in self.axes)
@@ -250,7 +272,7 @@ class Tail:
         body = UOp.range(main, old.arg.kind, self.axis)
         rest = UOp.range(n - main, old.arg.kind, next_id(kernel))
         changes = {}
-        for node in toposort(kernel):
+        for node in nodes_of(kernel):
             if node.op is Op.REDUCE and old in node.src[1:]:
                 ranges = tuple(body if r is old else r for r in node.src[1:])
                 tails = tuple(rest if r is old else r for r in node.src[1:])
@@ -261,7 +283,7 @@ class Tail:
                 changes[node] = first.alu(node.arg, last)
         if not changes:
             raise OptError(f"[Tail] axis {self.axis} is not reduced")
-        return simplify(rewrite_listed(kernel, changes))
+        return rewrite_listed(kernel, changes)
 
 
 @dataclass(frozen=True)
@@ -301,7 +323,7 @@ class Stage:
 
 def contracted_product(kernel: UOp) -> UOp | None:
     """The MUL that a REDUCE ADD of this kernel sums up, the first one that has two sides."""
-    for node in toposort(kernel):
+    for node in nodes_of(kernel):
         if node.op is Op.REDUCE and node.arg is Op.ADD:
             body = node.src[0]
             while body.op is Op.CAST:
@@ -319,13 +341,13 @@ def _with_operand(product: UOp, operand: int, value: UOp) -> UOp:
 
 def loads(kernel: UOp) -> list[UOp]:
     """The LOADs of a kernel, in order of appearance."""
-    return [n for n in toposort(kernel) if n.op is Op.LOAD]
+    return [n for n in nodes_of(kernel) if n.op is Op.LOAD]
 
 
 def rewrite_listed(kernel: UOp, changes: dict[UOp, UOp]) -> UOp:
     """Replaces nodes, innermost ones first, also inside the replacements of others."""
     done: dict[UOp, UOp] = {}
-    for node in toposort(kernel):
+    for node in nodes_of(kernel):
         if node in changes:
             source = changes[node]
             done[node] = substitute(source, {o: n for o, n in done.items() if o is not n})
@@ -339,7 +361,8 @@ def apply_opts(kernel: UOp, opts: Iterable[Opt]) -> UOp:
     """The kernel after all of these, in order."""
     for opt in opts:
         kernel = opt.apply(kernel)
-    return kernel
+        check(kernel, "loop", repr(opt))
+    return simplify(kernel)
 
 
 def describe(opts: Sequence[Opt]) -> str:

@@ -12,6 +12,7 @@
 
 from dovetile.schedule.realization import attach as attach
 from dovetile.schedule.realization import buffer_of as buffer_of
+from dovetile.schedule.realization import forget as forget
 from dovetile.schedule.realization import is_realized as is_realized
 from dovetile.schedule.realization import realize as realize
 from dovetile.schedule.realization import realized as realized

@@ -125,7 +125,7 @@ def number(kernel: UOp) -> tuple[UOp, tuple[UOp, ...]]:
     """Loops and buffers numbered by appearance; buffers lose their device."""
     nodes = toposort(kernel)
     order = [r for r in kernel.src[0].src[1:]] if kernel.src[0].op is Op.END else []
-    order += [r for n in nodes if n.op is Op.REDUCE for r in n.src[1:]]
+    order += [r for n in nodes if n.op in (Op.REDUCE, Op.END) for r in n.src[1:]]
     ranges = {
         r: UOp.range(r.src[0], r.arg.kind, i) for i, r in enumerate(dict.fromkeys(order))
     }

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 
 from dovetile import cache
 from dovetile.ir.ops import Op
+from dovetile.ir.spec import check
 from dovetile.ir.uop import UOp, toposort
 from dovetile.runtime import Buffer, get_device
 from dovetile.schedule.keys import digest
@@ -43,6 +44,11 @@ def buffer_of(node: UOp) -> Buffer:
 def realized(node: UOp) -> UOp:
     """The view of memory that `node` has become, or `node` itself."""
     return _realized.get(node, node)
+
+
+def forget(node: UOp) -> None:
+    """Compute `node` again when it is next needed: what it has become is about to be overwritten."""
+    _realized.pop(node, None)
 
 
 def is_realized(node: UOp) -> bool:
@@ -191,6 +197,7 @@ def _plan_of(sink: UOp, slots: tuple[UOp, ...]) -> LoadedPlan:
     found = _plans.get(key)
     if found is not None:
         return found
+    check(sink, "tensor", "building the graph")
     context = [
         (name, d.capabilities, d.compiler.fingerprint(), d.renderer.language)
         for name, d in devices.items()

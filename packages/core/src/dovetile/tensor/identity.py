@@ -1,0 +1,39 @@
+"""A weak set by identity: Tensors compare elementwise, so the standard WeakSet cannot hold them."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from typing import Generic, TypeVar
+
+Member = TypeVar("Member")
+
+
+class IdentitySet(Generic[Member]):
+    """Objects that are still alive, in the order in which they were added."""
+
+    __slots__ = ("_references", "__weakref__")
+
+    def __init__(self) -> None:
+        self._references: dict[int, weakref.ref[Member]] = {}
+
+    def add(self, member: Member) -> None:
+        key = id(member)
+        references = self._references
+
+        def forget(_: object, key: int = key) -> None:
+            references.pop(key, None)
+
+        references[key] = weakref.ref(member, forget)
+
+    def discard(self, member: Member) -> None:
+        self._references.pop(id(member), None)
+
+    def __iter__(self) -> Iterator[Member]:
+        for reference in list(self._references.values()):
+            member = reference()
+            if member is not None:
+                yield member
+
+    def __len__(self) -> int:
+        return len(self._references)

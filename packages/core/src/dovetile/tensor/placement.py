@@ -1,0 +1,132 @@
+"""Where Tensors meet the runtime: device names, arrays in and out, running a graph.
+
+Everything is imported at first use, so that building graphs costs no import of the runtime.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dovetile import dtypes
+from dovetile.dtypes import DType
+from dovetile.ir.ops import Op
+from dovetile.ir.uop import UOp
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def default_device_name() -> str:
+    """The device of Tensors that are made without naming one."""
+    from dovetile.plugins import default_device_name
+
+    return default_device_name()
+
+
+def device_name(device: str | None) -> str:
+    """The canonical name of `device`, of the default device for None. Raises DeviceError."""
+    if device is None:
+        return default_device_name()
+    from dovetile.plugins import open_device
+
+    return open_device(device).name
+
+
+def place(array: np.ndarray, device: str, share: bool = False) -> UOp:
+    """A BUFFER on `device` with the elements of a C-contiguous array.
+
+    share: use the array's own memory where the device can address it, instead of a copy.
+    """
+    from dovetile import runtime, schedule
+
+    dtype = dtypes.from_numpy(array.dtype)
+    assert dtype is not None
+    node = UOp.buffer(array.size, dtype, device)
+    memory = runtime.Buffer.from_numpy(runtime.get_device(device), array, copy=not share)
+    schedule.attach(node, memory)
+    return node
+
+
+def reserve(size: int, dtype: DType, device: str) -> UOp:
+    """A BUFFER with memory of its own, which is taken when it is first written to."""
+    from dovetile import runtime, schedule
+
+    node = UOp.buffer(size, dtype, device)
+    memory = runtime.Buffer(runtime.get_device(device), size * dtype.itemsize, dtype)
+    schedule.attach(node, memory)
+    return node
+
+
+def renewed(buffer: UOp) -> UOp:
+    """A new BUFFER for the memory of another."""
+    from dovetile import schedule
+
+    node = UOp.buffer(buffer.arg.size, buffer.dtype, buffer.arg.device)
+    schedule.attach(node, schedule.buffer_of(buffer))
+    return node
+
+
+def realize(nodes: list[UOp]) -> None:
+    """Compute the nodes."""
+    from dovetile import schedule
+
+    schedule.realize(nodes)
+
+
+def realized(node: UOp) -> UOp:
+    """The view of a BUFFER that a computed node has become; the node itself before."""
+    from dovetile import schedule
+
+    return schedule.realized(node)
+
+
+def forget(node: UOp) -> None:
+    """Let `node` be computed again when it is needed: the memory it became will be written to."""
+    from dovetile import schedule
+
+    schedule.forget(node)
+
+
+def buffer_array(buffer: UOp) -> np.ndarray:
+    """A copy of the elements of a computed BUFFER, as a flat array."""
+    from dovetile import schedule
+
+    return schedule.buffer_of(buffer).to_numpy()
+
+
+def fetch(node: UOp) -> np.ndarray:
+    """The value of a computed node as an array, a view of the buffer where possible."""
+    import numpy as np
+
+    chain = []
+    node = realized(node)
+    while node.op is not Op.BUFFER:
+        if node.op is Op.CONST:
+            array = np.asarray(node.arg, dtypes.to_numpy(node.dtype))
+            break
+        chain.append(node)
+        node = node.src[0]
+    else:
+        array = buffer_array(node)
+    for link in reversed(chain):
+        array = _moved(array, link)
+    return array
+
+
+def _moved(array: np.ndarray, node: UOp) -> np.ndarray:
+    import numpy as np
+
+    op, arg = node.op, node.arg
+    if op is Op.RESHAPE:
+        return array.reshape(arg)
+    if op is Op.PERMUTE:
+        return array.transpose(arg)
+    if op is Op.SHRINK:
+        return array[tuple(slice(start, stop) for start, stop in arg)]
+    if op is Op.FLIP:
+        return np.flip(array, arg)
+    if op is Op.EXPAND:
+        trailing = array.reshape(array.shape + (1,) * len(arg))
+        return np.broadcast_to(trailing, array.shape + tuple(arg))
+    assert op is Op.AFTER, op
+    return array
