@@ -9,7 +9,7 @@ import struct
 import pytest
 
 from dovetile.errors import CompileError
-from dovetile_cpu import clang_compiler, elf_loader, memory_map
+from dovetile_cpu import clang_compiler, elf_loader, memory_map, native
 from dovetile_cpu.clang_compiler import ClangCompiler
 from dovetile_cpu.llvm_compiler import LlvmCompiler
 from dovetile_cpu.relocations import AArch64
@@ -197,3 +197,27 @@ def test_aarch64_relocations(kind: int, instruction: int, distance: int, expecte
     AArch64.apply(image, 0, kind, image.address + distance, 0)
     assert struct.unpack_from("<I", image.image)[0] == expected
     assert bool(image.stubs) == (kind == 283 and distance > 1 << 28)
+
+
+@pytest.mark.parametrize("system", ["linux", "darwin"])
+def test_the_command_processor_for_aarch64(monkeypatch: pytest.MonkeyPatch, system: str) -> None:
+    """It compiles, and the loader knows all its relocations; running it needs such a machine."""
+    binding = pytest.importorskip("llvmlite.binding")
+    binding.initialize_all_targets()
+    binding.initialize_all_asmprinters()
+    try:
+        target = binding.Target.from_triple("aarch64-unknown-none-elf")
+    except RuntimeError as error:
+        pytest.skip(f"this llvmlite has no AArch64: {error}")
+    machine = target.create_target_machine(opt=2, reloc="pic", codemodel="small")
+    monkeypatch.setattr(native.host, "machine", lambda: "aarch64")
+    monkeypatch.setattr(native.sys, "platform", system)
+    for text in (native.source(), MODULE):
+        module = binding.parse_assembly(text, binding.create_context())
+        module.triple = machine.triple
+        content = machine.emit_object(module)
+        monkeypatch.undo()
+        loaded = elf_loader.load_object(content)
+        monkeypatch.setattr(native.host, "machine", lambda: "aarch64")
+        assert loaded.functions
+        loaded.unload()

@@ -304,3 +304,14 @@ def test_many_python_threads_submit_and_synchronize(device: CpuDevice) -> None:
     for thread in threads:
         thread.join()
     assert not failures
+
+
+def test_more_patches_than_one_command_holds(device: CpuDevice) -> None:
+    (add,) = programs(device, "add")
+    first, second = zeros(device, 1), zeros(device, 1)
+    count = 700
+    captured = device.queue.capture([Launch(add, (first,), (1,))] * count)
+    slots = [captured.buffer_slot(i, 0) for i in range(count)]
+    for turn in range(100):  # goes round the ring several times
+        captured.submit([(slot, (first, second)[turn % 2]) for slot in slots])
+    assert read(first) == read(second) == [50 * count]

@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 from dovetile.errors import CompileError
@@ -97,8 +96,10 @@ class ClangCompiler:
         return result.stdout
 
     def compile_many(self, sources: Sequence[str]) -> list[bytes]:
-        """The object file of each source, in order, as many at a time as there are cores."""
+        """The object file of each source, in order, as many at a time as there are threads."""
         if len(sources) < 2:
             return [self.compile(source) for source in sources]
-        with ThreadPoolExecutor(host.usable_cores()) as pool:
+        from concurrent.futures import ThreadPoolExecutor  # slow to import, and rarely needed
+
+        with ThreadPoolExecutor(host.threads()) as pool:
             return list(pool.map(self.compile, sources))

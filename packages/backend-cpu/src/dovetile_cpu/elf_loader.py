@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from dovetile.errors import CompileError
 from dovetile_cpu import memory_map
@@ -29,34 +27,33 @@ _FUNCTION = 2
 _UNWIND = ".eh_frame"
 
 
-class _Section(NamedTuple):
-    name: int
-    type: int
-    flags: int
-    address: int
-    offset: int
-    size: int
-    link: int
-    info: int
-    alignment: int
-    entry_size: int
+class _Section:
+    __slots__ = ("alignment", "flags", "info", "link", "name", "offset", "size", "type")
+
+    def __init__(self, content: bytes, offset: int) -> None:
+        fields = _SECTION.unpack_from(content, offset)
+        self.name, self.type, self.flags, _, self.offset, self.size = fields[:6]
+        self.link, self.info, self.alignment, _ = fields[6:]
 
 
-class _Symbol(NamedTuple):
-    name: str
-    type: int
-    section: int
-    value: int
+class _Symbol:
+    __slots__ = ("name", "section", "type", "value")
+
+    def __init__(self, name: str, type: int, section: int, value: int) -> None:
+        self.name, self.type, self.section, self.value = name, type, section, value
 
 
-@dataclass
 class LoadedObject:
-    """Machine code in memory: one executable part, and one for data."""
+    """Machine code in memory: one executable part, and one for data.
 
-    address: int
-    nbytes: int
-    functions: dict[str, int] = field(default_factory=dict)
-    """Address of each function that the object defines for others."""
+    Args:
+        functions: address of each function that the object defines for others.
+    """
+
+    def __init__(self, address: int, nbytes: int, functions: dict[str, int]) -> None:
+        self.address = address
+        self.nbytes = nbytes
+        self.functions = functions
 
     def unload(self) -> None:
         """Give the memory back. The functions must not run any more."""
@@ -127,8 +124,7 @@ class _Loader:
         if relocator is None:
             raise CompileError(f"[load] ELF machine {header[2]}; known are {sorted(RELOCATORS)}")
         self.sections = [
-            _Section._make(_SECTION.unpack_from(self.content, header[6] + i * _SECTION.size))
-            for i in range(header[12])
+            _Section(self.content, header[6] + i * _SECTION.size) for i in range(header[12])
         ]
         self.names = self.sections[header[13]].offset
         for section in self.sections:
@@ -147,7 +143,7 @@ class _Loader:
 
         Returns the size of the first part, which becomes executable and read-only.
         """
-        targets = len({symbol for symbol in self.symbols if symbol.section == _UNDEFINED})
+        targets = sum(symbol.section == _UNDEFINED for symbol in self.symbols)
         self._place([i for i, s in enumerate(self.sections) if s.flags & _EXECUTABLE])
         self.next_stub = self._reserve(16, targets * self.relocator.STUB_SIZE)
         code_size = self._reserve(memory_map.PAGE, 0)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib import metadata, util
 from typing import Any
@@ -57,10 +56,12 @@ class LlvmCompiler:
             _idle.append(machine)
 
     def compile_many(self, sources: Sequence[str]) -> list[bytes]:
-        """The object file of each module, in order, as many at a time as there are cores."""
-        workers = min(host.usable_cores(), len(sources))
+        """The object file of each module, in order, as many at a time as there are threads."""
+        workers = min(host.threads(), len(sources))
         if workers < 2:
             return [self.compile(source) for source in sources]
+        from concurrent.futures import ThreadPoolExecutor  # slow to import, and rarely needed
+
         with ThreadPoolExecutor(workers) as pool:
             return list(pool.map(self.compile, sources))
 

@@ -18,7 +18,6 @@ from dovetile.dtypes import DType, Scalar
 from dovetile.errors import GraphError
 from dovetile.ir.ops import (
     COMPARISON,
-    ELEMENTWISE,
     AddressSpace,
     AxisKind,
     BufferArg,
@@ -44,51 +43,36 @@ def _forget(reference: _Reference) -> None:
             del _table[reference.key]
 
 
-class derived:
-    """A fact computed from a node and the same fact of its sources, once, without recursion."""
-
-    def __init__(self, compute: Callable[[UOp], Any]) -> None:
-        self.compute = compute
-        self.slot = "_" + compute.__name__
-        self.__doc__ = compute.__doc__
-
-    def __get__(self, node: UOp | None, owner: type) -> Any:
-        if node is None:
-            return self
-        slot, compute = self.slot, self.compute
-        try:
-            return getattr(node, slot)
-        except AttributeError:
-            pass
-        stack = [node]
-        while stack:
-            current = stack[-1]
-            missing = [s for s in current.src if not hasattr(s, slot)]
-            if missing:
-                stack.extend(missing)
-            else:
-                stack.pop()
-                if not hasattr(current, slot):
-                    object.__setattr__(current, slot, compute(current))
-        return getattr(node, slot)
-
-
 class UOp:
     """A node: an operation, the type of its value, its sources and one argument.
 
-    `arg` must be hashable. Shape, open ranges, integer bounds and device are derived, never stored
-    by the builder. Nodes are compared by identity (`is`, `==` are the same thing).
+    `arg` must be hashable. Nodes are compared by identity (`is`, `==` are the same thing).
+
+    Facts are derived from the node when first asked for, and kept:
+
+    * shape: sizes of the axes of a tensor-level value, () at other levels, None where there is no
+      value. Raises GraphError where the sources do not fit.
+    * ranges: the RANGEs this value depends on that no REDUCE, STAGE or END below has closed.
+    * bounds: inclusive (least, greatest) value, the type's limits where nothing better is known.
+    * device: canonical name of the device that holds the value, None for constants.
     """
 
     __slots__ = (
         "op", "dtype", "src", "arg", "__weakref__",
-        "_shape", "_ranges", "_bounds", "_device", "_depth", "_linear",
+        "shape", "ranges", "bounds", "device",
+        "_linear",  # of ir.symbolic.linear
+        "_final",  # one bit for every RuleSet under which this node is known to be final
     )  # fmt: skip
 
     op: Op
     dtype: DType
     src: tuple[UOp, ...]
     arg: Any
+    # Typed Any, since at most places the level is known and with it that there is a shape.
+    shape: Any
+    ranges: frozenset[UOp]
+    bounds: tuple[Scalar, Scalar]
+    device: str | None
 
     def __new__(cls, op: Op, dtype: DType, src: tuple[UOp, ...] = (), arg: Any = None) -> UOp:
         # 0, 0.0, -0.0 and False are equal and hash alike, yet are different constants; so are NaNs
@@ -102,22 +86,40 @@ class UOp:
             found = reference()
             if found is not None:
                 return found
-        node = object.__new__(cls)
-        put = object.__setattr__
-        put(node, "op", op)
-        put(node, "dtype", dtype)
-        put(node, "src", src)
-        put(node, "arg", arg)
+        node = _new(cls)
+        _put_op(node, op)
+        _put_dtype(node, dtype)
+        _put_src(node, src)
+        _put_arg(node, arg)
+        mark_final(node, 0)
         fresh = _Reference(node, _forget)
         fresh.key = key
+        # One atomic step, so that threads agree on which node is the one.
+        if _table.setdefault(key, fresh) is fresh:
+            return node
         with _lock:
-            reference = _table.get(key)
-            if reference is not None:
-                found = reference()
-                if found is not None:
-                    return found
-            _table[key] = fresh
-        return node
+            found = _table[key]() if key in _table else None
+            if found is None:
+                _table[key] = fresh
+                return node
+            return found
+
+    def __getattr__(self, name: str) -> Any:
+        """A fact that this node does not have yet: computed from the same fact of its sources,
+        without recursion. (Facts are slots: once set, reading one costs no call.)"""
+        if name not in _FACTS:
+            raise AttributeError(f"[UOp] there is no {name!r} on a node")
+        compute, read, put = _FACTS[name]
+        stack: list[UOp] = [self]
+        while stack:
+            current = stack[-1]
+            missing = [s for s in current.src if not _has(read, s)]
+            if missing:
+                stack.extend(missing)
+            else:
+                stack.pop()
+                put(current, compute(current))
+        return read(self)
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"[UOp] {name} was set; nodes are immutable, build a new one instead")
@@ -149,44 +151,6 @@ class UOp:
             changes.get("arg", self.arg),
         )
 
-    # -- derived facts -----------------------------------------------------------------------------
-
-    @derived
-    def shape(self) -> tuple[int, ...] | None:
-        """Sizes of the axes of a tensor-level value, None where there is no value."""
-        from dovetile.ir.shape import shape_of
-
-        return shape_of(self)
-
-    @derived
-    def ranges(self) -> frozenset[UOp]:
-        """RANGE nodes this value depends on that no REDUCE, STAGE or END below has closed."""
-        if self.op is Op.RANGE:
-            return self.src[0].ranges | {self}
-        if not self.src:
-            return _NO_RANGES
-        closing = _CLOSING.get(self.op)
-        if closing is not None and len(self.src) > closing:
-            inner = self.src[0].ranges
-            for s in self.src[1:closing]:
-                inner |= s.ranges
-            return inner.difference(self.src[closing:])
-        if len(self.src) == 1:
-            return self.src[0].ranges
-        result = self.src[0].ranges
-        for s in self.src[1:]:
-            other = s.ranges
-            if other and other is not result:
-                result = result | other if result else other
-        return result
-
-    @derived
-    def bounds(self) -> tuple[Scalar, Scalar]:
-        """Inclusive (least, greatest) value, the type's limits where nothing better is known."""
-        from dovetile.ir.bounds import bounds_of
-
-        return bounds_of(self)
-
     @property
     def minimum(self) -> Scalar:
         return self.bounds[0]
@@ -194,19 +158,6 @@ class UOp:
     @property
     def maximum(self) -> Scalar:
         return self.bounds[1]
-
-    @derived
-    def device(self) -> str | None:
-        """Canonical device name of the value, None for values no device holds (constants)."""
-        if self.op is Op.BUFFER:
-            return self.arg.device
-        if self.op is Op.COPY:
-            return self.arg
-        for s in self.src:
-            device = s.device
-            if device is not None:
-                return device
-        return None
 
     # -- building ----------------------------------------------------------------------------------
 
@@ -430,10 +381,72 @@ class UOp:
         return toposort(self)
 
 
+_new = object.__new__
+# The way past __setattr__.
+_put_op, _put_dtype, _put_src, _put_arg, mark_final = (
+    UOp.__dict__[name].__set__ for name in ("op", "dtype", "src", "arg", "_final")
+)
+
+# -- Facts -----------------------------------------------------------------------------------------
+
 _NO_RANGES: frozenset[UOp] = frozenset()
-# Ops that close ranges, and where in src those ranges start.
-_CLOSING = {Op.REDUCE: 1, Op.STAGE: 1, Op.END: 1}
-assert ELEMENTWISE.isdisjoint(_CLOSING)
+# Ops that close ranges: all their sources but the first.
+_CLOSING = frozenset({Op.REDUCE, Op.STAGE, Op.END})
+
+
+def _ranges(node: UOp) -> frozenset[UOp]:
+    src = node.src
+    if node.op is Op.RANGE:
+        return src[0].ranges | {node}
+    if not src:
+        return _NO_RANGES
+    result = src[0].ranges
+    if node.op in _CLOSING:
+        return result.difference(src[1:]) if len(src) > 1 else result
+    for s in src[1:]:
+        other = s.ranges
+        if other and other is not result:
+            result = result | other if result else other
+    return result
+
+
+def _device(node: UOp) -> str | None:
+    if node.op is Op.BUFFER:
+        return node.arg.device
+    if node.op is Op.COPY:
+        return node.arg
+    return next((s.device for s in node.src if s.device is not None), None)
+
+
+def _shape(node: UOp) -> tuple[int, ...] | None:
+    from dovetile.ir.shape import shape_of  # the module needs this one
+
+    return shape_of(node)
+
+
+def _bounds(node: UOp) -> tuple[Scalar, Scalar]:
+    from dovetile.ir.bounds import bounds_of  # the module needs this one
+
+    return bounds_of(node)
+
+
+_FACTS: dict[str, tuple[Callable, Callable, Callable]] = {
+    name: (compute, UOp.__dict__[name].__get__, UOp.__dict__[name].__set__)
+    for name, compute in (
+        ("shape", _shape), ("ranges", _ranges), ("bounds", _bounds), ("device", _device)
+    )
+}  # fmt: skip
+
+
+def _has(read: Callable, node: UOp) -> bool:
+    try:
+        read(node)
+    except AttributeError:
+        return False
+    return True
+
+
+# -- Graphs ----------------------------------------------------------------------------------------
 
 
 def toposort(root: UOp | Iterable[UOp], enter: Callable[[UOp], bool] | None = None) -> list[UOp]:

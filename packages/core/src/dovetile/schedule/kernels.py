@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from dovetile import dtypes
 from dovetile.errors import GraphError
 from dovetile.ir.ops import AxisKind, Op
+from dovetile.ir.rewrite import substitute_ranges
 from dovetile.ir.uop import UOp, toposort
 from dovetile.plugins.specs import Capabilities
 from dovetile.schedule.place import Placement
@@ -168,8 +169,12 @@ class KernelMaker:
         fault = fault_buffer(kernel.device)
         for check in builder.checks:
             failed = check.holds.logical_not()
+            # An index used inside a reduction is checked in a loop of its own.
+            inner = sorted(failed.ranges.difference(axes), key=lambda r: r.arg.id)
+            loops = {r: UOp.range(r.src[0], AxisKind.REDUCE) for r in inner}
+            failed = substitute_ranges(failed, loops)
             code = UOp.const(fault_code(check.text), fault.dtype)
-            effects.append(fault.index(0).store(code, failed))
+            effects.append(fault.index(0).store(code, failed).end(*loops.values()))
         kernel.reads, kernel.checks = builder.reads, builder.checks
         loops = self._loop_order([r for r in axes if r.op is Op.RANGE], effects)
         body = UOp.group(*effects)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 
+from dovetile.environment import settings
 from dovetile.ir.ops import Op
 from dovetile.ir.rewrite import substitute
 from dovetile.ir.spec import check
@@ -14,7 +17,7 @@ from dovetile.optimize import optimize
 from dovetile.runtime import Device, Program
 from dovetile.runtime.compile import binary_keys, compile_programs
 from dovetile.schedule import debug
-from dovetile.schedule.kernels import FAULT_SLOT, Kernel, KernelMaker, NeedsCopy
+from dovetile.schedule.kernels import FAULT_SLOT, Kernel, KernelMaker, NeedsCopy, fault_code
 from dovetile.schedule.keys import digest
 from dovetile.schedule.loops import canonical
 from dovetile.schedule.memory import Life
@@ -33,57 +36,28 @@ def make_plan(
     debug.kernels(kernels, time.perf_counter() - started)
     plan = Plan()
     memory = _Memory(plan, sink, maker, kernels)
-    sources: dict[tuple[str, UOp], int] = {}
-    code: list[tuple[str, str, str, int]] = []
+    code = _Code(devices)
     for kernel in kernels:
-        device = devices[kernel.device]
         if kernel.ast is None:
             (read,), (written,) = kernel.reads, kernel.writes
             plan.steps.append(
                 Step(kernel.device, None, (memory.of(written), memory.of(read)), label="copy")
             )
             continue
-        check(kernel.ast, "loop", "schedule.ranges")
         ast, buffers = canonical(kernel.ast)
-        check(ast, "loop", "schedule.loops")
-        key = (kernel.device, ast)
-        if key not in sources:
-            name = f"kernel_{digest(ast)[:16]}"
-            optimized = optimize(ast, device.capabilities, name)
-            linear = lower(optimized, device.capabilities, name)
-            text = device.renderer.render(linear)
-            debug.source(name, optimized, text)
-            sources[key] = len(code)
-            code.append((kernel.device, name, text, linear.parts))
-        number = sources[key]
-        operations, nbytes = debug.cost(ast)
+        check(ast, "loop", "canonical")
+        number, parts = code.number_of(kernel.device, ast)
+        references = tuple(memory.of(b) for b in buffers)
         plan.steps.append(
-            Step(
-                kernel.device,
-                number,
-                tuple(memory.of(b) for b in buffers),
-                code[number][3],
-                debug.label(ast),
-                operations,
-                nbytes,
-            )
+            Step(kernel.device, number, references, parts, debug.label(ast), *debug.cost(ast))
         )
-        for bound in kernel.checks:
-            from dovetile.schedule.kernels import fault_code
-
-            plan.faults[fault_code(bound.text)] = bound.text
+        for c in kernel.checks:
+            plan.faults[fault_code(c.text)] = c.text
     memory.place()
-    programs: list[Program | None] = [None] * len(code)
-    for name, device in devices.items():
-        mine = [i for i, c in enumerate(code) if c[0] == name]
-        loaded = compile_programs(device, [(code[i][1], code[i][2]) for i in mine])
-        for i, program in zip(mine, loaded):
-            programs[i] = program
-    plan.programs = [
-        (d, n, binary_keys(devices[d].compiler, [text])[0]) for d, n, text, _ in code
-    ]
+    programs = code.programs()
+    plan.programs = code.names()
     debug.plan(plan, time.perf_counter() - started)
-    return plan, [p for p in programs if p is not None]
+    return plan, programs
 
 
 def schedule(
@@ -132,6 +106,65 @@ def _copy_first(sink: UOp, buffer: UOp) -> UOp:
         else:
             done[node] = node.replace(src=tuple(done[s] for s in node.src))
     return done[sink]
+
+
+class _Code:
+    """The distinct kernels of a plan. Each is compiled in the background as soon as its source is
+    known, while the next ones are still being made."""
+
+    def __init__(self, devices: Mapping[str, Device]) -> None:
+        self.devices = devices
+        self.numbers: dict[tuple[str, UOp], int] = {}
+        self.kernels: list[tuple[str, str, str, int]] = []  # device, name, source, parts
+        self.pending: list[Future[list[Program]]] = []
+        self.pool = ThreadPoolExecutor(2, thread_name_prefix="compile")
+
+    def number_of(self, device: str, ast: UOp) -> tuple[int, int]:
+        """(number of the kernel among those of the plan, its parts)."""
+        if (device, ast) not in self.numbers:
+            self.numbers[device, ast] = len(self.kernels)
+            name, source, parts = _source_of(self.devices[device], ast)
+            self.kernels.append((device, name, source, parts))
+            self.pending.append(
+                self.pool.submit(compile_programs, self.devices[device], [(name, source)])
+            )
+        number = self.numbers[device, ast]
+        return number, self.kernels[number][3]
+
+    def programs(self) -> list[Program]:
+        """All programs, once they are compiled. Raises CompileError."""
+        try:
+            return [p.result()[0] for p in self.pending]
+        finally:
+            self.pool.shutdown(wait=False, cancel_futures=True)
+
+    def names(self) -> list[tuple[str, str, str]]:
+        """(device, name, key of the compiled code) of each."""
+        return [
+            (d, name, binary_keys(self.devices[d].compiler, [source])[0])
+            for d, name, source, _ in self.kernels
+        ]
+
+
+# Sources of kernels made before: other graphs of this process have many kernels in common.
+_sources: OrderedDict[tuple, tuple[str, str, int]] = OrderedDict()
+_MOST_SOURCES = 2048
+
+
+def _source_of(device: Device, ast: UOp) -> tuple[str, str, int]:
+    """(name, source, parts) of a canonical kernel on a device."""
+    key = (device.capabilities, device.renderer.language, settings(), ast)
+    found = _sources.get(key)
+    if found is None:
+        name = f"kernel_{digest(ast)[:16]}"
+        optimized = optimize(ast, device.capabilities, name, device)
+        linear = lower(optimized, device.capabilities, name)
+        source = device.renderer.render(linear)
+        debug.source(name, optimized, source)
+        found = _sources[key] = (name, source, linear.parts)
+        while len(_sources) > _MOST_SOURCES:
+            _sources.popitem(last=False)
+    return found
 
 
 class _Memory:

@@ -82,13 +82,14 @@ def _contractions(placement: Placement) -> None:
     for node in placement.nodes:
         if node.op is Op.REDUCE and node.arg[0] is Op.ADD:
             product = node.src[0]
-            while product.op in (Op.RESHAPE, Op.PERMUTE, Op.CAST):
+            while product.op in MOVEMENT or product.op in (Op.CAST, Op.INDEX):
                 product = product.src[0]
             if product.op is not Op.MUL:
                 continue
+            terms = node.src[0].size
             sources = [storage(s) for s in product.src]
-            reuse = [product.size // max(s.size, 1) for s in sources]
-            if min(reuse) < _REUSE or product.size < 4096:
+            reuse = [terms // max(s.size, 1) for s in sources]
+            if min(reuse) < _REUSE or terms < 4096:
                 continue
             placement.contractions.add(node)
             for s in sources:

@@ -315,7 +315,7 @@ class RangeBuilder:
             amounts.append((before, after))
             moved.append(i + before if before else i)
         padded = node.pad(tuple(amounts))
-        if padded.size > 2 * node.size + 4096:
+        if padded.size > 4 * node.size + 4096:
             return None, indices
         if padded not in self.padded:
             self.padded[padded] = UOp.buffer(padded.size, node.dtype, node.device)

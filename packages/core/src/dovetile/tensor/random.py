@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from dovetile import dtypes
 from dovetile.dtypes import DType, Scalar
@@ -125,6 +125,9 @@ def _unit(words: UOp, low: UOp | None = None) -> UOp:
     return wide * 2.0**-53
 
 
+Weights = TypeVar("Weights", bound="Random")
+
+
 class Random(Creation):
     """Random tensors. Streams begin at `manual_seed`; each call goes on where the last ended."""
 
@@ -133,7 +136,7 @@ class Random(Creation):
     @classmethod
     def _drawn(
         cls, op: str, size: Sequence, dtype: DType | None, device: str | None, requires_grad: bool,
-        make,  # noqa: ANN001
+        make,
     ) -> Self:  # fmt: skip
         shape = shape_argument(op, size)
         if any(n < 0 for n in shape):
@@ -233,7 +236,7 @@ class Random(Creation):
         """0 to n - 1 in random order. Sorted on the host, so it is computed at once."""
         import numpy as np
 
-        keys = cls.rand(n, dtype=dtypes.float64, device=device).numpy()  # type: ignore[attr-defined]
+        keys = cls.rand(n, dtype=dtypes.float64, device=device).numpy()
         order = np.argsort(keys, kind="stable").astype(np.int64)
         result = cls(order, device=device)  # type: ignore[call-arg]
         return result if dtype is None else result.cast(dtype)
@@ -266,15 +269,15 @@ class Random(Creation):
     def uniform_(self, a: Scalar = 0.0, b: Scalar = 1.0) -> Self:
         """Fill with uniform numbers in [a, b)."""
         drawn = self.rand(self.shape, dtype=self.dtype, device=self.device)
-        return self.assign(drawn * (b - a) + a)  # type: ignore[attr-defined]
+        return self.assign(drawn * (b - a) + a)
 
     def normal_(self, mean: Scalar = 0.0, std: Scalar = 1.0) -> Self:
         """Fill with normal numbers."""
         drawn = self.randn(self.shape, dtype=self.dtype, device=self.device)
-        return self.assign(drawn * std + mean)  # type: ignore[attr-defined]
+        return self.assign(drawn * std + mean)
 
 
-def _race(weights: Random) -> Random:
+def _race(weights: Weights) -> Weights:
     times = -(1 - weights.rand_like(dtype=dtypes.float32)).log() / weights.float()
     return times.masked_fill(weights.eq(0), math.inf)
 
@@ -282,5 +285,3 @@ def _race(weights: Random) -> Random:
 def _check_float(op: str, dtype: DType | None) -> None:
     if dtype is not None and dtype.kind != "f":
         raise DTypeError(f"[{op}] dtype {dtype.name}; it must be a float")
-
-
