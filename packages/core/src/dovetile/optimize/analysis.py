@@ -9,7 +9,7 @@ from functools import cached_property
 from dovetile.ir.ops import ELEMENTWISE, AxisKind, Op
 from dovetile.ir.symbolic import linear_form
 from dovetile.ir.uop import UOp
-from dovetile.optimize.opts import nodes_of, output_axes
+from dovetile.optimize.opts import is_idempotent, nodes_of, output_axes
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,7 @@ class Analysis:
     @cached_property
     def idempotent(self) -> bool:
         """Whether computing an output element twice does no harm."""
-        written = {a.node.src[0].src[0] for a in self.stores}
-        accumulating = any(r.arg.kind is AxisKind.REDUCE for r in self.outputs)
-        return not accumulating and all(a.node.src[0].src[0] not in written for a in self.loads)
+        return is_idempotent(self.kernel)
 
     @cached_property
     def itemsize(self) -> int:
