@@ -392,7 +392,7 @@ class Arithmetic(Movement):
         if self.dtype.kind == "b":
             return self
         x = self.uop
-        zero, one = x.const_like(0).expand(x.shape), x.const_like(1).expand(x.shape)
+        zero, one = x.const_like(0), x.const_like(1)
         positive = (zero < x).where(one, x if self.dtype.kind == "f" else zero)
         if self.dtype.kind == "f":
             positive = x.ne(0).where(positive, zero)
@@ -480,7 +480,7 @@ def _category(value: Operand) -> builtins.int:
 def _abs_gradient(result: UOp, inputs: tuple[UOp, ...], gradient: UOp) -> tuple[UOp]:
     (x,) = inputs
     negative = (x < 0).where(gradient * -1, gradient)
-    return (x.ne(0).where(negative, gradient.const_like(0).expand(x.shape)),)
+    return (x.ne(0).where(negative, gradient.const_like(0)),)
 
 
 def _round(x: UOp) -> UOp:
@@ -488,5 +488,5 @@ def _round(x: UOp) -> UOp:
     above = x + low * -1
     half = low * 0.5
     odd = half.ne(_floor(half))
-    up = (above.const_like(0.5).expand(x.shape) < above) | (above.eq(0.5) & odd)
+    up = (above.const_like(0.5) < above) | (above.eq(0.5) & odd)
     return up.where(low + 1, low)
