@@ -117,7 +117,7 @@ UNARY = [
     Operation("sigmoid", lambda x: x.sigmoid(), _sigmoid),
     Operation("silu", lambda x: x.silu(), lambda x: x * _sigmoid(x)),
     Operation("erf", lambda x: x.erf(), _erf),
-    Operation("gelu", lambda x: x.gelu(), lambda x: x / 2 * (1 + _erf(x / np.sqrt(2)))),
+    Operation("gelu", lambda x: x.gelu(), lambda x: x / 2 * (1 + _erf(x / np.sqrt(2))), slack=4),
     Operation("isnan", lambda x: (x / 0).isnan(), lambda x: x == 99, low=1.0),
 ]
 
