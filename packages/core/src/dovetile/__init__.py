@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from dovetile import dtypes as dtypes
+    from dovetile.capture import jit as jit
     from dovetile.tensor import Tensor as Tensor
     from dovetile.tensor import enable_grad as enable_grad
     from dovetile.tensor import is_grad_enabled as is_grad_enabled
@@ -27,6 +28,7 @@ _EXPORTS = {
     "is_grad_enabled": "dovetile.tensor",
     "no_grad": "dovetile.tensor",
     "grad": "dovetile.tensor.tensor",
+    "jit": "dovetile.capture",
     "where": "dovetile.tensor.tensor",
     "get_rng_state": "dovetile.tensor.random",
     "initial_seed": "dovetile.tensor.random",

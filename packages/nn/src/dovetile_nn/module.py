@@ -29,6 +29,8 @@ class Module:
     """
 
     training: bool
+    # Names of attributes, which captured functions see themselves.
+    untracked_by_jit = frozenset({"_parameter_names", "_buffer_names", "_module_names"})
 
     def __init__(self) -> None:
         self.training = True

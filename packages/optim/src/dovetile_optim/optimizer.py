@@ -20,6 +20,8 @@ class ParameterGroup(dict[str, Any]):
     the step's arithmetic; setting one raises ArgumentError.
     """
 
+    untracked_by_jit = frozenset({"lr", "initial_lr"})  # captured steps read `learning_rate`
+
     def __init__(self, optimizer_name: str, values: Mapping[str, Any]):
         super().__init__(values)
         self._optimizer_name = optimizer_name

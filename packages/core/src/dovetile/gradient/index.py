@@ -80,7 +80,7 @@ def index_gradient(node: UOp, g: UOp) -> UOp:
 
 
 def _gather(node: UOp, g: UOp, forms: list[Affine]) -> UOp | None:
-    """Windows: source[c + s * i + t * j] was read as result[i, j], so gather at i = (h - t * j) / s.
+    """Windows: source[c + s * i + t * j] was read as result[i, j]: gather at i = (h - t * j) / s.
 
     Zeros between the rows of the gradient make s = 1, and its turned window axis makes the sign
     of t positive: gradient[h] = sum over j of spread[h + t * j, j].

@@ -93,6 +93,25 @@ def simplify(kernel: UOp) -> UOp:
     return kernel
 
 
+def is_idempotent(kernel: UOp) -> bool:
+    """Whether computing an output element twice does no harm."""
+    nodes = nodes_of(kernel)
+    written = {n.src[0].src[0] for n in nodes if n.op is Op.STORE}
+    in_order = any(r.arg.kind is AxisKind.REDUCE for r in output_axes(kernel))
+    return not in_order and all(n.src[0].src[0] not in written for n in nodes if n.op is Op.LOAD)
+
+
+def _require_outer_first(ranges: Sequence[UOp], opt: str) -> None:
+    """A loop whose length depends on another's counter stands inside of it."""
+    seen: set[UOp] = set()
+    for r in ranges:
+        late = r.src[0].ranges.intersection(ranges) - seen
+        if late:
+            ids = sorted(o.arg.id for o in late)
+            raise OptError(f"[{opt}] the length of axis {r.arg.id} depends on {ids}; those first")
+        seen.add(r)
+
+
 @dataclass(frozen=True)
 class Split:
     """Axis of n -> (new outer axis, this axis of `size`), the outer one just outside.
@@ -114,6 +133,8 @@ class Split:
         n = length.arg
         if not 1 <= self.size <= n:
             raise OptError(f"[Split] size {self.size} of axis {self.axis}, which has {n}")
+        if old.arg.kind not in (AxisKind.LOOP, AxisKind.REDUCE):
+            raise OptError(f"[Split] axis {self.axis} is {old.arg.kind.name}; split before binding")
         outer = UOp.range(-(-n // self.size), old.arg.kind, next_id(kernel))
         start = outer * self.size
         if n % self.size == 0:
@@ -121,6 +142,8 @@ class Split:
         elif old.arg.kind is AxisKind.REDUCE and self.ragged == "overlap":
             raise OptError("[Split] a reduction would count elements twice")
         elif self.ragged == "overlap":
+            if not is_idempotent(kernel):
+                raise OptError("[Split] blocks that overlap; this kernel reads what it overwrites")
             inner = UOp.range(self.size, old.arg.kind, self.axis)
             start = start.minimum_with(n - self.size)
         else:
@@ -139,10 +162,34 @@ class Bind:
         old = axis(kernel, self.axis)
         if self.kind in (AxisKind.UNROLL, AxisKind.VECTOR) and not old.src[0].is_const:
             raise OptError(f"[Bind] axis {self.axis} has no constant size")
-        if old.arg.kind is AxisKind.REDUCE and self.kind is AxisKind.THREAD:
-            raise OptError(f"[Bind] axis {self.axis} is reduced; its parts are not independent")
+        if old.arg.kind not in (AxisKind.LOOP, AxisKind.REDUCE):
+            raise OptError(f"[Bind] axis {self.axis} is {old.arg.kind.name} already")
+        if old.arg.kind is AxisKind.REDUCE:
+            if self.kind is AxisKind.THREAD:
+                raise OptError(f"[Bind] axis {self.axis} is reduced; its parts are not independent")
+            if old in output_axes(kernel):
+                raise OptError(f"[Bind] axis {self.axis} writes elements several times, in order")
+        if self.kind is AxisKind.VECTOR and old.src[0].arg & (old.src[0].arg - 1):
+            raise OptError(f"[Bind] {old.src[0].arg} lanes; a power of two is right")
+        self._require_single(kernel, old)
+        if self.kind in (AxisKind.UNROLL, AxisKind.VECTOR) and any(
+            n.op is Op.STAGE and old in n.ranges for n in nodes_of(kernel)
+        ):
+            raise OptError(f"[Bind] axis {self.axis} is outside of a STAGE; bind it, then stage")
         new = UOp.range(old.src[0], self.kind, self.axis)
         return replace_axes(kernel, {old: new}, {old: (new,)})
+
+    def _require_single(self, kernel: UOp, old: UOp) -> None:
+        """A value has lanes along one axis; a kernel has one axis of parts."""
+        if self.kind is AxisKind.THREAD:
+            taken = any(r.arg.kind is self.kind for r in axes(kernel))
+        else:
+            taken = self.kind is AxisKind.VECTOR and any(
+                old in n.ranges and any(r.arg.kind is self.kind for r in n.ranges)
+                for n in nodes_of(kernel)
+            )
+        if taken:
+            raise OptError(f"[Bind] axis {self.axis}: there is a {self.kind.name} axis already")
 
 
 @dataclass(frozen=True)
@@ -156,7 +203,13 @@ class Order:
         named = {r.arg.id: r for r in end.src[1:]}
         if sorted(named) != sorted(self.axes):
             raise OptError(f"[Order] {self.axes} does not order the axes {sorted(named)}")
-        changed = end.replace(src=(end.src[0], *(named[i] for i in self.axes)))
+        ordered = [named[i] for i in self.axes]
+        if [r for r in ordered if r.arg.kind is AxisKind.REDUCE] != [
+            r for r in end.src[1:] if r.arg.kind is AxisKind.REDUCE
+        ]:
+            raise OptError(f"[Order] {self.axes} changes which of several writes comes last")
+        _require_outer_first(ordered, "Order")
+        changed = end.replace(src=(end.src[0], *ordered))
         return kernel.replace(src=(changed, *kernel.src[1:]))
 
 
@@ -171,8 +224,12 @@ class ReduceOrder:
         for node in nodes_of(kernel):
             if node.op is Op.REDUCE and {r.arg.id for r in node.src[1:]} == set(self.axes):
                 named = {r.arg.id: r for r in node.src[1:]}
-                changes[node] = node.replace(src=(node.src[0], *(named[i] for i in self.axes)))
-        return substitute(kernel, changes)
+                ordered = [named[i] for i in self.axes]
+                _require_outer_first(ordered, "ReduceOrder")
+                changes[node] = node.replace(src=(node.src[0], *ordered))
+        if not changes:
+            raise OptError(f"[ReduceOrder] no reduction is over the axes {self.axes}")
+        return rewrite_listed(kernel, changes)
 
 
 @dataclass(frozen=True)
@@ -191,6 +248,8 @@ class GroupReduce:
                 first = tuple(r for r in node.src[1:] if r not in last)
                 partial = node.replace(src=(node.src[0], *first))
                 changes[node] = node.replace(src=(partial, *last))
+        if not changes:
+            raise OptError(f"[GroupReduce] no reduction is over axes {self.axes} and others")
         return rewrite_listed(kernel, changes)
 
 
@@ -204,10 +263,12 @@ class Tail:
 
     def apply(self, kernel: UOp) -> UOp:
         old = axis(kernel, self.axis)
+        if not old.src[0].is_const:
+            raise OptError(f"[Tail] axis {self.axis} has no constant size")
         n = old.src[0].arg
+        if not 1 <= self.size < n or n % self.size == 0:
+            raise OptError(f"[Tail] size {self.size} of axis {self.axis}, which has {n}; no rest")
         main = n - n % self.size
-        if main in (0, n):
-            return kernel
         body = UOp.range(main, old.arg.kind, self.axis)
         rest = UOp.range(n - main, old.arg.kind, next_id(kernel))
         changes = {}
@@ -220,6 +281,8 @@ class Tail:
                 last = UOp(Op.REDUCE, node.dtype,
                            (substitute_ranges(node.src[0], {old: rest + main}), *tails), node.arg)  # fmt: skip
                 changes[node] = first.alu(node.arg, last)
+        if not changes:
+            raise OptError(f"[Tail] axis {self.axis} is not reduced")
         return rewrite_listed(kernel, changes)
 
 
@@ -239,11 +302,20 @@ class Stage:
         product = contracted_product(kernel)
         if product is None:
             raise OptError("[Stage] the kernel sums up no product")
+        if self.operand not in (0, 1):
+            raise OptError(f"[Stage] operand {self.operand}; a product has 0 and 1")
         value = product.src[self.operand]
         named = {r.arg.id: r for r in value.ranges}
         missing = [i for i in self.axes if i not in named]
         if missing:
             raise OptError(f"[Stage] operand {self.operand} does not depend on axes {missing}")
+        open_ = [
+            i
+            for i, r in named.items()
+            if r.arg.kind in (AxisKind.UNROLL, AxisKind.VECTOR) and i not in self.axes
+        ]
+        if open_:
+            raise OptError(f"[Stage] axes {sorted(open_)} are copies or lanes; hold those too")
         ranges = tuple(named[i] for i in self.axes)
         staged = value.stage(*ranges, space=self.space, depth=self.depth)
         return substitute(kernel, {product: _with_operand(product, self.operand, staged)})

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from dovetile.runtime import Buffer, Device, Program
 from dovetile.runtime.compile import load_programs
 from dovetile.runtime.faults import check_faults, fault_buffer, register_faults
 from dovetile.schedule import debug
 from dovetile.schedule.plan import Plan, Step
+
+if TYPE_CHECKING:
+    from dovetile.capture.recording import Recording
+
+recording: ContextVar[Recording | None] = ContextVar("recording", default=None)
+"""Notes what is run, for a captured function. It holds for one thread."""
 
 
 @dataclass
@@ -25,6 +33,8 @@ class LoadedPlan:
         """Queues all steps; returns the buffers of the results. Does not wait."""
         memory, results = self.allocate(inputs)
         register_faults(self.plan.faults)
+        if (record := recording.get()) is not None:
+            record.add_plan(self, memory)
         if debug.level() >= 2:
             self._run_timed(memory)
             return results

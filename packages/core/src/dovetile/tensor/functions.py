@@ -72,7 +72,8 @@ class Functions(Arithmetic):
     def sinh(self) -> Self:
         """(e**x - e**-x) / 2, accurate near 0."""
         grown = self.expm1()
-        return (grown + grown / (grown + 1)) * 0.5
+        fallen = (grown / (grown + 1)).masked_fill(grown == math.inf, 1.0)
+        return (grown + fallen) * 0.5
 
     def cosh(self) -> Self:
         grown = self.abs().exp()

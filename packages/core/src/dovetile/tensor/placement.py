@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from dovetile import dtypes
 from dovetile.dtypes import DType
+from dovetile.errors import JitError
 from dovetile.ir.ops import Op
 from dovetile.ir.uop import UOp
 
@@ -44,6 +45,8 @@ def place(array: np.ndarray, device: str, share: bool = False) -> UOp:
     node = UOp.buffer(array.size, dtype, device)
     memory = runtime.Buffer.from_numpy(runtime.get_device(device), array, copy=not share)
     schedule.attach(node, memory)
+    if (record := schedule.recording.get()) is not None:
+        record.add_placed(memory, array)
     return node
 
 
@@ -105,6 +108,13 @@ def fetch(node: UOp) -> np.ndarray:
     """The value of a computed node as an array, a view of the buffer where possible."""
     import numpy as np
 
+    from dovetile import schedule
+
+    if schedule.recording.get() is not None:
+        raise JitError(
+            "[jit] the value of a tensor is asked for (by item, numpy, tolist, bool...) inside a "
+            "captured function; return the tensor and ask outside: a replay runs no Python"
+        )
     chain = []
     node = realized(node)
     while node.op is not Op.BUFFER:
