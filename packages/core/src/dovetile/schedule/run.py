@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from dovetile.runtime import Buffer, Device, Program
 from dovetile.runtime.compile import load_programs
-from dovetile.runtime.faults import fault_buffer, register_faults
+from dovetile.runtime.faults import check_faults, fault_buffer, register_faults
 from dovetile.schedule import debug
 from dovetile.schedule.plan import Plan, Step
 
@@ -94,6 +94,8 @@ def copy(destination: Buffer, source: Buffer) -> None:
         destination.device.queue.copy(destination, source)
     else:
         destination.copy_in(source.to_numpy())
+        # Whoever reads the copy waits for its device only.
+        check_faults(source.device)
 
 
 def load_plan(plan: Plan, devices: Mapping[str, Device]) -> LoadedPlan | None:
