@@ -29,6 +29,12 @@ class LoadedPlan:
     devices: Mapping[str, Device]
     programs: Sequence[Program]
 
+    def __post_init__(self) -> None:
+        # Made now: later, its first zero would wait for everything queued by then.
+        for step in self.plan.steps:
+            if any(r.kind == "fault" for r in step.memory):
+                fault_buffer(self.devices[step.device])
+
     def run(self, inputs: Sequence[Buffer]) -> list[Buffer]:
         """Queues all steps; returns the buffers of the results. Does not wait."""
         memory, results = self.allocate(inputs)
