@@ -315,6 +315,12 @@ class LlvmIrRenderer:
         if len(node.arg) == 1:
             return writer.emit(f"extractelement {vector} {value}, i64 {node.arg[0]}")
         lanes = ", ".join(f"i32 {lane}" for lane in node.arg)
+        if source in writer.bytes:  # bytes are far cheaper to shuffle than single bits
+            text, value = self.stored(source.dtype), writer.bytes[source]
+            picked = writer.emit(
+                f"shufflevector {text} {value}, {text} poison, <{len(node.arg)} x i32> <{lanes}>"
+            )
+            return self._from_memory(picked, node.dtype, writer)
         return writer.emit(
             f"shufflevector {vector} {value}, {vector} poison, <{len(node.arg)} x i32> <{lanes}>"
         )
@@ -373,7 +379,10 @@ class LlvmIrRenderer:
         if dtype.lanes > 1:
             load += f", align {self._alignment(address, dtype, writer)}"
         if gate is None:
-            return self._from_memory(writer.emit(load), dtype, writer)
+            value = writer.emit(load)
+            if dtype.kind == "b" and dtype.lanes > 1:
+                writer.bytes[node] = value
+            return self._from_memory(value, dtype, writer)
         before = writer.block
         after = self._branch(gate, writer)
         value = self._from_memory(writer.emit(load), dtype, writer)

@@ -29,6 +29,8 @@ class Writer:
         self.declared: set[str] = set()
         """Names that must be declared once, and have been."""
         self.divisors: dict[UOp, int] = {}
+        self.bytes: dict[UOp, str] = {}
+        """Vectors of bool as they were loaded, one byte each."""
         self.arrays: set[UOp] = set()
         """REG buffers that need addresses; the others are so many separate registers."""
         self.gated: set[UOp] = set()

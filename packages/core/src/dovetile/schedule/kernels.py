@@ -156,7 +156,8 @@ class KernelMaker:
                 value = builder.value(root.src[1], indices)
                 address = buffer.index(position)
                 if root.arg is not None:
-                    value = address.load().alu(root.arg, value)
+                    guard = (value.const_like(0), _all(gate)) if gate else ()
+                    value = address.load(*guard).alu(root.arg, value)
                 effects.append(address.store(value, *([_all(gate)] if gate else [])))
                 kernel.writes[buffer] = root
                 if root.arg is not None or gate:
