@@ -43,7 +43,7 @@ def broadcast(value: UOp, lanes: int) -> UOp:
 class _Expander:
     def __init__(self) -> None:
         self.copies: dict[UOp, Copies] = {}
-        # For an address the places of its lanes from the first on; None where they are not constant.
+        # For an address the places of its lanes; None where they are only known at run time.
         self.offsets: dict[UOp, list[int] | None] = {}
 
     def run(self, sink: UOp) -> UOp:
