@@ -14,6 +14,8 @@ from dovetile.ir.ops import Op
 from dovetile.ir.uop import UOp, toposort
 from dovetile.tensor.nodes import arrange, iota
 
+pytestmark = pytest.mark.usefixtures("reference")
+
 
 def test_affine_forms() -> None:
     rows = arrange(iota(4), [0], (4, 3)) * 2

@@ -156,7 +156,8 @@ class KernelMaker:
                 value = builder.value(root.src[1], indices)
                 address = buffer.index(position)
                 if root.arg is not None:
-                    value = address.load().alu(root.arg, value)
+                    guard = (value.const_like(0), _all(gate)) if gate else ()
+                    value = address.load(*guard).alu(root.arg, value)
                 effects.append(address.store(value, *([_all(gate)] if gate else [])))
                 kernel.writes[buffer] = root
                 if root.arg is not None or gate:
@@ -194,7 +195,7 @@ class KernelMaker:
         for root in roots:
             if root.op is Op.STORE and root.arg is None and root.src[0].op is not Op.INDEX:
                 for user in self.placement.users.get(root, ()):
-                    if user.op is Op.AFTER and user.src == (root.src[0], root):
+                    if user.op is Op.AFTER and user.src == (_reshaped(root.src[0]), root):
                         found.add(user)
         return frozenset(found)
 
@@ -385,6 +386,13 @@ def _ordered_reductions(body: UOp) -> UOp:
                 ranges = sorted(node.src[1:], key=lambda r: -used[r])
                 changes[node] = node.replace(src=(node.src[0], *ranges))
     return rewrite_listed(body, changes) if changes else body
+
+
+def _reshaped(view: UOp) -> UOp:
+    """What a view shows all elements of, in order."""
+    while view.op is Op.RESHAPE:
+        view = view.src[0]
+    return view
 
 
 class Dependencies:

@@ -14,6 +14,10 @@ from dovetile.ir.uop import UOp, toposort
 from dovetile.optimize.opts import replace_axes
 
 
+# Shorter inner axes than this are left alone: a vector covers several of their blocks.
+_LEAST_FACTOR = 16
+
+
 def canonical(kernel: UOp) -> tuple[UOp, tuple[UOp, ...]]:
     """(the canonical kernel, the BUFFERs that its slots stand for)."""
     kernel = rewrite(kernel, simplify_index)
@@ -50,7 +54,7 @@ def _divided(kernel: UOp) -> tuple[UOp, int] | None:
             if divisor % coefficient:
                 continue
             factor, n = divisor // coefficient, term.src[0].arg
-            if 1 < factor < n and n % factor == 0:
+            if _LEAST_FACTOR <= factor < n and n % factor == 0:
                 return term, factor
     return None
 

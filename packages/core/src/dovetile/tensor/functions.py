@@ -195,7 +195,7 @@ def _erf_gradient(result: UOp, inputs: Inputs, gradient: UOp) -> Inputs:
 
 def _relu_gradient(result: UOp, inputs: Inputs, gradient: UOp) -> Inputs:
     zero = constant(0.0, gradient.dtype, gradient.shape)
-    return ((zero < inputs[0]).where(gradient, zero),)
+    return ((zero < result).where(gradient, zero),)
 
 
 def _softplus_gradient(beta: Scalar) -> Callable[[UOp, Inputs, UOp], Inputs]:
