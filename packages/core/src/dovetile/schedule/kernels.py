@@ -232,7 +232,7 @@ class KernelMaker:
     @staticmethod
     def _loop_order(loops: list[UOp], effects: list[UOp]) -> list[UOp]:
         """Loops that reductions inside depend on come first, so that each is computed once."""
-        used = {r: 0 for r in loops}
+        used = dict.fromkeys(loops, 0)
         for node in toposort(effects):
             if node.op is Op.REDUCE:
                 for r in node.ranges:
@@ -376,7 +376,7 @@ def _ordered_reductions(body: UOp) -> UOp:
     changes = {}
     for node in toposort(body):
         if node.op is Op.REDUCE and len(node.src) > 2:
-            used = {r: 0 for r in node.src[1:]}
+            used = dict.fromkeys(node.src[1:], 0)
             for inner in toposort(node.src[0]):
                 if inner.op is Op.REDUCE:
                     for r in inner.ranges:

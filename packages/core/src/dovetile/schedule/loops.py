@@ -13,7 +13,6 @@ from dovetile.ir.symbolic import linear_form, simplify_index
 from dovetile.ir.uop import UOp, toposort
 from dovetile.optimize.opts import replace_axes
 
-
 # Shorter inner axes than this are left alone: a vector covers several of their blocks.
 _LEAST_FACTOR = 16
 
