@@ -115,5 +115,5 @@ class Plan:
                 data["outputs"],
                 {code: text for code, text in data["faults"]},
             )
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, LookupError, TypeError, AttributeError):
             return None
