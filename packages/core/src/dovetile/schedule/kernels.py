@@ -337,6 +337,10 @@ class KernelMaker:
         self.build(joined)
         if self._overlaps(joined) or any(len(s) > 1 for s in joined.reads.values()):
             return None
+        # A value that one kernel read from memory may now be computed at other indices: no
+        # reduction may be among what is computed again.
+        if len(joined.reductions) > len(a.reductions) + len(b.reductions):
+            return None
         if joined.reductions and len(set(joined.reductions)) > len(set(a.reductions)):
             return None
         # What one writes the other must have got as a value, never by reading it back.

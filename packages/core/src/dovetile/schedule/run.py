@@ -65,10 +65,10 @@ class LoadedPlan:
         """Runs step by step, each awaited and reported."""
         for step in self.plan.steps:
             device = self.devices[step.device]
-            device.synchronize()
+            device.wait()
             start = time.perf_counter()
             self.queue(step, memory)
-            device.synchronize()
+            device.wait()
             name = "copy" if step.program is None else self.plan.programs[step.program][1]
             debug.step(step, name, time.perf_counter() - start)
 
