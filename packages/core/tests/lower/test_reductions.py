@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import loop_kernels as kernels
 import numpy as np
 import pytest
@@ -114,3 +117,10 @@ def test_an_empty_loop_gives_the_identity():
     expected = np.concatenate([[0], data.cumsum()[:-1]]).astype(np.float32)
     case = kernels.Case("triangle", kernel, (np.ones(4, np.float32), data), {0: expected})
     case.compare(case.results(kernel))
+
+
+def test_new_loops_are_none_of_a_canonical_kernel():
+    """In a fresh process as well, where no loop has been made before."""
+    code = "from dovetile.ir.uop import UOp; print(UOp.range(5) is UOp.range(5, id=0))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert result.stdout.split() == [b"False"]
