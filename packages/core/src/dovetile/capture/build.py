@@ -16,6 +16,7 @@ from dovetile.errors import JitError
 from dovetile.ir.ops import Op
 from dovetile.ir.uop import UOp
 from dovetile.runtime import Buffer, Copy
+from dovetile.schedule.run import copy
 from dovetile.tensor import base, no_grad, realize_all, renewal
 from dovetile.tensor.base import TensorBase
 
@@ -44,6 +45,8 @@ class Capture:
         self.recording = Recording()
         self.result: Any = None
         """The result of the run, where no step can be made of it."""
+        self.carried: dict[int, UOp] = {}
+        """What Tensors were that have moved to the memory of those before them, by identity."""
         self.end: list[Copy] = []
         """Copies after everything else: results that stay in use, state that moves on."""
 
@@ -147,6 +150,9 @@ class Capture:
         if source.nbytes != target.nbytes or schedule.whole_memory(old.uop) is None:
             raise JitError(f"[jit] {label} is a view of a larger tensor; set it to a clone()")
         self.end.append(Copy(target, source))
+        copy(target, source)
+        target.device.queue.submit()
+        self.carried[id(new)] = schedule.realized(new.uop)
         self.recording.written[id(target)] = target
         new.requires_grad = False
         new._release()
@@ -228,9 +234,12 @@ class Capture:
         self, tensor: TensorBase, staying: set[int], numbers: dict[int, int]
     ) -> tuple[Callable[[Sequence[TensorBase], Sequence[UOp]], TensorBase], TensorBase]:
         """(what makes a result of a replay, the same of this run)."""
-        node = schedule.realized(tensor.uop)
-        memory = schedule.memory_of(node)
         kind = type(tensor)
+        node = schedule.realized(tensor.uop)
+        if id(tensor) in self.carried:
+            node = self.carried[id(tensor)]
+            tensor = _adopted(kind, _moves(node), _base(node))
+        memory = schedule.memory_of(node)
         if memory is None:  # a constant
             return lambda *_: kind._new(node), tensor
         moves = _moves(node)
@@ -251,9 +260,9 @@ class Capture:
             if alone:
                 self.fresh.append((memory, memory))
             else:
-                copy = Buffer(memory.device, memory.nbytes, memory.dtype)
-                self.end.insert(0, Copy(copy, memory))
-                self.fresh.append((copy, memory))
+                other = Buffer(memory.device, memory.nbytes, memory.dtype)
+                self.end.insert(0, Copy(other, memory))
+                self.fresh.append((other, memory))
         index = numbers[id(memory)]
         if self.fresh[index][0] is not memory:
             with no_grad():
@@ -334,12 +343,16 @@ def _moves(node: UOp) -> list[UOp]:
     return moves
 
 
-def _view(node: UOp) -> UOp:
-    """A view of memory without the history of the memory."""
-    moves = _moves(node)
+def _base(node: UOp) -> UOp:
+    """The BUFFER of a view of memory."""
     while node.op is not Op.BUFFER:
         node = schedule.realized(node.src[0])
-    return _moved(moves, node)
+    return node
+
+
+def _view(node: UOp) -> UOp:
+    """A view of memory without the history of the memory."""
+    return _moved(_moves(node), _base(node))
 
 
 def _moved(moves: list[UOp], node: UOp) -> UOp:
