@@ -110,19 +110,15 @@ def test_small_floats_convert_exactly(compiler, name: str, native: bool) -> None
     near = [bits + d for d in (-1, 0, 1, step // 2 - 1, step // 2, step // 2 + 1)]
     source = np.concatenate(near).astype(np.uint32).view(np.float32)
     result = np.empty(source.size, host)
-    call(
-        compiler,
-        elementwise_kernel(lambda x: x.cast(small), [dtypes.float32], small, source.size, 16, rules),
-        result,
-        source,
+    down = elementwise_kernel(
+        lambda x: x.cast(small), [dtypes.float32], small, source.size, 16, rules
     )
+    call(compiler, down, result, source)
     with np.errstate(all="ignore"):
         right = source.astype(host)
     np.testing.assert_array_equal(result.astype(np.float32), right.astype(np.float32))
     numbers = ~np.isnan(right.astype(np.float32))
-    np.testing.assert_array_equal(
-        result.view(np.uint16)[numbers], right.view(np.uint16)[numbers]
-    )
+    np.testing.assert_array_equal(result.view(np.uint16)[numbers], right.view(np.uint16)[numbers])
 
 
 @pytest.mark.parametrize("name", ["float16", "bfloat16"])
@@ -151,5 +147,3 @@ def test_uint64_from_large_and_negative_floats(compiler) -> None:
     call(compiler, kernel, result, x)
     right = [int(v) % 2**64 for v in x.tolist()]
     assert result.tolist() == right
-
-

@@ -16,10 +16,8 @@ from dovetile.lower.decompose import decompositions
 COUNT = 64
 
 
-
 def bits_of(dtype: DType) -> DType:
     return getattr(dtypes, f"uint{dtype.bits}")
-
 
 
 # name: (kinds, function of UOps, function of arrays); operands a, b, c of one type, flag of bool

@@ -71,6 +71,20 @@ def test_flip_in_place(size: int) -> None:
     expect(written(b, x, x.flip((0,))))
 
 
+def test_the_value_is_part_of_the_target() -> None:
+    b, x = memory(4, 4)
+    expect(written(b, x.permute((1, 0)), x))
+    b, x = memory(4, 4)
+    turned = x.permute((1, 0))
+    expect(written(b, turned.flip((0,)), turned))
+
+
+def test_a_result_is_part_of_the_target() -> None:
+    b, x = memory(4, 4)
+    turned = x.permute((1, 0))
+    expect(turned, written(b, turned, turned + 1))
+
+
 def test_transpose_in_place() -> None:
     b, x = memory(17, 17)
     state = written(b, x, x.permute((1, 0)))

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dovetile import dtypes
 from dovetile.dtypes import DType
 from dovetile.ir import Op, RuleSet, UOp, rewrite, toposort
 from dovetile.lower.linear import LinearKernel

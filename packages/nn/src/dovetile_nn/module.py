@@ -167,7 +167,8 @@ class Module:
         with no_grad():
             for name, value in values.items():
                 tensor = own[name]
-                tensor.assign(Tensor(value, device=tensor.device).cast(tensor.dtype))
+                tensor.assign(Tensor(value, dtype=tensor.dtype, device=tensor.device))
+        if own:
             Tensor.realize(*own.values())
 
     def __repr__(self) -> str:

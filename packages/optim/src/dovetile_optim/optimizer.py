@@ -290,8 +290,13 @@ class Optimizer(ABC):
 
 
 def scalar(value: float, device: Any) -> Tensor:
-    """A 0-d float32 tensor."""
-    return Tensor(value, dtype=dtypes.float32, device=device)
+    """A 0-d float32 tensor, memory from the start: an array, since numbers are constants."""
+    return Tensor(numpy.asarray(value), dtype=dtypes.float32, device=device)
+
+
+def zeros_like(parameter: Tensor) -> Tensor:
+    """Zeros of a parameter's shape and dtype, memory from the start."""
+    return Tensor(numpy.zeros(parameter.shape), dtype=parameter.dtype, device=parameter.device)
 
 
 def _as_list(parameters: Any) -> list[Any]:

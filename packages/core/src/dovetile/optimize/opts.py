@@ -172,6 +172,10 @@ class Bind:
         if self.kind is AxisKind.VECTOR and old.src[0].arg & (old.src[0].arg - 1):
             raise OptError(f"[Bind] {old.src[0].arg} lanes; a power of two is right")
         self._require_single(kernel, old)
+        if self.kind in (AxisKind.UNROLL, AxisKind.VECTOR) and any(
+            n.op is Op.STAGE and old in n.ranges for n in nodes_of(kernel)
+        ):
+            raise OptError(f"[Bind] axis {self.axis} is outside of a STAGE; bind it, then stage")
         new = UOp.range(old.src[0], self.kind, self.axis)
         return replace_axes(kernel, {old: new}, {old: (new,)})
 
@@ -182,7 +186,7 @@ class Bind:
         else:
             taken = self.kind is AxisKind.VECTOR and any(
                 old in n.ranges and any(r.arg.kind is self.kind for r in n.ranges)
-                for n in toposort(kernel)
+                for n in nodes_of(kernel)
             )
         if taken:
             raise OptError(f"[Bind] axis {self.axis}: there is a {self.kind.name} axis already")
@@ -272,11 +276,10 @@ class Tail:
             if node.op is Op.REDUCE and old in node.src[1:]:
                 ranges = tuple(body if r is old else r for r in node.src[1:])
                 tails = tuple(rest if r is old else r for r in node.src[1:])
-                first = UOp(Op.REDUCE, node.dtype,
-                            (substitute_ranges(node.src[0], {old: body}), *ranges), node.arg)  # fmt: skip
-                last = UOp(Op.REDUCE, node.dtype,
-                           (substitute_ranges(node.src[0], {old: rest + main}), *tails), node.arg)  # fmt: skip
-                changes[node] = first.alu(node.arg, last)
+                main_body = substitute_ranges(node.src[0], {old: body})
+                tail_body = substitute_ranges(node.src[0], {old: rest + main})
+                first = node.replace(src=(main_body, *ranges))
+                changes[node] = first.alu(node.arg, node.replace(src=(tail_body, *tails)))
         if not changes:
             raise OptError(f"[Tail] axis {self.axis} is not reduced")
         return rewrite_listed(kernel, changes)

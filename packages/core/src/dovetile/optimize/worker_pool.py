@@ -151,8 +151,9 @@ def _usable_cores() -> int:
 def _environment() -> dict[str, str]:
     """The parent's settings, also those made by `environment.context`; no search of its own."""
     chosen = {
+        "CHECK": str(int(environment.CHECK.value)),
         "DOVETILE_THREADS": str(environment.DOVETILE_THREADS.value),
         "DOVETILE_PLUGINS": ",".join(environment.DOVETILE_PLUGINS.value),
     }
-    unset = {"DEV", "BEAM", "DEBUG", "CHECK"}
+    unset = {"DEV", "BEAM", "DEBUG"}
     return {k: v for k, v in os.environ.items() if k not in unset} | chosen

@@ -2,10 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 
 from dovetile.ir.uop import UOp, toposort
+
+_STAGES = ("ir", "schedule", "optimize", "lower", "render")
+
+
+@functools.cache
+def code_fingerprint() -> str:
+    """A hexadecimal SHA-256 of the code of the stages that make plans.
+
+    A plan on disk is as old as the code that made it: another release, or an edited source, must
+    not run it. A few milliseconds, once in a process.
+    """
+    package = Path(__file__).parent.parent
+    files = sorted(path for stage in _STAGES for path in package.joinpath(stage).rglob("*.py"))
+    content = hashlib.sha256()
+    for path in files:
+        content.update(path.read_bytes())
+    return content.hexdigest()
 
 
 def digest(root: UOp, *context: object) -> str:

@@ -15,7 +15,7 @@ from dovetile.ir.ops import Op
 from dovetile.ir.spec import check
 from dovetile.ir.uop import UOp, toposort
 from dovetile.runtime import Buffer, get_device
-from dovetile.schedule.keys import digest
+from dovetile.schedule.keys import code_fingerprint, digest
 from dovetile.schedule.make import make_plan
 from dovetile.schedule.plan import Plan
 from dovetile.schedule.run import LoadedPlan, load_plan, recording
@@ -77,7 +77,7 @@ def realized(node: UOp) -> UOp:
 
 
 def forget(node: UOp) -> None:
-    """Compute `node` again when it is next needed: what it has become is about to be overwritten."""
+    """Compute `node` again when it is needed: what it has become is about to be overwritten."""
     _realized.pop(node, None)
 
 
@@ -245,7 +245,7 @@ def _plan_of(sink: UOp, slots: tuple[UOp, ...]) -> LoadedPlan:
         (name, d.capabilities, d.compiler.fingerprint(), d.renderer.language)
         for name, d in devices.items()
     ]
-    text = digest(sink, default, context, settings())
+    text = digest(sink, default, context, settings(), code_fingerprint())
     entry = cache.get(_NAMESPACE, text)
     plan = Plan.from_json(entry[1]) if entry is not None else None
     loaded = load_plan(plan, devices) if plan is not None else None

@@ -91,10 +91,17 @@ def forget(node: UOp) -> None:
 
 
 def buffer_array(buffer: UOp) -> np.ndarray:
-    """A copy of the elements of a computed BUFFER, as a flat array."""
-    from dovetile import schedule
+    """A copy of the elements of a computed BUFFER, as a flat array.
 
-    return schedule.buffer_of(buffer).to_numpy()
+    Raises IndexOutOfRangeError where a kernel met an index outside its range since the last call.
+    """
+    from dovetile import schedule
+    from dovetile.runtime.faults import check_faults
+
+    memory = schedule.buffer_of(buffer)
+    array = memory.to_numpy()
+    check_faults(memory.device)
+    return array
 
 
 def fetch(node: UOp) -> np.ndarray:
