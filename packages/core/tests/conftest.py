@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ class ReferenceRuntime:
     def device_name(self, device: str | None) -> str:
         return "REFERENCE" if device is None else device
 
-    def place(self, array: np.ndarray, device: str, share: bool = False):  # noqa: ANN201
+    def place(self, array: np.ndarray, device: str, share: bool = False):
         from dovetile import dtypes
         from dovetile.ir.uop import UOp
 
@@ -63,29 +64,29 @@ class ReferenceRuntime:
         live = [t.uop for t in live_tensors() if t._buffer is None]
         return [n for n in live if not buffers.isdisjoint(toposort(n))]
 
-    def forget(self, node) -> None:  # noqa: ANN001
+    def forget(self, node) -> None:
         self.views.pop(node, None)
 
-    def reserve(self, size: int, dtype, device: str):  # noqa: ANN001, ANN201
+    def reserve(self, size: int, dtype, device: str):
         from dovetile.ir.uop import UOp
 
         return UOp.buffer(size, dtype, device)
 
-    def renewed(self, buffer):  # noqa: ANN001, ANN201
+    def renewed(self, buffer):
         from dovetile.ir.uop import UOp
 
         node = UOp.buffer(buffer.arg.size, buffer.dtype, buffer.arg.device)
         self.arrays[node] = self.arrays[buffer]
         return node
 
-    def realized(self, node):  # noqa: ANN001, ANN201
+    def realized(self, node):
         return self.views.get(node, node)
 
-    def buffer_array(self, buffer) -> np.ndarray:  # noqa: ANN001
+    def buffer_array(self, buffer) -> np.ndarray:
         return self.arrays[buffer]
 
 
-def _plain(node):  # noqa: ANN001, ANN202
+def _plain(node):
     """The view without the writes that led to the present state."""
     from dovetile.ir.ops import Op
 
@@ -107,3 +108,17 @@ def reference(monkeypatch: pytest.MonkeyPatch) -> ReferenceRuntime:
     monkeypatch.setattr(random, "_states", {})
     monkeypatch.setattr(random, "_seed", 0)
     return runtime
+
+
+@pytest.fixture(scope="session", autouse=True)
+def checked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Every pass is checked, here and in processes that tests start; the cache is our own, since
+    a plan that is found there went through no pass."""
+    from dovetile import environment
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CHECK", "1")
+        patch.setenv("DOVETILE_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        environment.reload()
+        yield
+    environment.reload()

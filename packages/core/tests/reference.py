@@ -195,5 +195,3 @@ def _elementwise(node: UOp, source: list, kind: np.dtype) -> np.ndarray:
     if op is Op.MULACC:
         return a * b + _wide(source[2])
     return functions[op](a, b)
-
-

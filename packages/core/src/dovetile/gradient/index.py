@@ -14,6 +14,7 @@ import math
 from typing import NamedTuple
 
 from dovetile import dtypes
+from dovetile.gradient.store import held
 from dovetile.ir.ops import Op
 from dovetile.ir.uop import UOp
 from dovetile.tensor.nodes import arrange, constant, inverse, iota
@@ -65,7 +66,9 @@ def index_gradient(node: UOp, g: UOp) -> UOp:
     """The gradient by the source of an INDEX, given that by its result."""
     dtype = g.dtype
     if dtype.itemsize < 4:  # half precision adds up in float32
-        return index_gradient(node.replace(dtype=dtypes.float32), g.cast(dtypes.float32)).cast(dtype)
+        return index_gradient(node.replace(dtype=dtypes.float32), g.cast(dtypes.float32)).cast(
+            dtype
+        )
     if g.size == 0:
         return constant(0.0, dtype, node.src[0].shape)
     forms = [affine(index) for index in node.src[1:]]
@@ -78,7 +81,7 @@ def index_gradient(node: UOp, g: UOp) -> UOp:
 
 
 def _gather(node: UOp, g: UOp, forms: list[Affine]) -> UOp | None:
-    """Windows: source[c + s * i + t * j] was read as result[i, j], so gather at i = (h - t * j) / s.
+    """Windows: source[c + s * i + t * j] was read as result[i, j]: gather at i = (h - t * j) / s.
 
     Zeros between the rows of the gradient make s = 1, and its turned window axis makes the sign
     of t positive: gradient[h] = sum over j of spread[h + t * j, j].
@@ -134,9 +137,7 @@ def _gather(node: UOp, g: UOp, forms: list[Affine]) -> UOp | None:
     for i, (_, _, b, size, step) in enumerate(windows):
         window = iota(g.shape[b])
         scaled = window if step == 1 else window * step
-        indices.append(
-            arrange(iota(size), [2 * i], full) + arrange(scaled, [2 * i + 1], full)
-        )
+        indices.append(arrange(iota(size), [2 * i], full) + arrange(scaled, [2 * i + 1], full))
         indices.append(arrange(window, [2 * i + 1], full))
     node = UOp(Op.INDEX, g.dtype, (g.permute((*lead, *others)), *indices))
     axes = {axis: len(full) + i for i, axis in enumerate(others)}
@@ -195,6 +196,6 @@ def _one_hot(node: UOp, g: UOp, forms: list[Affine | None]) -> UOp | None:
 
 
 def _scatter(node: UOp, g: UOp) -> UOp:
-    start = constant(0.0, g.dtype, node.src[0].shape).stage()
-    target = UOp(Op.INDEX, g.dtype, (start, *node.src[1:]), node.arg)
-    return start.after(target.store(g, arg=Op.ADD))
+    start = held(constant(0.0, g.dtype, node.src[0].shape), g.device)
+    target = UOp(Op.INDEX, g.dtype, (start.reshape(node.src[0].shape), *node.src[1:]), node.arg)
+    return start.after(target.store(g, arg=Op.ADD)).reshape(node.src[0].shape)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from dovetile.ir.ops import AxisKind, Op
 from dovetile.ir.rewrite import rewrite
+from dovetile.ir.spec import check
 from dovetile.ir.uop import UOp, toposort
 from dovetile.lower.expand import expand
 from dovetile.lower.linear import LinearKernel
@@ -47,4 +48,6 @@ def lower(sink: UOp, capabilities: Capabilities, name: str = "kernel") -> Linear
     sink = expand(sink)
     sink = lower_reductions(sink)
     sink = rewrite(sink, decompositions(capabilities))
-    return LinearKernel.of(name, linearize(sink))
+    program = linearize(sink)
+    check(program, "program", "lower")
+    return LinearKernel.of(name, program)

@@ -12,9 +12,9 @@ from dovetile.ir.uop import UOp, toposort
 
 
 def linearize(sink: UOp) -> list[UOp]:
-    """The nodes in order of execution; every RANGE is closed by an END (last effect, range)."""
-    nodes = toposort(sink)
-    depth, parent = _nesting(nodes)
+    """The nodes in order of execution; every RANGE is closed by an END (effect, range)."""
+    nodes = toposort(_one_loop_each(sink))
+    depth = _nesting(nodes)
     blocks: dict[UOp | None, list[UOp]] = {None: []}
     for node in nodes:
         if node.op is Op.RANGE:
@@ -24,37 +24,42 @@ def linearize(sink: UOp) -> list[UOp]:
 
     def emit(block: UOp | None) -> None:
         for node in blocks.get(block, ()):
-            if node.op is not Op.END:
-                program.append(node)
-                continue
-            ranges = node.src[1:]
-            program.append(ranges[0])
-            for outer, inner in zip(ranges, ranges[1:]):
-                emit(outer)
-                program.append(inner)
-            emit(ranges[-1])
-            for r in reversed(ranges):
-                program.append(UOp(Op.END, node.dtype, (node.src[0], r)))
+            if node.op is Op.END:
+                program.append(node.src[1])
+                emit(node.src[1])
+            program.append(node)
 
     emit(None)
     return program
+
+
+def _one_loop_each(sink: UOp) -> UOp:
+    """The graph with an END for each RANGE: END(x, a, b) becomes END(END(x, b), a)."""
+    done: dict[UOp, UOp] = {}
+    for node in toposort(sink):
+        src = tuple([done[s] for s in node.src])
+        if node.op is Op.END and len(src) > 2:
+            closed = src[0]
+            for r in reversed(src[1:]):
+                closed = closed.end(r)
+            done[node] = closed
+        else:
+            done[node] = node if src == node.src else node.replace(src=src)
+    return done[sink]
 
 
 def _deepest(node: UOp, depth: dict[UOp, int]) -> UOp | None:
     return max(node.ranges, key=depth.__getitem__, default=None)
 
 
-def _nesting(nodes: list[UOp]) -> tuple[dict[UOp, int], dict[UOp, UOp | None]]:
+def _nesting(nodes: list[UOp]) -> dict[UOp, int]:
+    """How many loops every RANGE stands in."""
     depth: dict[UOp, int] = {}
-    parent: dict[UOp, UOp | None] = {}
     for node in reversed(nodes):
         if node.op is not Op.END:
             continue
         outer = _deepest(node, depth)
-        for r in node.src[1:]:
-            if r in depth:
-                raise GraphError("[linearize] a RANGE is closed by two ENDs")
-            parent[r] = outer
-            depth[r] = depth[outer] + 1 if outer is not None else 0
-            outer = r
-    return depth, parent
+        if node.src[1] in depth:
+            raise GraphError("[linearize] a RANGE is closed by two ENDs")
+        depth[node.src[1]] = depth[outer] + 1 if outer is not None else 0
+    return depth

@@ -8,8 +8,8 @@ from functools import cached_property
 
 from dovetile.ir.ops import ELEMENTWISE, AxisKind, Op
 from dovetile.ir.symbolic import linear_form
-from dovetile.ir.uop import UOp, toposort
-from dovetile.optimize.opts import output_axes
+from dovetile.ir.uop import UOp
+from dovetile.optimize.opts import is_idempotent, nodes_of, output_axes
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,23 @@ class Access:
         """Elements between neighbours along an axis; None where the index is not linear in it."""
         return None if axis in self.opaque else self.strides.get(axis, 0)
 
+    def patterned(self, axis: UOp) -> bool:
+        """Whether the axis only appears in quotients and remainders, so that the places of the
+        lanes along it may be near each other and known in advance."""
+        terms, _ = linear_form(self.node.src[0].src[1])
+        return all(
+            t.op in (Op.FLOORDIV, Op.FLOORMOD) and t.src[1].is_const and t.src[1].arg <= 16
+            for t in terms
+            if axis in t.ranges
+        )
+
 
 class Analysis:
     """The facts of one kernel."""
 
     def __init__(self, kernel: UOp) -> None:
         self.kernel = kernel
-        self.nodes = toposort(kernel)
+        self.nodes = nodes_of(kernel)
         self.outputs = output_axes(kernel)
         self.reductions = [n for n in self.nodes if n.op is Op.REDUCE]
         self.free = tuple(r for r in self.outputs if r.arg.kind is AxisKind.LOOP)
@@ -56,9 +66,7 @@ class Analysis:
     @cached_property
     def idempotent(self) -> bool:
         """Whether computing an output element twice does no harm."""
-        written = {a.node.src[0].src[0] for a in self.stores}
-        accumulating = any(r.arg.kind is AxisKind.REDUCE for r in self.outputs)
-        return not accumulating and all(a.node.src[0].src[0] not in written for a in self.loads)
+        return is_idempotent(self.kernel)
 
     @cached_property
     def itemsize(self) -> int:

@@ -64,12 +64,15 @@ def loop_opts(facts: Analysis, capabilities: Capabilities) -> list[Opt]:
     return opts
 
 
-def thread_opts(kernel: UOp, facts: Analysis, capabilities: Capabilities) -> list[Opt]:
-    """Binds an output axis to the workers, where there is enough to do. For the kernel as it is
-    after the other Opts; `facts` are those of the kernel before."""
+def parallel(facts: Analysis, capabilities: Capabilities) -> bool:
+    """Whether there are several workers, and enough to do for them."""
+    several = "THREAD" in capabilities.parallel_axes and capabilities.threads > 1
+    return several and facts.work >= _PARALLEL_WORK
+
+
+def thread_opts(kernel: UOp, capabilities: Capabilities) -> list[Opt]:
+    """Binds an output axis to the workers, in a kernel as it is after the other Opts."""
     threads = capabilities.threads
-    if "THREAD" not in capabilities.parallel_axes or threads == 1 or facts.work < _PARALLEL_WORK:
-        return []
     outer = set(output_axes(kernel))
     allowed = [r for r in output_axes(kernel) if r.arg.kind is AxisKind.LOOP]
     for node in kernel.toposort():
@@ -173,7 +176,8 @@ def _price(a: Access, axis: UOp | None, lanes: int) -> float:
         return 1.0 / used
     if stride == 0:
         return 1.0 / used
-    return _STRIDED
+    near = stride is not None and abs(stride) <= 4 or (stride is None and a.patterned(axis))
+    return 2.5 / used if near and a.node.op is Op.LOAD else _STRIDED
 
 
 def heuristic(kernel: UOp, capabilities: Capabilities) -> list[Opt]:
@@ -187,4 +191,6 @@ def heuristic(kernel: UOp, capabilities: Capabilities) -> list[Opt]:
     if opts is not None:
         return opts
     opts = loop_opts(facts, capabilities)
-    return opts + thread_opts(apply_opts(kernel, opts), facts, capabilities)
+    if not parallel(facts, capabilities):
+        return opts
+    return opts + thread_opts(apply_opts(kernel, opts), capabilities)

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
+from dovetile import dtypes
 from dovetile.errors import GraphError
 from dovetile.ir.ops import AddressSpace, AxisKind, Op
 from dovetile.ir.rewrite import rewrite, substitute, substitute_ranges
+from dovetile.ir.spec import check
 from dovetile.ir.symbolic import simplify_index
 from dovetile.ir.uop import UOp, toposort
 
@@ -26,9 +29,15 @@ class Opt(Protocol):
     def apply(self, kernel: UOp) -> UOp: ...
 
 
+@lru_cache(maxsize=8)
+def nodes_of(kernel: UOp) -> list[UOp]:
+    """The nodes of a kernel, sources before users; remembered for the kernels last looked at."""
+    return toposort(kernel)
+
+
 def axis(kernel: UOp, id: int) -> UOp:
     """The RANGE of that id."""
-    for node in toposort(kernel):
+    for node in nodes_of(kernel):
         if node.op is Op.RANGE and node.arg.id == id:
             return node
     raise OptError(f"[opt] the kernel has no axis {id}")
@@ -37,7 +46,7 @@ def axis(kernel: UOp, id: int) -> UOp:
 def axes(kernel: UOp) -> list[UOp]:
     """All RANGEs of the kernel: those of the output in loop order, then those of reductions."""
     found = dict.fromkeys(output_axes(kernel))
-    found.update(dict.fromkeys(n for n in toposort(kernel) if n.op is Op.RANGE))
+    found.update(dict.fromkeys(n for n in nodes_of(kernel) if n.op is Op.RANGE))
     return list(found)
 
 
@@ -57,7 +66,7 @@ def replace_axes(
     are listed (END, REDUCE, STAGE)."""
     lists = lists or {}
     done: dict[UOp, UOp] = {}
-    for node in toposort(kernel):
+    for node in nodes_of(kernel):
         if node in values:
             done[node] = values[node]
         elif node.op in (Op.END, Op.REDUCE, Op.STAGE):
@@ -71,8 +80,36 @@ def replace_axes(
     return done[kernel]
 
 
+# Linear index expressions need no simplification after an axis has been replaced by a sum of axes:
+# whoever reads them takes their linear form. These are not linear.
+_NOT_LINEAR = frozenset({Op.FLOORDIV, Op.FLOORMOD, Op.LT, Op.NE, Op.MAX})
+
+
 def simplify(kernel: UOp) -> UOp:
-    return rewrite(kernel, simplify_index)
+    """The kernel with its index expressions simplified, where that can change anything."""
+    for node in nodes_of(kernel):
+        if node.op in _NOT_LINEAR and node.src[0].dtype is dtypes.index:
+            return rewrite(kernel, simplify_index)
+    return kernel
+
+
+def is_idempotent(kernel: UOp) -> bool:
+    """Whether computing an output element twice does no harm."""
+    nodes = nodes_of(kernel)
+    written = {n.src[0].src[0] for n in nodes if n.op is Op.STORE}
+    in_order = any(r.arg.kind is AxisKind.REDUCE for r in output_axes(kernel))
+    return not in_order and all(n.src[0].src[0] not in written for n in nodes if n.op is Op.LOAD)
+
+
+def _require_outer_first(ranges: Sequence[UOp], opt: str) -> None:
+    """A loop whose length depends on another's counter stands inside of it."""
+    seen: set[UOp] = set()
+    for r in ranges:
+        late = r.src[0].ranges.intersection(ranges) - seen
+        if late:
+            ids = sorted(o.arg.id for o in late)
+            raise OptError(f"[{opt}] the length of axis {r.arg.id} depends on {ids}; those first")
+        seen.add(r)
 
 
 @dataclass(frozen=True)
@@ -96,6 +133,8 @@ class Split:
         n = length.arg
         if not 1 <= self.size <= n:
             raise OptError(f"[Split] size {self.size} of axis {self.axis}, which has {n}")
+        if old.arg.kind not in (AxisKind.LOOP, AxisKind.REDUCE):
+            raise OptError(f"[Split] axis {self.axis} is {old.arg.kind.name}; split before binding")
         outer = UOp.range(-(-n // self.size), old.arg.kind, next_id(kernel))
         start = outer * self.size
         if n % self.size == 0:
@@ -103,11 +142,13 @@ class Split:
         elif old.arg.kind is AxisKind.REDUCE and self.ragged == "overlap":
             raise OptError("[Split] a reduction would count elements twice")
         elif self.ragged == "overlap":
+            if not is_idempotent(kernel):
+                raise OptError("[Split] blocks that overlap; this kernel reads what it overwrites")
             inner = UOp.range(self.size, old.arg.kind, self.axis)
             start = start.minimum_with(n - self.size)
         else:
             inner = UOp.range((start * -1 + n).minimum_with(self.size), old.arg.kind, self.axis)
-        return simplify(replace_axes(kernel, {old: start + inner}, {old: (outer, inner)}))
+        return replace_axes(kernel, {old: start + inner}, {old: (outer, inner)})
 
 
 @dataclass(frozen=True)
@@ -121,10 +162,34 @@ class Bind:
         old = axis(kernel, self.axis)
         if self.kind in (AxisKind.UNROLL, AxisKind.VECTOR) and not old.src[0].is_const:
             raise OptError(f"[Bind] axis {self.axis} has no constant size")
-        if old.arg.kind is AxisKind.REDUCE and self.kind is AxisKind.THREAD:
-            raise OptError(f"[Bind] axis {self.axis} is reduced; its parts are not independent")
+        if old.arg.kind not in (AxisKind.LOOP, AxisKind.REDUCE):
+            raise OptError(f"[Bind] axis {self.axis} is {old.arg.kind.name} already")
+        if old.arg.kind is AxisKind.REDUCE:
+            if self.kind is AxisKind.THREAD:
+                raise OptError(f"[Bind] axis {self.axis} is reduced; its parts are not independent")
+            if old in output_axes(kernel):
+                raise OptError(f"[Bind] axis {self.axis} writes elements several times, in order")
+        if self.kind is AxisKind.VECTOR and old.src[0].arg & (old.src[0].arg - 1):
+            raise OptError(f"[Bind] {old.src[0].arg} lanes; a power of two is right")
+        self._require_single(kernel, old)
+        if self.kind in (AxisKind.UNROLL, AxisKind.VECTOR) and any(
+            n.op is Op.STAGE and old in n.ranges for n in nodes_of(kernel)
+        ):
+            raise OptError(f"[Bind] axis {self.axis} is outside of a STAGE; bind it, then stage")
         new = UOp.range(old.src[0], self.kind, self.axis)
         return replace_axes(kernel, {old: new}, {old: (new,)})
+
+    def _require_single(self, kernel: UOp, old: UOp) -> None:
+        """A value has lanes along one axis; a kernel has one axis of parts."""
+        if self.kind is AxisKind.THREAD:
+            taken = any(r.arg.kind is self.kind for r in axes(kernel))
+        else:
+            taken = self.kind is AxisKind.VECTOR and any(
+                old in n.ranges and any(r.arg.kind is self.kind for r in n.ranges)
+                for n in nodes_of(kernel)
+            )
+        if taken:
+            raise OptError(f"[Bind] axis {self.axis}: there is a {self.kind.name} axis already")
 
 
 @dataclass(frozen=True)
@@ -138,7 +203,13 @@ class Order:
         named = {r.arg.id: r for r in end.src[1:]}
         if sorted(named) != sorted(self.axes):
             raise OptError(f"[Order] {self.axes} does not order the axes {sorted(named)}")
-        changed = end.replace(src=(end.src[0], *(named[i] for i in self.axes)))
+        ordered = [named[i] for i in self.axes]
+        if [r for r in ordered if r.arg.kind is AxisKind.REDUCE] != [
+            r for r in end.src[1:] if r.arg.kind is AxisKind.REDUCE
+        ]:
+            raise OptError(f"[Order] {self.axes} changes which of several writes comes last")
+        _require_outer_first(ordered, "Order")
+        changed = end.replace(src=(end.src[0], *ordered))
         return kernel.replace(src=(changed, *kernel.src[1:]))
 
 
@@ -150,11 +221,15 @@ class ReduceOrder:
 
     def apply(self, kernel: UOp) -> UOp:
         changes = {}
-        for node in toposort(kernel):
+        for node in nodes_of(kernel):
             if node.op is Op.REDUCE and {r.arg.id for r in node.src[1:]} == set(self.axes):
                 named = {r.arg.id: r for r in node.src[1:]}
-                changes[node] = node.replace(src=(node.src[0], *(named[i] for i in self.axes)))
-        return substitute(kernel, changes)
+                ordered = [named[i] for i in self.axes]
+                _require_outer_first(ordered, "ReduceOrder")
+                changes[node] = node.replace(src=(node.src[0], *ordered))
+        if not changes:
+            raise OptError(f"[ReduceOrder] no reduction is over the axes {self.axes}")
+        return rewrite_listed(kernel, changes)
 
 
 @dataclass(frozen=True)
@@ -165,7 +240,7 @@ class GroupReduce:
 
     def apply(self, kernel: UOp) -> UOp:
         changes = {}
-        for node in toposort(kernel):
+        for node in nodes_of(kernel):
             if node.op is not Op.REDUCE:
                 continue
             last = tuple(r for r in node.src[1:] if r.arg.id in self.axes)
@@ -173,6 +248,8 @@ class GroupReduce:
                 first = tuple(r for r in node.src[1:] if r not in last)
                 partial = node.replace(src=(node.src[0], *first))
                 changes[node] = node.replace(src=(partial, *last))
+        if not changes:
+            raise OptError(f"[GroupReduce] no reduction is over axes {self.axes} and others")
         return rewrite_listed(kernel, changes)
 
 
@@ -186,14 +263,16 @@ class Tail:
 
     def apply(self, kernel: UOp) -> UOp:
         old = axis(kernel, self.axis)
+        if not old.src[0].is_const:
+            raise OptError(f"[Tail] axis {self.axis} has no constant size")
         n = old.src[0].arg
+        if not 1 <= self.size < n or n % self.size == 0:
+            raise OptError(f"[Tail] size {self.size} of axis {self.axis}, which has {n}; no rest")
         main = n - n % self.size
-        if main in (0, n):
-            return kernel
         body = UOp.range(main, old.arg.kind, self.axis)
         rest = UOp.range(n - main, old.arg.kind, next_id(kernel))
         changes = {}
-        for node in toposort(kernel):
+        for node in nodes_of(kernel):
             if node.op is Op.REDUCE and old in node.src[1:]:
                 ranges = tuple(body if r is old else r for r in node.src[1:])
                 tails = tuple(rest if r is old else r for r in node.src[1:])
@@ -202,7 +281,9 @@ class Tail:
                 last = UOp(Op.REDUCE, node.dtype,
                            (substitute_ranges(node.src[0], {old: rest + main}), *tails), node.arg)  # fmt: skip
                 changes[node] = first.alu(node.arg, last)
-        return simplify(rewrite_listed(kernel, changes))
+        if not changes:
+            raise OptError(f"[Tail] axis {self.axis} is not reduced")
+        return rewrite_listed(kernel, changes)
 
 
 @dataclass(frozen=True)
@@ -221,11 +302,20 @@ class Stage:
         product = contracted_product(kernel)
         if product is None:
             raise OptError("[Stage] the kernel sums up no product")
+        if self.operand not in (0, 1):
+            raise OptError(f"[Stage] operand {self.operand}; a product has 0 and 1")
         value = product.src[self.operand]
         named = {r.arg.id: r for r in value.ranges}
         missing = [i for i in self.axes if i not in named]
         if missing:
             raise OptError(f"[Stage] operand {self.operand} does not depend on axes {missing}")
+        open_ = [
+            i
+            for i, r in named.items()
+            if r.arg.kind in (AxisKind.UNROLL, AxisKind.VECTOR) and i not in self.axes
+        ]
+        if open_:
+            raise OptError(f"[Stage] axes {sorted(open_)} are copies or lanes; hold those too")
         ranges = tuple(named[i] for i in self.axes)
         staged = value.stage(*ranges, space=self.space, depth=self.depth)
         return substitute(kernel, {product: _with_operand(product, self.operand, staged)})
@@ -233,7 +323,7 @@ class Stage:
 
 def contracted_product(kernel: UOp) -> UOp | None:
     """The MUL that a REDUCE ADD of this kernel sums up, the first one that has two sides."""
-    for node in toposort(kernel):
+    for node in nodes_of(kernel):
         if node.op is Op.REDUCE and node.arg is Op.ADD:
             body = node.src[0]
             while body.op is Op.CAST:
@@ -251,13 +341,13 @@ def _with_operand(product: UOp, operand: int, value: UOp) -> UOp:
 
 def loads(kernel: UOp) -> list[UOp]:
     """The LOADs of a kernel, in order of appearance."""
-    return [n for n in toposort(kernel) if n.op is Op.LOAD]
+    return [n for n in nodes_of(kernel) if n.op is Op.LOAD]
 
 
 def rewrite_listed(kernel: UOp, changes: dict[UOp, UOp]) -> UOp:
     """Replaces nodes, innermost ones first, also inside the replacements of others."""
     done: dict[UOp, UOp] = {}
-    for node in toposort(kernel):
+    for node in nodes_of(kernel):
         if node in changes:
             source = changes[node]
             done[node] = substitute(source, {o: n for o, n in done.items() if o is not n})
@@ -271,7 +361,8 @@ def apply_opts(kernel: UOp, opts: Iterable[Opt]) -> UOp:
     """The kernel after all of these, in order."""
     for opt in opts:
         kernel = opt.apply(kernel)
-    return kernel
+        check(kernel, "loop", repr(opt))
+    return simplify(kernel)
 
 
 def describe(opts: Sequence[Opt]) -> str:

@@ -14,7 +14,7 @@ from dovetile.optimize.analysis import extent
 if TYPE_CHECKING:
     from dovetile.optimize.opts import Opt
     from dovetile.schedule.kernels import Kernel
-    from dovetile.schedule.plan import Plan
+    from dovetile.schedule.plan import Plan, Step
 
 
 def level() -> int:
@@ -58,6 +58,14 @@ def plan(made: Plan, seconds: float) -> None:
             f"plan: {len(made.steps)} launches of {len(made.programs)} kernels, "
             f"{arenas / 1e6:.2f} MB of temporaries, made in {seconds * 1e3:.1f} ms"
         )
+
+
+def step(ran: Step, name: str, seconds: float) -> None:
+    """One launch: time, arithmetic and memory rates, loops, parts."""
+    write(
+        f"{name:24s} {seconds * 1e3:9.3f} ms {ran.operations / seconds / 1e9:8.1f} GFLOP/s "
+        f"{ran.nbytes / seconds / 1e9:7.1f} GB/s  {ran.label} x{ran.parts}"
+    )
 
 
 def label(kernel: UOp) -> str:

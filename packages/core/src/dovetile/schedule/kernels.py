@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from dovetile import dtypes
 from dovetile.errors import GraphError
 from dovetile.ir.ops import AxisKind, Op
+from dovetile.ir.rewrite import substitute_ranges
 from dovetile.ir.uop import UOp, toposort
 from dovetile.plugins.specs import Capabilities
 from dovetile.schedule.place import Placement
@@ -155,7 +156,8 @@ class KernelMaker:
                 value = builder.value(root.src[1], indices)
                 address = buffer.index(position)
                 if root.arg is not None:
-                    value = address.load().alu(root.arg, value)
+                    guard = (value.const_like(0), _all(gate)) if gate else ()
+                    value = address.load(*guard).alu(root.arg, value)
                 effects.append(address.store(value, *([_all(gate)] if gate else [])))
                 kernel.writes[buffer] = root
                 if root.arg is not None or gate:
@@ -168,8 +170,12 @@ class KernelMaker:
         fault = fault_buffer(kernel.device)
         for check in builder.checks:
             failed = check.holds.logical_not()
+            # An index used inside a reduction is checked in a loop of its own.
+            inner = sorted(failed.ranges.difference(axes), key=lambda r: r.arg.id)
+            loops = {r: UOp.range(r.src[0], AxisKind.REDUCE) for r in inner}
+            failed = substitute_ranges(failed, loops)
             code = UOp.const(fault_code(check.text), fault.dtype)
-            effects.append(fault.index(0).store(code, failed))
+            effects.append(fault.index(0).store(code, failed).end(*loops.values()))
         kernel.reads, kernel.checks = builder.reads, builder.checks
         loops = self._loop_order([r for r in axes if r.op is Op.RANGE], effects)
         body = UOp.group(*effects)
@@ -189,7 +195,7 @@ class KernelMaker:
         for root in roots:
             if root.op is Op.STORE and root.arg is None and root.src[0].op is not Op.INDEX:
                 for user in self.placement.users.get(root, ()):
-                    if user.op is Op.AFTER and user.src == (root.src[0], root):
+                    if user.op is Op.AFTER and user.src == (_reshaped(root.src[0]), root):
                         found.add(user)
         return frozenset(found)
 
@@ -380,6 +386,13 @@ def _ordered_reductions(body: UOp) -> UOp:
                 ranges = sorted(node.src[1:], key=lambda r: -used[r])
                 changes[node] = node.replace(src=(node.src[0], *ranges))
     return rewrite_listed(body, changes) if changes else body
+
+
+def _reshaped(view: UOp) -> UOp:
+    """What a view shows all elements of, in order."""
+    while view.op is Op.RESHAPE:
+        view = view.src[0]
+    return view
 
 
 class Dependencies:

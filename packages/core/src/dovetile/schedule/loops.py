@@ -14,6 +14,10 @@ from dovetile.ir.uop import UOp, toposort
 from dovetile.optimize.opts import replace_axes
 
 
+# Shorter inner axes than this are left alone: a vector covers several of their blocks.
+_LEAST_FACTOR = 16
+
+
 def canonical(kernel: UOp) -> tuple[UOp, tuple[UOp, ...]]:
     """(the canonical kernel, the BUFFERs that its slots stand for)."""
     kernel = rewrite(kernel, simplify_index)
@@ -50,7 +54,7 @@ def _divided(kernel: UOp) -> tuple[UOp, int] | None:
             if divisor % coefficient:
                 continue
             factor, n = divisor // coefficient, term.src[0].arg
-            if 1 < factor < n and n % factor == 0:
+            if _LEAST_FACTOR <= factor < n and n % factor == 0:
                 return term, factor
     return None
 
@@ -125,7 +129,7 @@ def number(kernel: UOp) -> tuple[UOp, tuple[UOp, ...]]:
     """Loops and buffers numbered by appearance; buffers lose their device."""
     nodes = toposort(kernel)
     order = [r for r in kernel.src[0].src[1:]] if kernel.src[0].op is Op.END else []
-    order += [r for n in nodes if n.op is Op.REDUCE for r in n.src[1:]]
+    order += [r for n in nodes if n.op in (Op.REDUCE, Op.END) for r in n.src[1:]]
     ranges = {
         r: UOp.range(r.src[0], r.arg.kind, i) for i, r in enumerate(dict.fromkeys(order))
     }

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 
+from dovetile.environment import settings
 from dovetile.ir.ops import Op
 from dovetile.ir.rewrite import substitute
+from dovetile.ir.spec import check
 from dovetile.ir.uop import UOp, toposort
 from dovetile.lower import lower
 from dovetile.optimize import optimize
 from dovetile.runtime import Device, Program
 from dovetile.runtime.compile import binary_keys, compile_programs
 from dovetile.schedule import debug
-from dovetile.schedule.kernels import FAULT_SLOT, Kernel, KernelMaker, NeedsCopy
+from dovetile.schedule.kernels import FAULT_SLOT, Kernel, KernelMaker, NeedsCopy, fault_code
 from dovetile.schedule.keys import digest
 from dovetile.schedule.loops import canonical
 from dovetile.schedule.memory import Life
 from dovetile.schedule.memory import plan as plan_memory
-from dovetile.schedule.place import place
+from dovetile.schedule.place import is_memory, place
 from dovetile.schedule.plan import Memory, Plan, Reference, Step
 from dovetile.schedule.simplify import simplify_tensors
 
@@ -32,10 +36,8 @@ def make_plan(
     debug.kernels(kernels, time.perf_counter() - started)
     plan = Plan()
     memory = _Memory(plan, sink, maker, kernels)
-    sources: dict[tuple[str, UOp], int] = {}
-    code: list[tuple[str, str, str, int]] = []
+    code = _Code(devices)
     for kernel in kernels:
-        device = devices[kernel.device]
         if kernel.ast is None:
             (read,), (written,) = kernel.reads, kernel.writes
             plan.steps.append(
@@ -43,51 +45,27 @@ def make_plan(
             )
             continue
         ast, buffers = canonical(kernel.ast)
-        key = (kernel.device, ast)
-        if key not in sources:
-            name = f"kernel_{digest(ast)[:16]}"
-            optimized = optimize(ast, device.capabilities, name)
-            linear = lower(optimized, device.capabilities, name)
-            text = device.renderer.render(linear)
-            debug.source(name, optimized, text)
-            sources[key] = len(code)
-            code.append((kernel.device, name, text, linear.parts))
-        number = sources[key]
-        operations, nbytes = debug.cost(ast)
+        check(ast, "loop", "canonical")
+        number, parts = code.number_of(kernel.device, ast)
+        references = tuple(memory.of(b) for b in buffers)
         plan.steps.append(
-            Step(
-                kernel.device,
-                number,
-                tuple(memory.of(b) for b in buffers),
-                code[number][3],
-                debug.label(ast),
-                operations,
-                nbytes,
-            )
+            Step(kernel.device, number, references, parts, debug.label(ast), *debug.cost(ast))
         )
-        for check in kernel.checks:
-            from dovetile.schedule.kernels import fault_code
-
-            plan.faults[fault_code(check.text)] = check.text
+        for c in kernel.checks:
+            plan.faults[fault_code(c.text)] = c.text
     memory.place()
-    programs: list[Program | None] = [None] * len(code)
-    for name, device in devices.items():
-        mine = [i for i, c in enumerate(code) if c[0] == name]
-        loaded = compile_programs(device, [(code[i][1], code[i][2]) for i in mine])
-        for i, program in zip(mine, loaded):
-            programs[i] = program
-    plan.programs = [
-        (d, n, binary_keys(devices[d].compiler, [text])[0]) for d, n, text, _ in code
-    ]
+    programs = code.programs()
+    plan.programs = code.names()
     debug.plan(plan, time.perf_counter() - started)
-    return plan, [p for p in programs if p is not None]
+    return plan, programs
 
 
 def schedule(
     sink: UOp, devices: Mapping[str, Device], default: str
 ) -> tuple[list[Kernel], KernelMaker, UOp]:
     """(the kernels in order, the maker that knows their buffers, the simplified graph)."""
-    sink = simplify_tensors(sink)
+    sink = _own_results(sink, simplify_tensors(sink))
+    check(sink, "tensor", "schedule.simplify")
     capabilities = {name: d.capabilities for name, d in devices.items()}
     while True:
         maker = KernelMaker(place(sink), capabilities, default)
@@ -95,6 +73,16 @@ def schedule(
             return maker.run(), maker, sink
         except NeedsCopy as conflict:
             sink = _copy_first(sink, conflict.buffer)
+
+
+def _own_results(sink: UOp, simplified: UOp) -> UOp:
+    """A result that turned out to be an input, such as x * 1, becomes a copy of it: otherwise it
+    would change when the input is assigned to."""
+    roots = [
+        new.stage() if is_memory(new) and not is_memory(old) else new
+        for old, new in zip(sink.src, simplified.src)
+    ]
+    return UOp.sink(*roots)
 
 
 def _copy_first(sink: UOp, buffer: UOp) -> UOp:
@@ -118,6 +106,65 @@ def _copy_first(sink: UOp, buffer: UOp) -> UOp:
         else:
             done[node] = node.replace(src=tuple(done[s] for s in node.src))
     return done[sink]
+
+
+class _Code:
+    """The distinct kernels of a plan. Each is compiled in the background as soon as its source is
+    known, while the next ones are still being made."""
+
+    def __init__(self, devices: Mapping[str, Device]) -> None:
+        self.devices = devices
+        self.numbers: dict[tuple[str, UOp], int] = {}
+        self.kernels: list[tuple[str, str, str, int]] = []  # device, name, source, parts
+        self.pending: list[Future[list[Program]]] = []
+        self.pool = ThreadPoolExecutor(2, thread_name_prefix="compile")
+
+    def number_of(self, device: str, ast: UOp) -> tuple[int, int]:
+        """(number of the kernel among those of the plan, its parts)."""
+        if (device, ast) not in self.numbers:
+            self.numbers[device, ast] = len(self.kernels)
+            name, source, parts = _source_of(self.devices[device], ast)
+            self.kernels.append((device, name, source, parts))
+            self.pending.append(
+                self.pool.submit(compile_programs, self.devices[device], [(name, source)])
+            )
+        number = self.numbers[device, ast]
+        return number, self.kernels[number][3]
+
+    def programs(self) -> list[Program]:
+        """All programs, once they are compiled. Raises CompileError."""
+        try:
+            return [p.result()[0] for p in self.pending]
+        finally:
+            self.pool.shutdown(wait=False, cancel_futures=True)
+
+    def names(self) -> list[tuple[str, str, str]]:
+        """(device, name, key of the compiled code) of each."""
+        return [
+            (d, name, binary_keys(self.devices[d].compiler, [source])[0])
+            for d, name, source, _ in self.kernels
+        ]
+
+
+# Sources of kernels made before: other graphs of this process have many kernels in common.
+_sources: OrderedDict[tuple, tuple[str, str, int]] = OrderedDict()
+_MOST_SOURCES = 2048
+
+
+def _source_of(device: Device, ast: UOp) -> tuple[str, str, int]:
+    """(name, source, parts) of a canonical kernel on a device."""
+    key = (device.capabilities, device.renderer.language, settings(), ast)
+    found = _sources.get(key)
+    if found is None:
+        name = f"kernel_{digest(ast)[:16]}"
+        optimized = optimize(ast, device.capabilities, name, device)
+        linear = lower(optimized, device.capabilities, name)
+        source = device.renderer.render(linear)
+        debug.source(name, optimized, source)
+        found = _sources[key] = (name, source, linear.parts)
+        while len(_sources) > _MOST_SOURCES:
+            _sources.popitem(last=False)
+    return found
 
 
 class _Memory:

@@ -101,21 +101,29 @@ def _contractions(placement: Placement) -> None:
     # Users first: an epilogue may itself be the operand that another contraction holds.
     for node in reversed(placement.nodes):
         if node in placement.contractions:
-            _hold(epilogue(node, placement), placement)
+            last = epilogue(node, placement)
+            if last is not None:
+                _hold(last, placement)
 
 
-def epilogue(node: UOp, placement: Placement) -> UOp:
-    """The last value that follows `node` one to one, element for element, before it is shared."""
+def epilogue(node: UOp, placement: Placement) -> UOp | None:
+    """The last value that follows `node` one to one, element for element, before it is shared.
+
+    None where all of it ends in a STORE, which then writes it without a copy of its own.
+    """
     size, last = node.size, node
     while node not in placement.held:
         users = [u for u in placement.users[node] if u.op is not Op.SINK]
-        if len(users) != 1 or users[0].op in _EFFECTS:
+        if len(users) != 1:
             break
         user = users[0]
-        if user.op in (Op.RESHAPE, Op.PERMUTE) or (user.op in ELEMENTWISE and user.size == size):
+        if user.op is Op.STORE and user.src[0] is not node:
+            return None
+        if user.op in (Op.RESHAPE, Op.PERMUTE, Op.STAGE):
             node = user
-            if user.op in ELEMENTWISE or user in placement.held:
-                last = user
+            last = user if user in placement.held else last
+        elif user.op in ELEMENTWISE and user.size == size:
+            node = last = user
         else:
             break
     return last

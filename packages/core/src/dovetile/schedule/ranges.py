@@ -63,11 +63,12 @@ class RangeBuilder:
         return self._run((node, indices, _OPEN, None))
 
     def address(self, view: UOp, indices: Indices) -> tuple[UOp, UOp, Gate]:
-        """(BUFFER, flat index, gate) of the element of a view of memory at `indices`."""
+        """(BUFFER, flat index, gate) of the element of a view of memory at `indices`.
+
+        The BUFFER is that of the view also where the view's content is held elsewhere.
+        """
         gate = _OPEN
         while True:
-            if view in self.held:
-                return self.held[view], self._flat(view.shape, indices), gate
             if view.op is Op.BUFFER:
                 return view, self.simplify(indices[0]), gate
             if view.op is Op.INDEX:
@@ -119,7 +120,7 @@ class RangeBuilder:
         if op is Op.IOTA:
             return indices[0]
         if node in self.inline and op is Op.AFTER:
-            return (yield (node.src[1].src[1], indices, gate, None))
+            return (yield (node.src[1].src[1].reshape(node.shape), indices, gate, None))
         if op in (Op.AFTER, Op.STAGE):
             state = state or (node if op is Op.AFTER else None)
             return (yield (node.src[0], indices, gate, state))

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from dovetile.runtime import Buffer, Device, Program
 from dovetile.runtime.compile import load_programs
 from dovetile.runtime.faults import fault_buffer, register_faults
+from dovetile.schedule import debug
 from dovetile.schedule.plan import Plan, Step
+
+if TYPE_CHECKING:
+    from dovetile.capture.recording import Recording
+
+recording: ContextVar[Recording | None] = ContextVar("recording", default=None)
+"""Notes what is run, for a captured function. It holds for one thread."""
 
 
 @dataclass
@@ -23,11 +33,27 @@ class LoadedPlan:
         """Queues all steps; returns the buffers of the results. Does not wait."""
         memory, results = self.allocate(inputs)
         register_faults(self.plan.faults)
+        if (record := recording.get()) is not None:
+            record.add_plan(self, memory)
+        if debug.level() >= 2:
+            self._run_timed(memory)
+            return results
         for step in self.plan.steps:
             self.queue(step, memory)
         for device in self.devices.values():
             device.queue.submit()
         return results
+
+    def _run_timed(self, memory: Mapping[str, Sequence[Buffer]]) -> None:
+        """Runs step by step, each awaited and reported."""
+        for step in self.plan.steps:
+            device = self.devices[step.device]
+            device.synchronize()
+            start = time.perf_counter()
+            self.queue(step, memory)
+            device.synchronize()
+            name = "copy" if step.program is None else self.plan.programs[step.program][1]
+            debug.step(step, name, time.perf_counter() - start)
 
     def allocate(
         self, inputs: Sequence[Buffer]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dovetile.ir.ops import Op
+from dovetile.ir.ops import MOVEMENT, Op
 from dovetile.ir.pattern import Pat, RuleSet
 from dovetile.ir.rewrite import rewrite
 from dovetile.ir.symbolic import simplify_constants
@@ -36,6 +36,8 @@ def _move_below(move: UOp, inner: UOp) -> UOp | None:
         moved = x.pad((*arg, *((0, 0),) * count))
     elif op is Op.SHRINK:
         moved = x.shrink((*arg, *((0, n) for n in rest)))
+    elif op is Op.FLIP:
+        moved = x.flip(arg)
     elif op is Op.INDEX:
         moved = UOp(Op.INDEX, x.dtype, (x, *move.src[1:]), move.arg)
     else:
@@ -49,12 +51,12 @@ def _sum_of_moved_sum(outer: UOp) -> UOp | None:
     Only where the movement repeats nothing: each inner sum is read about once.
     """
     chain, node = [], outer.src[0]
-    while node.op in (Op.PERMUTE, Op.RESHAPE, Op.PAD, Op.SHRINK, Op.INDEX):
+    while node.op in MOVEMENT - {Op.EXPAND} or node.op is Op.INDEX:
         chain.append(node)
         node = node.src[0]
     if node.op is not Op.REDUCE or node.arg[0] is not outer.arg[0] or outer.arg[0] is not Op.ADD:
         return None
-    if outer.src[0].size > 2 * node.size or not chain:
+    if outer.src[0].size > 4 * node.size or not chain:
         return None
     for move in reversed(chain):
         moved = _move_below(move, node)

@@ -12,7 +12,6 @@ from dovetile.ir.ops import Op
 from dovetile.ir.uop import UOp
 from dovetile.tensor.nodes import constant
 
-
 LOG2_E = 1.4426950408889634
 LN_2 = 0.6931471805599453
 
@@ -91,8 +90,8 @@ def erf(x: UOp) -> UOp:
     limit = 6.0 if double else 4.0
     magnitude = absolute(x)
     size = (magnitude < limit).where(magnitude, limit)
-    size = (size < 0.5).where(size.const_like(0.5).expand(x.shape), size)
-    inverse = size.const_like(1.0).expand(x.shape) / size
+    size = (size < 0.5).where(constant(0.5, size.dtype, x.shape), size)
+    inverse = constant(1.0, size.dtype, x.shape) / size
     tail = exponential(size * size * -1) * inverse
     far = tail * polynomial(inverse, ERFC_DOUBLE if double else ERFC_SINGLE) * -1 + 1
     far = (magnitude.ne(magnitude)).where(x, (x < 0).where(far * -1, far))

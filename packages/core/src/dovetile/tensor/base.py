@@ -6,11 +6,11 @@ import contextlib
 import contextvars
 import weakref
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dovetile import dtypes
 from dovetile.dtypes import DType, Scalar
-from dovetile.errors import DeviceError, DTypeError
+from dovetile.errors import DeviceError, DTypeError, ShapeError
 from dovetile.ir.ops import Op
 from dovetile.ir.uop import UOp
 from dovetile.tensor import placement
@@ -18,6 +18,7 @@ from dovetile.tensor.identity import IdentitySet
 from dovetile.tensor.nodes import Shape, broadcast, broadcast_shapes, constant
 
 if TYPE_CHECKING:
+    import numpy as np
     from typing_extensions import Self
 
 _grad_enabled: contextvars.ContextVar[bool] = contextvars.ContextVar("grad_enabled", default=True)
@@ -260,6 +261,23 @@ class TensorBase:
         realize_all((self, *others))
         return self
 
+    def numpy(self) -> np.ndarray:
+        """The values as a NumPy array of its own (bfloat16: as ml_dtypes' type)."""
+        import numpy as np
+
+        realize_all((self,))
+        return np.array(placement.fetch(self.uop))
+
+    def item(self) -> Scalar:
+        """The only element as a Python number. Raises ShapeError where there are others."""
+        if self.uop.size != 1:
+            raise ShapeError(f"[item] shape {self.shape}; only one element can become a number")
+        return self.numpy().reshape(()).item()
+
+    def tolist(self) -> Any:
+        """Nested lists of Python numbers; a number for no dims."""
+        return self.numpy().tolist()
+
     def detach(self) -> Self:
         """The same values, through which no gradient flows."""
         if not self.requires_grad:
@@ -277,10 +295,20 @@ class TensorBase:
             return value.uop.cast(dtype)
         return constant(value, dtype)
 
+    def _plain_operand(self, value: Any) -> TensorBase | Scalar:
+        """NumPy scalars as Python numbers, NumPy arrays as Tensors."""
+        if isinstance(value, (TensorBase, int, float)) or not hasattr(value, "__array__"):
+            return value
+        if value.ndim == 0:
+            return value.item()
+        return type(self)(value, device=self.uop.device)  # type: ignore[call-arg]
+
     def _match(self, op: str, *values: TensorBase | Scalar) -> tuple[DType, list[UOp]]:
         """The operands brought to one dtype and one shape, self first."""
         dtype, number = self.dtype, None
-        shapes, tensors = [self.shape], [self]
+        shapes: list[Shape] = [self.shape]
+        tensors: list[TensorBase] = [self]
+        values = tuple(self._plain_operand(value) for value in values)
         for value in values:
             if isinstance(value, TensorBase):
                 if value.dtype is not dtype:
@@ -307,9 +335,7 @@ def same_device(op: str, *tensors: TensorBase) -> None:
         device = tensor.uop.device
         if device is not None and device != found:
             if found is not None:
-                raise DeviceError(
-                    f"[{op}] tensors on {found} and {device}; move one with .to()"
-                )
+                raise DeviceError(f"[{op}] tensors on {found} and {device}; move one with .to()")
             found = device
 
 

@@ -13,7 +13,7 @@ from dovetile.ir.ops import Op
 from dovetile.ir.uop import UOp
 from dovetile.tensor import placement
 from dovetile.tensor.base import check_number
-from dovetile.tensor.indexing import Indexing
+from dovetile.tensor.gathering import Gathering
 from dovetile.tensor.nodes import arrange, constant, iota, shape_argument
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def check_dtype(op: str, dtype: object) -> None:
         raise DTypeError(f"[{op}] dtype {dtype!r}; it must be one of dovetile.dtypes")
 
 
-class Creation(Indexing):
+class Creation(Gathering):
     """Class methods that make Tensors. Constants take no memory until something writes to them."""
 
     __slots__ = ()

@@ -7,14 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 from dovetile import dtypes
 from dovetile.dtypes import Scalar
-from dovetile.errors import ArgumentError, DTypeError, IndexOutOfRangeError, ShapeError, UnsupportedError
+from dovetile.errors import (
+    ArgumentError,
+    DTypeError,
+    IndexOutOfRangeError,
+    ShapeError,
+    UnsupportedError,
+)
 from dovetile.ir.ops import Op
 from dovetile.ir.uop import UOp
 from dovetile.tensor.base import TensorBase, same_device
 from dovetile.tensor.convolution import Convolution, dilate
 from dovetile.tensor.nodes import (
     arrange,
-    axis_of,
     broadcast,
     broadcast_shapes,
     constant,
@@ -83,6 +88,37 @@ class Indexing(Convolution):
         self.requires_grad = self.requires_grad or value.requires_grad
         self._write(node, source)
 
+    def assign(self, value: TensorBase | Scalar | Any) -> Self:
+        """Change this Tensor's values in place: `value` broadcast to its shape, cast to its dtype.
+
+        Views of the same memory change too. Returns the Tensor itself.
+        Raises ShapeError where `value` does not fit.
+        """
+        value = self._value(value)
+        if broadcast_shapes("assign", value.shape, self.shape) != self.shape:
+            raise ShapeError(f"[assign] {value.shape} to {self.shape}; it must broadcast to it")
+        node = broadcast(value.uop.cast(self.dtype), self.shape)
+        if node is self.uop:
+            return self
+        leaf = self.is_leaf and self.requires_grad
+        if self._buffer is None:
+            if not leaf:
+                self.requires_grad = value.requires_grad and self.dtype.kind == "f"
+            self._own_memory(node)
+        else:
+            self._write(self.uop, node)
+            if not leaf and value.requires_grad:
+                self.requires_grad = True
+        return self
+
+    copy_ = assign
+
+    def fill_(self, value: Scalar) -> Self:
+        return self.assign(value)
+
+    def zero_(self) -> Self:
+        return self.assign(0)
+
     def _value(self, value: TensorBase | Scalar | Any) -> Self:
         """Anything as a Tensor on this device."""
         if isinstance(value, TensorBase):
@@ -112,7 +148,6 @@ class Indexing(Convolution):
             items[dots[0] : dots[0] + 1] = fill
         else:
             items += fill
-        has_tensor = any(isinstance(item, TensorBase) for item in items)
         basic: list[tuple] = []
         advanced: list[tuple[int, TensorBase]] = []
         axis = place = 0
@@ -136,13 +171,7 @@ class Indexing(Convolution):
                 axis += 1
                 place += 1
             else:
-                number = _checked(item, self.shape[axis], axis)
-                if has_tensor:  # next to tensors a number is an index tensor of no dims
-                    basic.append(("slice", 0, self.shape[axis], 1))
-                    advanced.append((place, self._new(constant(number, dtypes.int64))))
-                    place += 1
-                else:
-                    basic.append(("int", number))
+                basic.append(("int", _checked(item, self.shape[axis], axis)))
                 axis += 1
         return basic, advanced
 
@@ -176,7 +205,7 @@ class Indexing(Convolution):
                 f"[index] mask of shape {mask.shape} at dim {axis} of {self.shape}; it must be "
                 f"{expected}"
             )
-        found = mask.numpy().nonzero()  # type: ignore[attr-defined]
+        found = mask.numpy().nonzero()
         if mask.ndim == 0:
             raise ArgumentError("[index] a bool number; use a mask with dims, or where()")
         return [type(self)(places, device=self.device) for places in found]  # type: ignore[call-arg]
@@ -184,8 +213,7 @@ class Indexing(Convolution):
     def _apply(self, basic: list[tuple]) -> Self:
         """The basic part of an index, by movement alone."""
         limits, flips, steps, shape = [], [], [], []
-        for axis, size in enumerate(self.shape):
-            entry = [b for b in basic if b[0] != "new"][axis]
+        for axis, entry in enumerate(b for b in basic if b[0] != "new"):
             if entry[0] == "int":
                 limits.append((entry[1], entry[1] + 1))
                 steps.append(1)
@@ -225,7 +253,7 @@ class Indexing(Convolution):
             broadcast(index_node(index.uop, self.shape[axis]), shape) for axis, index in advanced
         ]
         source = self.uop.permute((*axes, *rest))
-        node = UOp(Op.INDEX, self.dtype, (source, *indices), _fault(self.shape, axes))
+        node = UOp(Op.INDEX, self.dtype, (source, *indices), fault_text(self.shape, axes))
         # Neighbouring index axes are replaced where they stood, others go to the front.
         together = axes == list(range(axes[0], axes[0] + len(axes)))
         front = sum(axis < axes[0] for axis in rest) if together else 0
@@ -244,197 +272,6 @@ class Indexing(Convolution):
             seen[place] = axis
         return self._wrap(node.permute(tuple(seen)))
 
-    # -- functions -----------------------------------------------------------------------------
-
-    def index_select(self, dim: int, index: TensorBase) -> Self:
-        """Slices along `dim` chosen by a vector of indices."""
-        axis = axis_of("index_select", dim, self.ndim)
-        if index.ndim > 1:
-            raise ShapeError(f"[index_select] index of shape {index.shape}; it must be a vector")
-        vector = index._view(index.uop.reshape((index.uop.size,)))
-        return self[(slice(None),) * axis + (vector,)]
-
-    def _along(self, op: str, dim: int, index: TensorBase) -> tuple[int, list[UOp]]:
-        """The axis, and the full set of indices for gather and scatter."""
-        axis = axis_of(op, dim, self.ndim)
-        fits = index.ndim == self.ndim and all(
-            i <= n for d, (i, n) in enumerate(zip(index.shape, self.shape)) if d != axis
-        )
-        if index.dtype.kind not in "ui" or not fits:
-            raise ShapeError(
-                f"[{op}] index {index.dtype.name} {index.shape} for {self.shape} along dim {dim}; "
-                "it must be of integers, with as many dims, no size beyond the input's but in dim"
-            )
-        same_device(op, self, index)
-        places = [arrange(iota(n), [d], index.shape) for d, n in enumerate(index.shape)]
-        places[axis] = index_node(index.uop, self.shape[axis])
-        return axis, places
-
-    def gather(self, dim: int, index: TensorBase) -> Self:
-        """out[i][j] = self[index[i][j]][j] for dim 0, and so on; the result has index's shape."""
-        if self.ndim == 0:
-            return self.reshape(1).gather(0, index._view(index.uop.reshape((1,)))).reshape(())
-        axis, places = self._along("gather", dim, index)
-        fault = _fault(self.shape, [axis])
-        return self._wrap(UOp(Op.INDEX, self.dtype, (self.uop, *places), fault))
-
-    def take_along_dim(self, indices: TensorBase, dim: int) -> Self:
-        """NumPy's take_along_axis: gather with sizes of 1 broadcast."""
-        axis = axis_of("take_along_dim", dim, self.ndim)
-        full = list(broadcast_shapes(
-            "take_along_dim",
-            tuple(1 if a == axis else n for a, n in enumerate(self.shape)),
-            tuple(1 if a == axis else n for a, n in enumerate(indices.shape)),
-        ))  # fmt: skip
-        wide = self.expand([self.shape[axis] if a == axis else n for a, n in enumerate(full)])
-        full[axis] = indices.shape[axis]
-        return wide.gather(dim, indices._new(broadcast(indices.uop, tuple(full))))
-
-    def scatter(
-        self, dim: int, index: TensorBase, src: TensorBase | Scalar, reduce: str | None = None
-    ) -> Self:
-        """A copy of self in which out[index[i][j]][j] = src[i][j] (dim 0), in row-major order.
-
-        reduce: None (write), "add", "amax", "amin" or "prod" (combine with what is there).
-        """
-        ops = {None: None, "add": Op.ADD, "sum": Op.ADD, "prod": Op.MUL, "multiply": Op.MUL,
-               "amax": Op.MAX, "amin": Op.MIN}  # fmt: skip
-        if reduce not in ops:
-            raise ArgumentError(f"[scatter] reduce {reduce!r}; valid: {', '.join(map(str, ops))}")
-        axis, places = self._along("scatter", dim, index)
-        source = self._value(src)
-        if source.ndim:
-            if any(n < i for n, i in zip(source.shape, index.shape)) or source.ndim != index.ndim:
-                raise ShapeError(
-                    f"[scatter] src {source.shape} for index {index.shape}; it must be as large"
-                )
-            cut = source.uop.shrink(tuple((0, i) for i in index.shape))
-        else:
-            cut = broadcast(source.uop, index.shape)
-        result = self._wrap(self.uop, source)
-        result._own_memory()
-        target = UOp(Op.INDEX, self.dtype, (result.uop, *places), _fault(self.shape, [axis]))
-        result._write(target, cut.cast(self.dtype), ops[reduce])
-        return result
-
-    def scatter_add(self, dim: int, index: TensorBase, src: TensorBase) -> Self:
-        """A copy of self with src[i][j] added to out[index[i][j]][j] (dim 0)."""
-        return self.scatter(dim, index, src, "add")
-
-    def index_add(self, dim: int, index: TensorBase, source: TensorBase, alpha: Scalar = 1) -> Self:
-        """A copy of self with slice i of source added to slice index[i] along `dim`."""
-        axis = axis_of("index_add", dim, self.ndim)
-        if index.ndim != 1 or source.shape != (
-            *self.shape[:axis], index.uop.size, *self.shape[axis + 1 :],
-        ):  # fmt: skip
-            raise ShapeError(
-                f"[index_add] index {index.shape}, source {source.shape} for {self.shape} along "
-                f"dim {dim}; source must be self with len(index) slices"
-            )
-        spread = index._new(arrange(index.uop, [axis], source.shape))
-        scaled = source if alpha == 1 else source * alpha  # type: ignore[operator]
-        return self.scatter(axis, spread, scaled, "add")
-
-    def one_hot(self, num_classes: int = -1) -> Self:
-        """int64 with 1 at the class and a new last axis; -1: as many classes as occur."""
-        if self.dtype.kind not in "ui":
-            raise DTypeError(f"[one_hot] dtype {self.dtype.name}; classes must be integers")
-        if num_classes == -1:
-            num_classes = int(self.amax().item()) + 1  # type: ignore[attr-defined]
-        shape = (*self.shape, num_classes)
-        classes = arrange(iota(num_classes).cast(self.dtype), [self.ndim], shape)
-        own = arrange(self.uop, list(range(self.ndim)), shape)
-        return self._new(own.eq(classes).cast(dtypes.int64))
-
-    def masked_select(self, mask: TensorBase) -> Self:
-        """The elements where mask holds, as a vector (the mask is read at once)."""
-        shape = broadcast_shapes("masked_select", self.shape, mask.shape)
-        wide = self.expand(shape)
-        return wide[mask._new(broadcast(mask.uop, shape))]
-
-    def nonzero(self) -> Self:
-        """Indices (int64) of the elements that are not 0, one row each (read at once)."""
-        import numpy as np
-
-        found = np.argwhere(self.numpy())  # type: ignore[attr-defined]
-        return type(self)(found.astype(np.int64), device=self.device)  # type: ignore[call-arg]
-
-    def diagonal(self, dim1: int = 0, dim2: int = 1) -> Self:
-        """The elements with equal indices in two axes, as a new last axis."""
-        first, second = (axis_of("diagonal", d, self.ndim) for d in (dim1, dim2))
-        if first == second:
-            raise ShapeError(f"[diagonal] dims {dim1} and {dim2}; they must differ")
-        size = min(self.shape[first], self.shape[second])
-        rest = [axis for axis in range(self.ndim) if axis not in (first, second)]
-        node = self.uop.permute((first, second, *rest))
-        node = UOp(Op.INDEX, self.dtype, (node, iota(size), iota(size)))
-        return self._wrap(node.permute((*range(1, len(rest) + 1), 0)))
-
-    def _triangle(self, diagonal: int, upper: bool) -> Self:
-        rows, columns = self.shape[-2:]
-        row = arrange(iota(rows), [0], (rows, columns))
-        column = arrange(iota(columns), [1], (rows, columns))
-        below = column < row + diagonal if upper else row + diagonal < column
-        drop = self._new(arrange(below, [self.ndim - 2, self.ndim - 1], self.shape))
-        return self.masked_fill(drop, 0)
-
-    def tril(self, diagonal: int = 0) -> Self:
-        """The elements on and below the diagonal of each matrix, the others 0."""
-        if self.ndim < 2:
-            raise ShapeError(f"[tril] shape {self.shape}; it needs at least 2 dims")
-        return self._triangle(diagonal, False)
-
-    def triu(self, diagonal: int = 0) -> Self:
-        """The elements on and above the diagonal of each matrix, the others 0."""
-        if self.ndim < 2:
-            raise ShapeError(f"[triu] shape {self.shape}; it needs at least 2 dims")
-        return self._triangle(diagonal, True)
-
-    # -- order ---------------------------------------------------------------------------------
-
-    def argsort(self, dim: int = -1, descending: bool = False) -> Self:
-        """Indices (int64) that sort along `dim`; stable, NaN counts as greatest.
-
-        Every element is compared with every other: meant for axes of up to some thousands.
-        """
-        axis = axis_of("argsort", dim, self.ndim)
-        if self.ndim == 0:
-            return self._new(constant(0, dtypes.int64))
-        size = self.shape[axis]
-        full = (*self.shape, size)
-        own = list(range(self.ndim))
-        x = arrange(self.uop, own, full)
-        others = [self.ndim if a == axis else a for a in own]
-        other = arrange(self.uop, others, full)
-        before = x < other if descending else other < x
-        same = x.eq(other)
-        if self.dtype.kind == "f":
-            x_nan, other_nan = x.ne(x), other.ne(other)
-            first, second = (other_nan, x_nan) if descending else (x_nan, other_nan)
-            before = before | (first & second.logical_not())
-            same = same | (x_nan & other_nan)
-        place = arrange(iota(size), [axis], full)
-        earlier = arrange(iota(size), [self.ndim], full) < place
-        rank = (before | (same & earlier)).cast(dtypes.int64).reduce(Op.ADD, 1)
-        result = self._new(constant(0, dtypes.int64, self.shape))
-        source = self._new(arrange(iota(size).cast(dtypes.int64), [axis], self.shape))
-        return result.scatter(axis, self._new(rank), source)
-
-    def sort(self, dim: int = -1, descending: bool = False) -> tuple[Self, Self]:
-        """(values, indices) sorted along `dim`; see :meth:`argsort`."""
-        order = self.argsort(dim, descending)
-        return self.gather(dim, order), order
-
-    def topk(self, k: int, dim: int = -1, largest: bool = True) -> tuple[Self, Self]:
-        """The k greatest (least) values along `dim` in order, and their indices."""
-        axis = axis_of("topk", dim, self.ndim)
-        if not 0 <= k <= (self.shape[axis] if self.ndim else 1):
-            raise ArgumentError(f"[topk] k {k} along dim {dim} of {self.shape}; it must fit")
-        order = self.argsort(axis, descending=largest)
-        if self.ndim:
-            order = order.narrow(axis, 0, k)
-        return self.gather(axis, order), order
-
 
 def index_node(index: UOp, size: int) -> UOp:
     """Positions on an axis of `size`, negative ones counted from the end."""
@@ -443,7 +280,7 @@ def index_node(index: UOp, size: int) -> UOp:
     return node if unsigned else (node < 0).where(node + size, node)
 
 
-def _fault(shape: Sequence[int], axes: Sequence[int]) -> str:
+def fault_text(shape: Sequence[int], axes: Sequence[int]) -> str:
     sizes = ", ".join(f"dim {axis} of size {shape[axis]}" for axis in axes)
     return f"[index] an index lies outside {sizes}; it must lie in [-size, size - 1]"
 

@@ -136,9 +136,7 @@ def _times(dtype: dtypes.DType) -> Op:
     return Op.AND if dtype.kind == "b" else Op.MUL
 
 
-def _parse(
-    equation: str, shapes: list[Shape]
-) -> tuple[list[list[str]], list[str], dict[str, int]]:
+def _parse(equation: str, shapes: list[Shape]) -> tuple[list[list[str]], list[str], dict[str, int]]:
     """Letters of every operand, of the result, and the size of each letter.
 
     The axes of an ellipsis get the names ".1", ".2", ... counted from the right.
@@ -178,7 +176,7 @@ def _parse(
         output = letters(right, widest)
     else:
         once = sorted(x for x in sizes if x[0] != "." and left.count(x) == 1)
-        output = [x for x in (f".{widest - i}" for i in range(widest))] + once
+        output = [*(f".{widest - i}" for i in range(widest)), *once]
     if len(set(output)) < len(output) or not set(output) <= set(sizes):
         raise ArgumentError(
             f"[einsum] {equation!r}; the result's letters must differ and occur in an operand"

@@ -78,7 +78,7 @@ class Movement(TensorBase):
             known = max(-math.prod(sizes), 1)
             sizes = tuple(size // known if s == -1 else s for s in sizes)
         if math.prod(sizes) != size:
-            raise ShapeError(f"[unflatten] dim {dim} has size {size}; {sizes} do not multiply to it")
+            raise ShapeError(f"[unflatten] dim {dim} has size {size}; {sizes} must multiply to it")
         return self._view(self.uop.reshape((*self.shape[:axis], *sizes, *self.shape[axis + 1 :])))
 
     def squeeze(self, dim: int | Sequence[int] | None = None) -> Self:
@@ -96,9 +96,7 @@ class Movement(TensorBase):
 
     def permute(self, *dims: int | Sequence[int]) -> Self:
         """The axes in the order `dims`. Raises ShapeError unless each occurs once."""
-        order = tuple(
-            axis_of("permute", d, self.ndim) for d in shape_argument("permute", dims)
-        )
+        order = tuple(axis_of("permute", d, self.ndim) for d in shape_argument("permute", dims))
         if sorted(order) != list(range(self.ndim)):
             raise ShapeError(
                 f"[permute] dims {order} for shape {self.shape}; each of its {self.ndim} dims must "
@@ -124,12 +122,12 @@ class Movement(TensorBase):
         return self if self.ndim < 2 else self.transpose(0, 1)
 
     @property
-    def T(self) -> Self:  # noqa: N802 (PyTorch's name)
+    def T(self) -> Self:
         """All axes in reverse order."""
         return self._view(self.uop.permute(tuple(reversed(range(self.ndim)))))
 
     @property
-    def mT(self) -> Self:  # noqa: N802 (PyTorch's name)
+    def mT(self) -> Self:
         """The last two axes exchanged."""
         if self.ndim < 2:
             raise ShapeError(f"[mT] shape {self.shape}; it needs at least 2 dims")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from dovetile import dtypes
 from dovetile.dtypes import Scalar
@@ -12,12 +12,16 @@ from dovetile.errors import ArgumentError, DTypeError, ShapeError
 from dovetile.gradient.composed import compose
 from dovetile.ir.ops import Op
 from dovetile.ir.uop import UOp
+from dovetile.tensor.approximations import exponential
 from dovetile.tensor.base import TensorBase, detached
 from dovetile.tensor.matmul import Products
 from dovetile.tensor.nodes import arrange, axis_of, broadcast, iota, reduce_axes
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+
+Loss = TypeVar("Loss", bound="Normalization")
 
 
 class Normalization(Products):
@@ -35,7 +39,7 @@ class Normalization(Products):
         """x - log(sum(e**x)) along `dim`, without overflow or cancellation."""
         return self._normalized_exponential("log_softmax", dim, _log_softmax)
 
-    def _normalized_exponential(self, name: str, dim: int, function) -> Self:  # noqa: ANN001
+    def _normalized_exponential(self, name: str, dim: int, function) -> Self:
         axis = axis_of(name, dim, self.ndim)
         value = self._floating()
         if self.ndim == 0:
@@ -60,9 +64,7 @@ class Normalization(Products):
         sizes = (normalized_shape,) if isinstance(normalized_shape, int) else normalized_shape
         sizes = tuple(sizes)
         if self.shape[self.ndim - len(sizes) :] != sizes or not sizes:
-            raise ShapeError(
-                f"[layer_norm] shape {self.shape}; its last sizes must be {sizes}"
-            )
+            raise ShapeError(f"[layer_norm] shape {self.shape}; its last sizes must be {sizes}")
         axes = tuple(range(self.ndim - len(sizes), self.ndim))
         result = self._standardized(axes, eps)
         result = result if weight is None else result * weight
@@ -149,9 +151,7 @@ class Normalization(Products):
         """A vector over axis 1, shaped to broadcast with this tensor."""
         shape = (self.shape[1],) + (1,) * (self.ndim - 2)
         if vector.shape != (self.shape[1],):
-            raise ShapeError(
-                f"[norm] vector of shape {vector.shape} for {self.shape[1]} channels"
-            )
+            raise ShapeError(f"[norm] vector of shape {vector.shape} for {self.shape[1]} channels")
         return self._new(vector.uop.reshape(shape), vector.requires_grad)
 
     def _scaled(self, weight: TensorBase | None, bias: TensorBase | None) -> Self:
@@ -292,7 +292,7 @@ class Normalization(Products):
 
 def _softmax(x: UOp, axis: int) -> UOp:
     top = detached(broadcast(_kept(x, Op.MAX, axis), x.shape))
-    grown = _exp(x + top * -1)
+    grown = exponential(x + top * -1)
     total = broadcast(_kept(grown, Op.ADD, axis), x.shape)
 
     def gradient(y: UOp, inputs: tuple[UOp, ...], g: UOp) -> tuple[UOp]:
@@ -305,20 +305,14 @@ def _softmax(x: UOp, axis: int) -> UOp:
 def _log_softmax(x: UOp, axis: int) -> UOp:
     top = detached(broadcast(_kept(x, Op.MAX, axis), x.shape))
     shifted = x + top * -1
-    total = _kept(_exp(shifted), Op.ADD, axis)
+    total = _kept(exponential(shifted), Op.ADD, axis)
     logs = total.alu(Op.LOG2) * math.log(2)
 
     def gradient(y: UOp, inputs: tuple[UOp, ...], g: UOp) -> tuple[UOp]:
         inner = broadcast(_kept(g, Op.ADD, axis), y.shape)
-        return (g + _exp(y) * inner * -1,)
+        return (g + exponential(y) * inner * -1,)
 
     return compose(shifted + broadcast(logs, x.shape) * -1, (x,), gradient)
-
-
-def _exp(x: UOp) -> UOp:
-    from dovetile.tensor.approximations import exponential
-
-    return exponential(x)
 
 
 def _kept(x: UOp, op: Op, axis: int) -> UOp:
@@ -332,7 +326,7 @@ def _move(running: TensorBase, batch: TensorBase, momentum: float) -> None:
     running.assign(new)  # type: ignore[attr-defined]
 
 
-def _weights(like: Normalization, weight: TensorBase, axis: int) -> Normalization:
+def _weights(like: Loss, weight: TensorBase, axis: int) -> Loss:
     """Class weights, repeated to the shape of the logits."""
     if weight.shape != (like.shape[axis],):
         raise ShapeError(
@@ -343,8 +337,8 @@ def _weights(like: Normalization, weight: TensorBase, axis: int) -> Normalizatio
 
 
 def _picked_weights(
-    like: Normalization, target: TensorBase, weight: TensorBase | None, ignore_index: int, axis: int
-) -> Normalization:
+    like: Loss, target: TensorBase, weight: TensorBase | None, ignore_index: int, axis: int
+) -> Loss:
     """The weight of every target, 0 where it is ignored."""
     classes = like._new(target.uop)
     valid = classes.ne(ignore_index)
@@ -355,7 +349,7 @@ def _picked_weights(
     return _weights(like, weight, axis).masked_fill(~hit, 0.0).sum(axis)
 
 
-def _reduced(loss: Normalization, reduction: str) -> Normalization:
+def _reduced(loss: Loss, reduction: str) -> Loss:
     if reduction == "none":
         return loss
     if reduction == "mean":

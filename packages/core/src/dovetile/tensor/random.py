@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from dovetile import dtypes
 from dovetile.dtypes import DType, Scalar
@@ -24,6 +24,7 @@ from dovetile.tensor.creation import Creation, check_dtype
 from dovetile.tensor.nodes import count, iota, shape_argument
 
 if TYPE_CHECKING:
+    import numpy as np
     from typing_extensions import Self
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
@@ -32,6 +33,7 @@ _DEFAULT_SEED = 0
 
 _seed = _DEFAULT_SEED
 _states: dict[str, Random] = {}  # device -> uint64 (key, counter)
+_host: np.random.Generator | None = None
 _lock = threading.RLock()
 
 
@@ -50,11 +52,11 @@ def threefry(key: tuple[UOp, UOp], counter: tuple[UOp, UOp]) -> tuple[UOp, UOp]:
 
 def manual_seed(seed: int) -> None:
     """Begin the streams of all devices anew from `seed`, an integer from 0 to 2**64 - 1."""
-    global _seed
+    global _seed, _host
     if not isinstance(seed, int) or not 0 <= seed < 1 << 64:
         raise ArgumentError(f"[manual_seed] {seed!r}; it must be an int from 0 to 2**64 - 1")
     with _lock:
-        _seed = seed
+        _seed, _host = seed, None
         for device, state in _states.items():  # in place: captured steps refer to the memory
             state.assign(_initial(device))
 
@@ -62,6 +64,21 @@ def manual_seed(seed: int) -> None:
 def initial_seed() -> int:
     """The seed of the present streams."""
     return _seed
+
+
+def host_generator() -> np.random.Generator:
+    """NumPy's generator (Philox) of the present seed, for what is drawn once and in many shapes.
+
+    The first values of a model's parameters are such: on a device, each shape would be a kernel to
+    compile. `manual_seed` begins this stream anew too.
+    """
+    global _host
+    import numpy as np
+
+    with _lock:
+        if _host is None:
+            _host = np.random.Generator(np.random.Philox(key=_seed))
+        return _host
 
 
 def get_rng_state(device: str | None = None) -> list[int]:
@@ -125,6 +142,9 @@ def _unit(words: UOp, low: UOp | None = None) -> UOp:
     return wide * 2.0**-53
 
 
+Weights = TypeVar("Weights", bound="Random")
+
+
 class Random(Creation):
     """Random tensors. Streams begin at `manual_seed`; each call goes on where the last ended."""
 
@@ -133,7 +153,7 @@ class Random(Creation):
     @classmethod
     def _drawn(
         cls, op: str, size: Sequence, dtype: DType | None, device: str | None, requires_grad: bool,
-        make,  # noqa: ANN001
+        make,
     ) -> Self:  # fmt: skip
         shape = shape_argument(op, size)
         if any(n < 0 for n in shape):
@@ -233,7 +253,7 @@ class Random(Creation):
         """0 to n - 1 in random order. Sorted on the host, so it is computed at once."""
         import numpy as np
 
-        keys = cls.rand(n, dtype=dtypes.float64, device=device).numpy()  # type: ignore[attr-defined]
+        keys = cls.rand(n, dtype=dtypes.float64, device=device).numpy()
         order = np.argsort(keys, kind="stable").astype(np.int64)
         result = cls(order, device=device)  # type: ignore[call-arg]
         return result if dtype is None else result.cast(dtype)
@@ -266,15 +286,15 @@ class Random(Creation):
     def uniform_(self, a: Scalar = 0.0, b: Scalar = 1.0) -> Self:
         """Fill with uniform numbers in [a, b)."""
         drawn = self.rand(self.shape, dtype=self.dtype, device=self.device)
-        return self.assign(drawn * (b - a) + a)  # type: ignore[attr-defined]
+        return self.assign(drawn * (b - a) + a)
 
     def normal_(self, mean: Scalar = 0.0, std: Scalar = 1.0) -> Self:
         """Fill with normal numbers."""
         drawn = self.randn(self.shape, dtype=self.dtype, device=self.device)
-        return self.assign(drawn * std + mean)  # type: ignore[attr-defined]
+        return self.assign(drawn * std + mean)
 
 
-def _race(weights: Random) -> Random:
+def _race(weights: Weights) -> Weights:
     times = -(1 - weights.rand_like(dtype=dtypes.float32)).log() / weights.float()
     return times.masked_fill(weights.eq(0), math.inf)
 
@@ -282,5 +302,3 @@ def _race(weights: Random) -> Random:
 def _check_float(op: str, dtype: DType | None) -> None:
     if dtype is not None and dtype.kind != "f":
         raise DTypeError(f"[{op}] dtype {dtype.name}; it must be a float")
-
-

@@ -199,7 +199,7 @@ class Reduction(Functions):
         """Cumulative sums along the last axis: each of a block a masked sum, blocks recursively."""
         *head, size = self.shape
         if size <= _CUMULATIVE_BLOCK:
-            upto = (iota(size).expand((size,)) < arrange(iota(size), [1], (size, size)))
+            upto = iota(size).expand((size,)) < arrange(iota(size), [1], (size, size))
             upto = upto.logical_not()  # [i, j]: j <= i
             full = (*head, size, size)
             kept = self._new(arrange(upto, [len(head), len(head) + 1], full))

@@ -11,9 +11,9 @@ from dovetile.errors import ArgumentError, DTypeError, GradientError, ShapeError
 from dovetile.ir.ops import Op
 from dovetile.ir.uop import UOp
 from dovetile.tensor import placement
-from dovetile.tensor.base import TensorBase, detached, realize_all
+from dovetile.tensor.base import TensorBase, detached
 from dovetile.tensor.creation import check_dtype, dtype_of_number
-from dovetile.tensor.nodes import broadcast, broadcast_shapes, constant
+from dovetile.tensor.nodes import constant
 from dovetile.tensor.random import Random
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class Tensor(Random):
         data: a number, (nested) sequences of numbers, a NumPy array (or anything with
             `__array__`), or another Tensor. It is copied; :meth:`from_numpy` shares memory.
         dtype: default: float32 of Python floats, int64 of ints, bool of bools, else the array's.
-        device: a name such as "CPU" or "CPU:1"; default: the default device.
+        device: a name such as "NAME" or "NAME:1" (see `dovetile doctor`); default: the best.
         requires_grad: whether :meth:`backward` is to compute this Tensor's gradient.
     """
 
@@ -50,26 +50,9 @@ class Tensor(Random):
 
     # -- out -----------------------------------------------------------------------------------
 
-    def numpy(self) -> np.ndarray:
-        """The values as a NumPy array of its own (bfloat16: as ml_dtypes' type)."""
-        import numpy as np
-
-        realize_all((self,))
-        return np.array(placement.fetch(self.uop))
-
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         array = self.numpy()
         return array if dtype is None else array.astype(dtype)
-
-    def item(self) -> Scalar:
-        """The only element as a Python number. Raises ShapeError where there are others."""
-        if self.uop.size != 1:
-            raise ShapeError(f"[item] shape {self.shape}; only one element can become a number")
-        return self.numpy().reshape(()).item()
-
-    def tolist(self) -> Any:
-        """Nested lists of Python numbers; a number for no dims."""
-        return self.numpy().tolist()
 
     def __float__(self) -> float:
         return float(self.item())
@@ -105,8 +88,10 @@ class Tensor(Random):
     def __repr__(self) -> str:
         text = f"Tensor(shape={self.shape}, dtype={self.dtype.name}"
         device = self.uop.device
-        return text + (f", device={device}" if device else "") + (
-            ", requires_grad=True)" if self.requires_grad else ")"
+        return (
+            text
+            + (f", device={device}" if device else "")
+            + (", requires_grad=True)" if self.requires_grad else ")")
         )
 
     # -- facts ---------------------------------------------------------------------------------
@@ -182,37 +167,6 @@ class Tensor(Random):
         return self._wrap(self.uop.stage())
 
     # -- changing ------------------------------------------------------------------------------
-
-    def assign(self, value: Tensor | Scalar | Any) -> Tensor:
-        """Change this Tensor's values in place: `value` broadcast to its shape, cast to its dtype.
-
-        Views of the same memory change too. Returns the Tensor itself.
-        Raises ShapeError where `value` does not fit.
-        """
-        value = self._value(value)
-        if broadcast_shapes("assign", value.shape, self.shape) != self.shape:
-            raise ShapeError(f"[assign] {value.shape} to {self.shape}; it must broadcast to it")
-        node = broadcast(value.uop.cast(self.dtype), self.shape)
-        if node is self.uop:
-            return self
-        leaf = self.is_leaf and self.requires_grad
-        if self._buffer is None:
-            if not leaf:
-                self.requires_grad = value.requires_grad and self.dtype.kind == "f"
-            self._own_memory(node)
-        else:
-            self._write(self.uop, node)
-            if not leaf and value.requires_grad:
-                self.requires_grad = True
-        return self
-
-    copy_ = assign
-
-    def fill_(self, value: Scalar) -> Tensor:
-        return self.assign(value)
-
-    def zero_(self) -> Tensor:
-        return self.assign(0)
 
     def _in_place(self, result: Tensor) -> Tensor:
         if self._buffer is not None:
@@ -315,10 +269,6 @@ class Tensor(Random):
                 results.append(self._new(detached(node)))
         return tuple(results)
 
-    def retain_grad(self) -> None:
-        """Not needed: use :meth:`gradient` for the gradient of a tensor that is not a leaf."""
-        raise GradientError("[retain_grad] use loss.gradient(tensor) for tensors that are no leaves")
-
 
 def _register(tensor: Tensor) -> None:
     from dovetile.tensor.base import _live
@@ -397,5 +347,3 @@ def grad(loss: Tensor, targets: Tensor | Sequence[Tensor], **options: Any) -> An
     if isinstance(targets, Tensor):
         return loss.gradient(targets, **options)[0]
     return loss.gradient(*targets, **options)
-
-

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dovetile import environment
 from dovetile.errors import ArgumentError, GraphError
 from dovetile.ir.ops import Op
 from dovetile.ir.pattern import RuleSet
@@ -32,6 +33,16 @@ def verify(root: UOp | Sequence[UOp], level: str) -> None:
             raise GraphError(f"[verify] {format_node(node)} at {spec.name}: {reason}")
     if is_program:
         _verify_order(root)
+
+
+def check(graph: UOp | Sequence[UOp], level: str, after: str) -> None:
+    """`verify` where CHECK=1 asks for it; the error also tells `after` which pass."""
+    if not environment.CHECK.value:
+        return
+    try:
+        verify(graph, level)
+    except GraphError as error:
+        raise GraphError(f"{error}; found after {after}") from None
 
 
 def _verify_order(program: Sequence[UOp]) -> None:

@@ -1,0 +1,164 @@
+"""Runs linear programs on NumPy arrays, one operation at a time: what the compiler's passes are
+tested with, without any backend. Every access is checked against its buffer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from dovetile import dtypes
+from dovetile.dtypes import DType
+from dovetile.ir.ops import AddressSpace, Op
+from dovetile.ir.uop import UOp
+from dovetile.lower.linear import LinearKernel, buffer_of
+
+
+def run(kernel: LinearKernel, arrays: Sequence[np.ndarray], parts: Sequence[int] = ()) -> None:
+    """Executes all parts of a kernel (in the order of `parts`); writes to its arrays.
+
+    arrays: one-dimensional, by slot. Raises IndexError for an access outside of a buffer.
+    """
+    slots = {b.arg.slot: a for b, a in zip(kernel.buffers, arrays, strict=True)}
+    with np.errstate(all="ignore"):
+        for part in parts or range(kernel.parts):
+            _Run(kernel, slots, part).block(0, len(kernel.uops))
+
+
+def host(dtype: DType) -> np.dtype:
+    """The NumPy type of one lane."""
+    return np.dtype(np.int64) if dtype.name == "index" else dtypes.to_numpy(dtype.scalar)
+
+
+class _Run:
+    def __init__(self, kernel: LinearKernel, slots: dict[int, np.ndarray], part: int) -> None:
+        self.uops = kernel.uops
+        self.slots, self.part = slots, part
+        # Unwritten scratch memory holds anything: NaN where it is read as float.
+        self.scratch = np.full(kernel.local_bytes, 255, np.uint8)
+        self.memory: dict[UOp, np.ndarray] = {}
+        self.values: dict[UOp, np.ndarray] = {}
+        self.ends: dict[UOp, int] = {
+            n.src[1]: i for i, n in enumerate(self.uops) if n.op is Op.END
+        }
+
+    def block(self, first: int, last: int) -> None:
+        i = first
+        while i < last:
+            node = self.uops[i]
+            if node.op is Op.RANGE:
+                end = self.ends[node]
+                for counter in range(int(self.values[node.src[0]])):
+                    self.values[node] = np.int64(counter)
+                    self.block(i + 1, end)
+                i = end + 1
+                continue
+            self.execute(node)
+            i += 1
+
+    def execute(self, node: UOp) -> None:
+        op, src = node.op, node.src
+        if op is Op.BUFFER:
+            self.memory[node] = self.buffer(node)
+        elif op is Op.CONST:
+            self.values[node] = np.asarray(node.arg).astype(host(node.dtype))
+        elif op is Op.SPECIAL:
+            assert node.arg == "part"
+            self.values[node] = np.int64(self.part)
+        elif op is Op.INDEX:
+            self.values[node] = self.values[src[1]]
+        elif op is Op.LOAD:
+            self.values[node] = self.load(node)
+        elif op is Op.STORE:
+            self.store(node)
+        elif op not in (Op.AFTER, Op.GROUP, Op.SINK, Op.END):
+            self.values[node] = compute(node, [self.values[s] for s in src])
+
+    def buffer(self, node: UOp) -> np.ndarray:
+        count, dtype = node.arg.size * node.dtype.lanes, host(node.dtype)
+        if node.arg.space is AddressSpace.GLOBAL:
+            array = self.slots[node.arg.slot]
+            assert array.shape == (count,) and array.dtype == dtype
+            return array
+        if node.arg.space is AddressSpace.LOCAL:
+            start = node.arg.slot
+            return self.scratch[start : start + count * dtype.itemsize].view(dtype)
+        if node not in self.memory:
+            self.memory[node] = np.zeros(count, dtype)
+        return self.memory[node]
+
+    def places(self, address: UOp, lanes: int, gate: np.ndarray | None) -> np.ndarray:
+        position = np.asarray(self.values[address])
+        if position.ndim == 0 and lanes > 1:
+            position = position + np.arange(lanes)
+        size = self.memory[buffer_of(address)].size
+        inside = (position >= 0) & (position < size)
+        if gate is not None:
+            inside |= ~gate
+        if not inside.all():
+            raise IndexError(f"elements {position} of {buffer_of(address)}")
+        return np.where((position >= 0) & (position < size), position, 0)
+
+    def load(self, node: UOp) -> np.ndarray:
+        address, rest = node.src[0], node.src[1:]
+        gate = np.asarray(self.values[rest[1]], bool) if rest else None
+        places = self.places(address, node.dtype.lanes, gate)
+        value = self.memory[buffer_of(address)][places]
+        return value if gate is None else np.where(gate, value, self.values[rest[0]])
+
+    def store(self, node: UOp) -> None:
+        address, value, rest = node.src[0], np.asarray(self.values[node.src[1]]), node.src[2:]
+        gate = np.asarray(self.values[rest[0]], bool) if rest else None
+        places = self.places(address, node.src[1].dtype.lanes, gate)
+        if gate is None:
+            self.memory[buffer_of(address)][places] = value
+        else:
+            places, value, gate = np.broadcast_arrays(places, value, gate)
+            self.memory[buffer_of(address)][places[gate]] = value[gate]
+
+
+def compute(node: UOp, values: list[np.ndarray]) -> np.ndarray:
+    """The value of an elementwise operation, a VECTOR or an EXTRACT."""
+    op, dtype = node.op, host(node.dtype)
+    if op is Op.VECTOR:
+        lanes = node.dtype.lanes
+        return np.full(lanes, values[0]) if len(values) == 1 else np.array(values, dtype)
+    if op is Op.EXTRACT:
+        picked = values[0][list(node.arg)]
+        return picked if node.dtype.lanes > 1 else picked[0]
+    if op is Op.CAST:
+        return np.asarray(values[0]).astype(dtype)
+    if op is Op.BITCAST:
+        return np.asarray(values[0]).view(dtype)
+    if op in (Op.FLOORDIV, Op.FLOORMOD):
+        function = np.floor_divide if op is Op.FLOORDIV else np.mod
+        zero = values[1] == 0
+        return np.where(zero, 0, function(values[0], np.where(zero, 1, values[1]))).astype(dtype)
+    if op is Op.MULACC:  # double precision rounds once, as nearly as these tests can tell
+        wide = np.float64 if dtype.kind == "f" else dtype
+        x, y, z = (np.asarray(v).astype(wide) for v in values)
+        return (x * y + z).astype(dtype)
+    return np.asarray(_FUNCTIONS[op](*values)).astype(dtype)
+
+
+_FUNCTIONS = {
+    Op.ADD: np.add,
+    Op.SUB: np.subtract,
+    Op.MUL: np.multiply,
+    Op.DIV: np.divide,
+    Op.MAX: np.maximum,
+    Op.MIN: np.minimum,
+    Op.LT: np.less,
+    Op.NE: np.not_equal,
+    Op.AND: np.bitwise_and,
+    Op.OR: np.bitwise_or,
+    Op.XOR: np.bitwise_xor,
+    Op.SHL: np.left_shift,
+    Op.SHR: np.right_shift,
+    Op.WHERE: np.where,
+    Op.SQRT: np.sqrt,
+    Op.TRUNC: np.trunc,
+    Op.EXP2: np.exp2,
+    Op.LOG2: np.log2,
+    Op.SIN: np.sin,
+}

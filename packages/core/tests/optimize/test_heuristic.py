@@ -1,0 +1,108 @@
+"""The heuristics give legal and right kernels for whatever shape comes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import loop_kernels as kernels
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from loop_kernels import SCALAR, WIDE, Case
+
+from dovetile.ir.ops import AxisKind, Op
+from dovetile.ir.uop import toposort
+from dovetile.optimize.bounds_check import prove
+from dovetile.optimize.heuristic import heuristic
+from dovetile.optimize.opts import Bind, Stage, apply_opts
+from dovetile.runtime import Device
+
+small = st.integers(2, 19)
+few = st.integers(1, 6)
+cases = st.one_of(
+    st.builds(kernels.elementwise, few, small),
+    st.builds(kernels.transpose, small, few),
+    st.builds(kernels.transpose, few, few, few),
+    st.builds(kernels.row_sums, few, st.integers(2, 80)),
+    st.builds(kernels.column_maxima, small, small),
+    st.builds(kernels.total, st.integers(2, 200)),
+    st.builds(kernels.padded, small, few, few),
+    st.builds(kernels.normalized, few, small),
+    st.builds(kernels.accumulated, small),
+    st.builds(kernels.matmul, few, few, small),
+    st.builds(kernels.convolution, st.just(1), few, few, st.integers(3, 5), st.integers(2, 3)),
+)
+targets = st.sampled_from([SCALAR, WIDE, replace(WIDE, vector_bytes=64, vector_registers=32)])
+
+
+@settings(max_examples=60, deadline=None)
+@given(cases, targets)
+def test_small_kernels(case: Case, capabilities):
+    opts = heuristic(case.kernel, capabilities)
+    kernel = apply_opts(case.kernel, opts)
+    assert prove(kernel) is None
+    case.compare(case.results(kernel, capabilities))
+
+
+middle = st.integers(17, 70)
+large_cases = st.one_of(
+    st.builds(kernels.matmul, middle, middle, middle),
+    st.builds(kernels.matmul, st.just(1), st.integers(100, 400), st.integers(100, 400)),
+    st.builds(
+        kernels.convolution, st.integers(1, 5), st.integers(1, 9), st.integers(1, 20),
+        st.integers(6, 15), st.integers(2, 5),
+    ),
+    st.builds(kernels.elementwise, st.integers(200, 400), st.integers(300, 600)),
+    st.builds(kernels.transpose, st.integers(200, 400), st.integers(300, 600)),
+    st.builds(kernels.row_sums, st.integers(1, 400), st.integers(300, 600)),
+    st.builds(kernels.column_maxima, st.integers(300, 600), st.integers(1, 400)),
+    st.builds(kernels.total, st.integers(100_000, 300_000)),
+    st.builds(kernels.normalized, st.integers(300, 600), st.integers(200, 400)),
+    st.builds(kernels.accumulated, st.integers(100_000, 300_000)),
+)  # fmt: skip
+
+
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(case=large_cases)
+def test_kernels_that_are_worth_threads_and_panels(device: Device, case: Case):
+    kernel = apply_opts(case.kernel, heuristic(case.kernel, device.capabilities))
+    assert prove(kernel) is None
+    case.run_on(device, kernel)
+
+
+def test_products_of_matrices_get_a_register_tile():
+    kernel = kernels.matmul(64, 64, 64).kernel
+    opts = heuristic(kernel, WIDE)
+    kinds = [o.kind for o in opts if isinstance(o, Bind)]
+    assert kinds.count(AxisKind.VECTOR) == 1 and kinds.count(AxisKind.UNROLL) == 2
+    optimized = apply_opts(kernel, opts)
+    accumulators = 1
+    for node in toposort(optimized):
+        if node.op is Op.RANGE and node.arg.kind is AxisKind.UNROLL:
+            accumulators *= node.src[0].arg
+    assert 6 <= accumulators <= WIDE.vector_registers
+
+
+def test_strided_operands_are_packed():
+    """The columns of both operands are far apart: no axis makes vectors of neighbours."""
+    a, b = kernels.tensor(64, 96), kernels.tensor(80, 96)
+    left = a.expand((80,)).permute((0, 2, 1))
+    right = b.expand((64,)).permute((2, 0, 1))
+    value = (left * right).reduce(Op.ADD, 1)
+    case = kernels.case("product of rows", value, [a, b], lambda a, b: a @ b.T)
+    opts = heuristic(case.kernel, WIDE)
+    assert any(isinstance(o, Stage) for o in opts)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 16])
+def test_work_is_shared_only_where_there_is_much(threads: int):
+    capabilities = replace(WIDE, threads=threads)
+
+    def parts(case: Case) -> bool:
+        opts = heuristic(case.kernel, capabilities)
+        return any(isinstance(o, Bind) and o.kind is AxisKind.THREAD for o in opts)
+
+    assert not parts(kernels.elementwise(20, 20))
+    assert parts(kernels.elementwise(1000, 1000)) == (threads > 1)

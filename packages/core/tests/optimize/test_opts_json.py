@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dovetile.errors import ArgumentError
+from dovetile.ir.ops import AddressSpace, AxisKind
+from dovetile.optimize import opts as module
+from dovetile.optimize.opts import (
+    Bind,
+    GroupReduce,
+    Order,
+    ReduceOrder,
+    Split,
+    Stage,
+    Tail,
+)
+from dovetile.optimize.opts_json import from_json, to_json
+
+ids = st.integers(0, 99)
+several = st.lists(ids, max_size=4).map(tuple)
+opts = st.one_of(
+    st.builds(Split, ids, st.integers(1, 4096), st.sampled_from(["overlap", "short"])),
+    st.builds(Bind, ids, st.sampled_from(AxisKind)),
+    st.builds(Order, several),
+    st.builds(ReduceOrder, several),
+    st.builds(GroupReduce, several),
+    st.builds(Tail, ids, st.integers(1, 64)),
+    st.builds(Stage, st.integers(0, 1), several, st.sampled_from(AddressSpace), st.integers(1, 4)),
+)
+
+
+@given(st.lists(opts, max_size=6))
+def test_round_trip(given_opts: list):
+    assert from_json(json.loads(json.dumps(to_json(given_opts)))) == given_opts
+
+
+@given(opts)
+def test_repr_evaluates_to_the_same(opt: object):
+    names = {**vars(module), "AxisKind": AxisKind, "AddressSpace": AddressSpace}
+    assert eval(repr(opt), names) == opt
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [["Explode", {}]],
+        [["Split", {"axis": 1}]],
+        [["Split", {"axis": 1, "size": None}]],
+        [["Split", {"axis": 1, "size": 2, "more": 3}]],
+        [["Bind", {"axis": 1, "kind": "SIDEWAYS"}]],
+        [["Order", {"axes": ["a"]}]],
+        ["Split"],
+        [3],
+    ],
+)
+def test_other_rows_are_refused(rows: list):
+    with pytest.raises(ArgumentError, match="is no list of Opts"):
+        from_json(rows)
