@@ -24,7 +24,7 @@ def test_promotion_follows_torch(a, b):
         expected = torch.promote_types(getattr(torch, a.name), getattr(torch, b.name))
     except RuntimeError:  # torch has no answer for wide unsigned types; NumPy has
         expected = np.promote_types(dtypes.to_numpy(a), dtypes.to_numpy(b))
-        # ... but no integer type holds both uint64 and a signed type: a float of torch's usual width
+        # No integer type holds both uint64 and a signed type: a float, of torch's usual width.
         assert found.name == ("float32" if expected == np.float64 else expected.name)
         return
     assert found.name == str(expected).removeprefix("torch.")
