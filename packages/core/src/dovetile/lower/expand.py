@@ -152,6 +152,8 @@ class _Expander:
         address, rest = src[0], src[1:]
         gated = len(src) > (1 if node.op is Op.LOAD else 2)
         if offsets is not None and lanes > 1:
+            if len(offsets) == 1:  # one place for all lanes, which differ in their value or gate
+                offsets = offsets * lanes
             start, span = min(offsets), max(offsets) - min(offsets) + 1
             if span == 1 and node.op is Op.LOAD and all(s.dtype.lanes == 1 for s in rest):
                 return node.replace(src=src)  # one element, repeated where it is used

@@ -8,11 +8,18 @@ from dovetile.ir.rewrite import rewrite
 from dovetile.ir.symbolic import simplify_constants
 from dovetile.ir.symbolic.movement import simplify_movement
 from dovetile.ir.uop import UOp
+from dovetile.lower.reductions import identity
 
 # A sum over more elements than this per output, with few outputs, is done in parts.
 _LONG_SUM = 1 << 14
 _FEW_OUTPUTS = 1 << 18
 _PART = 1 << 12
+
+
+def _sum_of_nothing(node: UOp) -> UOp | None:
+    """A reduction of no elements is a constant; loops that never run would still be compiled."""
+    empty = 0 in node.src[0].shape and 0 not in node.shape
+    return node.const_like(identity(node.arg[0], node.dtype)) if empty else None
 
 
 def _nested_sum(outer: UOp, inner: UOp) -> UOp | None:
@@ -104,6 +111,7 @@ def _is_product(x: UOp) -> bool:
 
 _sums = RuleSet(
     [
+        (Pat(Op.REDUCE, name="node"), _sum_of_nothing),
         (
             Pat(Op.REDUCE, (Pat(Op.REDUCE, name="inner"),), name="outer"),
             _nested_sum,
