@@ -94,7 +94,7 @@ def rewrite(
                         f"[rewrite] the rules {rules.name!r} do not come to an end; "
                         f"the last node was {changed!r}"
                     )
-            if len(chain) < 16 and all([done.get(s) is s for s in result.src]):
+            if len(chain) < 16 and all(done.get(s) is s for s in result.src):
                 chain.append(result)  # nothing to wait for
                 changed = result
                 continue
