@@ -9,11 +9,13 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from dovetile import dtypes as dtypes
+    from dovetile.capture import jit as jit
     from dovetile.tensor import Tensor as Tensor
     from dovetile.tensor import enable_grad as enable_grad
     from dovetile.tensor import is_grad_enabled as is_grad_enabled
     from dovetile.tensor import no_grad as no_grad
     from dovetile.tensor.random import get_rng_state as get_rng_state
+    from dovetile.tensor.random import host_generator as host_generator
     from dovetile.tensor.random import initial_seed as initial_seed
     from dovetile.tensor.random import manual_seed as manual_seed
     from dovetile.tensor.random import set_rng_state as set_rng_state
@@ -27,8 +29,10 @@ _EXPORTS = {
     "is_grad_enabled": "dovetile.tensor",
     "no_grad": "dovetile.tensor",
     "grad": "dovetile.tensor.tensor",
+    "jit": "dovetile.capture",
     "where": "dovetile.tensor.tensor",
     "get_rng_state": "dovetile.tensor.random",
+    "host_generator": "dovetile.tensor.random",
     "initial_seed": "dovetile.tensor.random",
     "manual_seed": "dovetile.tensor.random",
     "set_rng_state": "dovetile.tensor.random",

@@ -1,26 +1,32 @@
-"""Initial values of parameters: PyTorch's defaults."""
+"""Initial values of parameters: PyTorch's defaults.
+
+They are drawn on the host, so that making a model compiles no kernels, and a parameter is plain
+memory from the start: the first training step is the same graph as all later ones.
+"""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
-from dovetile import Tensor
+import numpy
+
+from dovetile import Tensor, dtypes, host_generator
 
 
 def uniform(*shape: int, bound: float, dtype: Any = None, device: Any = None) -> Tensor:
     """A parameter of `shape`, uniform in [-bound, bound)."""
-    return _parameter(Tensor.rand(*shape, device=device) * (2 * bound) - bound, dtype)
+    return _parameter((2 * host_generator().random(shape) - 1) * bound, dtype, device)
 
 
 def normal(*shape: int, std: float = 1.0, dtype: Any = None, device: Any = None) -> Tensor:
     """A parameter of `shape`, normal with mean 0 and standard deviation `std`."""
-    return _parameter(Tensor.randn(*shape, device=device) * std, dtype)
+    return _parameter(host_generator().standard_normal(shape) * std, dtype, device)
 
 
 def constant(*shape: int, value: float, dtype: Any = None, device: Any = None) -> Tensor:
     """A parameter of `shape` with one value everywhere."""
-    return _parameter(Tensor.full(shape, value, device=device), dtype)
+    return _parameter(numpy.full(shape, value), dtype, device)
 
 
 def fan_in_bound(fan_in: int) -> float:
@@ -31,5 +37,5 @@ def fan_in_bound(fan_in: int) -> float:
     return 1 / math.sqrt(fan_in) if fan_in else 0.0
 
 
-def _parameter(values: Tensor, dtype: Any) -> Tensor:
-    return (values if dtype is None else values.cast(dtype)).requires_grad_()
+def _parameter(values: numpy.ndarray, dtype: Any, device: Any) -> Tensor:
+    return Tensor(values, dtype or dtypes.float32, device, requires_grad=True)

@@ -29,6 +29,8 @@ class Module:
     """
 
     training: bool
+    # Names of attributes, which captured functions see themselves.
+    untracked_by_jit = frozenset({"_parameter_names", "_buffer_names", "_module_names"})
 
     def __init__(self) -> None:
         self.training = True
@@ -165,7 +167,8 @@ class Module:
         with no_grad():
             for name, value in values.items():
                 tensor = own[name]
-                tensor.assign(Tensor(value, device=tensor.device).cast(tensor.dtype))
+                tensor.assign(Tensor(value, dtype=tensor.dtype, device=tensor.device))
+        if own:
             Tensor.realize(*own.values())
 
     def __repr__(self) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy
+
 from dovetile import Tensor, dtypes, no_grad
 from dovetile.errors import ShapeError
 from dovetile_nn import init
@@ -38,15 +40,14 @@ class _BatchNorm(Module):
         options = {"dtype": dtype, "device": device}
         self.weight = init.constant(num_features, value=1.0, **options) if affine else None
         self.bias = init.constant(num_features, value=0.0, **options) if affine else None
-        running = track_running_stats
-        self.register_buffer(
-            "running_mean", Tensor.zeros(num_features, **options) if running else None
-        )
-        self.register_buffer(
-            "running_var", Tensor.ones(num_features, **options) if running else None
-        )
-        batches = Tensor(0, dtype=dtypes.int64, device=device) if running else None
-        self.register_buffer("num_batches_tracked", batches)
+        # From arrays: memory at once, not constants of a graph that become memory later.
+        first = {
+            "running_mean": Tensor(numpy.zeros(num_features), dtype or dtypes.float32, device),
+            "running_var": Tensor(numpy.ones(num_features), dtype or dtypes.float32, device),
+            "num_batches_tracked": Tensor(numpy.zeros(()), dtypes.int64, device),
+        }
+        for name, value in first.items():
+            self.register_buffer(name, value if track_running_stats else None)
 
     running_mean: Tensor | None
     running_var: Tensor | None

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from dovetile import Tensor, dtypes
-from dovetile_optim.optimizer import Optimizer, ParameterGroup
+from dovetile_optim.optimizer import Optimizer, ParameterGroup, zeros_like
 
 
 class Adam(Optimizer):
@@ -43,7 +43,7 @@ class Adam(Optimizer):
 
     def initial_state(self, parameter: Tensor, group: ParameterGroup) -> dict[str, Tensor]:
         names = ["exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if group["amsgrad"] else [])]
-        return {name: parameter.zeros_like() for name in names}
+        return {name: zeros_like(parameter) for name in names}
 
     def shared(self, step: Tensor | None, group: ParameterGroup) -> tuple[Tensor, ...]:
         assert step is not None  # counts_steps is always true here

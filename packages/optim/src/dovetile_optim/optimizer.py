@@ -20,6 +20,8 @@ class ParameterGroup(dict[str, Any]):
     the step's arithmetic; setting one raises ArgumentError.
     """
 
+    untracked_by_jit = frozenset({"lr", "initial_lr"})  # captured steps read `learning_rate`
+
     def __init__(self, optimizer_name: str, values: Mapping[str, Any]):
         super().__init__(values)
         self._optimizer_name = optimizer_name
@@ -288,8 +290,13 @@ class Optimizer(ABC):
 
 
 def scalar(value: float, device: Any) -> Tensor:
-    """A 0-d float32 tensor."""
-    return Tensor(value, dtype=dtypes.float32, device=device)
+    """A 0-d float32 tensor, memory from the start: an array, since numbers are constants."""
+    return Tensor(numpy.asarray(value), dtype=dtypes.float32, device=device)
+
+
+def zeros_like(parameter: Tensor) -> Tensor:
+    """Zeros of a parameter's shape and dtype, memory from the start."""
+    return Tensor(numpy.zeros(parameter.shape), dtype=parameter.dtype, device=parameter.device)
 
 
 def _as_list(parameters: Any) -> list[Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from dovetile import Tensor
 from dovetile.errors import ArgumentError
-from dovetile_optim.optimizer import Optimizer, ParameterGroup
+from dovetile_optim.optimizer import Optimizer, ParameterGroup, zeros_like
 
 
 class SGD(Optimizer):
@@ -50,7 +50,7 @@ class SGD(Optimizer):
         return bool(group["momentum"] and group["dampening"])
 
     def initial_state(self, parameter: Tensor, group: ParameterGroup) -> dict[str, Tensor]:
-        return {"momentum_buffer": parameter.zeros_like()} if group["momentum"] else {}
+        return {"momentum_buffer": zeros_like(parameter)} if group["momentum"] else {}
 
     def shared(self, step: Tensor | None, group: ParameterGroup) -> tuple[Tensor, ...]:
         if step is None:

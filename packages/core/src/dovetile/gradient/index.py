@@ -14,6 +14,7 @@ import math
 from typing import NamedTuple
 
 from dovetile import dtypes
+from dovetile.gradient.store import held
 from dovetile.ir.ops import Op
 from dovetile.ir.uop import UOp
 from dovetile.tensor.nodes import arrange, constant, inverse, iota
@@ -80,7 +81,7 @@ def index_gradient(node: UOp, g: UOp) -> UOp:
 
 
 def _gather(node: UOp, g: UOp, forms: list[Affine]) -> UOp | None:
-    """Windows: source[c + s * i + t * j] was read as result[i, j], so gather at i = (h - t * j) / s.
+    """Windows: source[c + s * i + t * j] was read as result[i, j]: gather at i = (h - t * j) / s.
 
     Zeros between the rows of the gradient make s = 1, and its turned window axis makes the sign
     of t positive: gradient[h] = sum over j of spread[h + t * j, j].
@@ -195,6 +196,6 @@ def _one_hot(node: UOp, g: UOp, forms: list[Affine | None]) -> UOp | None:
 
 
 def _scatter(node: UOp, g: UOp) -> UOp:
-    start = constant(0.0, g.dtype, node.src[0].shape).stage()
-    target = UOp(Op.INDEX, g.dtype, (start, *node.src[1:]), node.arg)
-    return start.after(target.store(g, arg=Op.ADD))
+    start = held(constant(0.0, g.dtype, node.src[0].shape), g.device)
+    target = UOp(Op.INDEX, g.dtype, (start.reshape(node.src[0].shape), *node.src[1:]), node.arg)
+    return start.after(target.store(g, arg=Op.ADD)).reshape(node.src[0].shape)

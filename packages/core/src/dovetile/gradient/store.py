@@ -6,6 +6,7 @@ from dovetile import dtypes
 from dovetile.errors import GradientError
 from dovetile.ir.ops import Op
 from dovetile.ir.uop import UOp
+from dovetile.tensor import placement
 from dovetile.tensor.nodes import constant, inverse
 
 
@@ -34,16 +35,22 @@ def written_gradients(node: UOp, g: UOp) -> list[UOp | None]:
     return [before, seen]
 
 
+def held(value: UOp, device: str | None) -> UOp:
+    """The state of a new flat buffer filled with `value`."""
+    buffer = placement.reserve(value.size, value.dtype, device or placement.default_device_name())
+    return buffer.after(buffer.reshape(value.shape).store(value))
+
+
 def _erased(g: UOp, chain: list[UOp]) -> UOp | None:
     """`g` with 0 wherever the view `chain` (outermost link first) leads; None if everywhere."""
     if all(link.op in (Op.RESHAPE, Op.PERMUTE, Op.FLIP, Op.AFTER) for link in chain):
         return None
     if any(link.op is Op.INDEX for link in chain):
-        held = g.stage()
-        target = held
+        copy = held(g, g.device)
+        target = copy
         for link in reversed(chain):
             target = link.replace(src=(target, *link.src[1:]), dtype=g.dtype)
-        return held.after(target.store(constant(0.0, g.dtype, target.shape)))
+        return copy.after(target.store(constant(0.0, g.dtype, target.shape)))
     hit = constant(True, dtypes.bool_, chain[0].shape)
     for link in chain:
         shape = link.src[0].shape

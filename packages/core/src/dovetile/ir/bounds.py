@@ -20,6 +20,8 @@ def bounds_of(node: UOp) -> Bounds:
         return (0, max(node.arg - 1, 0))
     if op is Op.RANGE or op is Op.SPECIAL:
         return (0, max(node.src[0].bounds[1] - 1, 0))
+    if node.dtype.kind == "v":  # effects have no value; the state after them has one
+        return (0, 0)
     if node.dtype.kind == "f":
         return (node.dtype.minimum, node.dtype.maximum)
     if op in _SAME_AS_SOURCE:

@@ -14,6 +14,7 @@ Python code that tests the cheapest facts first.
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -127,147 +128,181 @@ class Pat:
         return (self.ops,) if isinstance(self.ops, Op) else tuple(self.ops)
 
 
-class _Code:
-    """Writes one matching function: nested tests, the innermost line tries the rule."""
+# -- Compilation -----------------------------------------------------------------------------------
 
-    def __init__(self) -> None:
+# Lines of a matching function: ("if", condition) or ("set", assignment).
+_Line = tuple[str, str]
+
+
+class _Code:
+    """Writes the matching function of one operation.
+
+    Variables are named by where a node stands (`node_1_0`: first source of the second source), so
+    that rules which begin with the same tests have the same lines; neighbours then share them.
+    """
+
+    def __init__(self, op: Op) -> None:
+        self.op = op
         self.globals: dict[str, Any] = {}
-        self.counter = 0
+        self.names: dict[int, str] = {}
+        # A tree of lines; a leaf is a list of statements.
+        self.tree: list[tuple[_Line | None, list]] = []
 
     def constant(self, value: Any) -> str:
-        for name, known in self.globals.items():
-            if known is value:
-                return name
-        name = f"k{len(self.globals)}"
+        name = self.names.setdefault(id(value), f"k{len(self.names)}")
         self.globals[name] = value
         return name
 
-    def fresh(self) -> str:
-        self.counter += 1
-        return f"n{self.counter}"
+    def add(self, pattern: Pat, function: Callable) -> None:
+        """One rule, in each order that its commutative operations allow."""
+        call = self.constant(function)
+        wanted = list(inspect.signature(function).parameters)
+        for lines, bound in self.alternatives(pattern, "node", {}, self.op):
+            arguments = ", ".join(w if w == "ctx" else bound[w] for w in wanted)
+            branch = self.tree
+            for line in lines:
+                if not branch or branch[-1][0] != line:
+                    branch.append((line, []))
+                branch = branch[-1][1]
+            final = [
+                f"result = {call}({arguments})",
+                "if result is not None and result is not node: return result",
+            ]
+            branch.append((None, final))
 
-    def conditions(self, pattern: Pat, variable: str, bound: dict[str, str]) -> Iterable[tuple]:
-        """Alternatives: (list of lines, bindings); a line is ('if', text) or ('set', text)."""
-        tests: list[tuple[str, str]] = []
-        if pattern.ops is not None:
-            ops = pattern.op_list
-            if pattern.ops is UNIFORM:
-                number = self.fresh()
-                tests.append(("if", f"{variable}.op in {self.constant(UNIFORM)}"))
-                tests.append(("set", f"{number} = {variable}.constant"))
-                tests.append(("if", f"{number} is not None"))
-                if pattern.arg is not _ANY:
-                    tests.append(("if", f"{number} == {self.constant(pattern.arg)}"))
-            elif len(ops) == 1:
-                tests.append(("if", f"{variable}.op is {self.constant(ops[0])}"))
-            else:
-                tests.append(("if", f"{variable}.op in {self.constant(frozenset(ops))}"))
-        if pattern.dtype is not None:
-            tests.append(("if", f"{variable}.dtype is {self.constant(pattern.dtype)}"))
-        if pattern.kind is not None:
-            tests.append(("if", f"{variable}.dtype.kind in {pattern.kind!r}"))
-        if pattern.arg is not _ANY and pattern.ops is not UNIFORM:
-            tests.append(("if", f"{variable}.arg == {self.constant(pattern.arg)}"))
-            if isinstance(pattern.arg, bool):  # True == 1, but is another constant
-                tests.append(("if", f"{variable}.arg is {pattern.arg}"))
+    def alternatives(
+        self, pattern: Pat, at: str, bound: dict[str, str], op: Op | None = None
+    ) -> Iterable[tuple[list[_Line], dict[str, str]]]:
+        """(lines, bindings) for each order of sources; `op` is the operation where it is known."""
+        lines = self.tests(pattern, at, op)
         if pattern.name is not None:
             if pattern.name in bound:
-                tests.append(("if", f"{variable} is {bound[pattern.name]}"))
+                lines.append(("if", f"{at} is {bound[pattern.name]}"))
             else:
-                bound = {**bound, pattern.name: variable}
-        if not pattern.src:
-            yield tests, bound
+                bound = {**bound, pattern.name: at}
+        if pattern.src is None:
+            yield lines, bound
             return
         count = len(pattern.src)
-        sources = self.fresh()
-        tests.append(("set", f"{sources} = {variable}.src"))
-        tests.append(("if", f"len({sources}) {'>=' if pattern.rest else '=='} {count}"))
-        names = [self.fresh() for _ in range(count)]
-        for i, name in enumerate(names):
-            tests.append(("set", f"{name} = {sources}[{i}]"))
+        names = [f"{at}_{i}" for i in range(count)]
+        lines.append(("set", f"{at}_s = {at}.src"))
+        lines.append(("if", f"len({at}_s) {'>=' if pattern.rest else '=='} {count}"))
+        if pattern.rest:
+            lines += [("set", f"{name} = {at}_s[{i}]") for i, name in enumerate(names)]
+        elif names:
+            lines.append(("set", f"{', '.join(names)}, = {at}_s"))
         orders = [names]
-        commutative = all(op in COMMUTATIVE for op in pattern.op_list)
-        if count == 2 and commutative and not pattern.ordered:
-            first, second = pattern.src
-            plain = first.ops is None and second.ops is None and first.name not in bound
-            if not (plain and second.name not in bound and first.kind == second.kind
-                    and first.dtype is second.dtype):  # fmt: skip
+        ops = pattern.op_list if op is None else (op,)
+        if count == 2 and not pattern.ordered and all(o in COMMUTATIVE for o in ops):
+            if not _interchangeable(*pattern.src, bound):
                 orders.append(names[::-1])
         for order in orders:
-            yield from self._sources(pattern.src, order, tests, bound)
+            yield from self.sources(pattern.src, order, lines, bound)
 
-    def _sources(
-        self, patterns: Sequence[Pat], names: list[str], tests: list, bound: dict[str, str]
-    ) -> Iterable[tuple]:
+    def sources(
+        self, patterns: Sequence[Pat], names: list[str], lines: list[_Line], bound: dict[str, str]
+    ) -> Iterable[tuple[list[_Line], dict[str, str]]]:
         if not patterns:
-            yield tests, bound
+            yield lines, bound
             return
-        # Constants first: they fail fastest and bind nothing others wait for.
-        for lines, inner in self.conditions(patterns[0], names[0], bound):
-            yield from self._sources(patterns[1:], names[1:], tests + lines, inner)
+        for more, inner in self.alternatives(patterns[0], names[0], bound):
+            yield from self.sources(patterns[1:], names[1:], lines + more, inner)
+
+    def tests(self, pattern: Pat, at: str, op: Op | None) -> list[_Line]:
+        """What the node itself must be; the cheapest and least likely first."""
+        lines: list[_Line] = []
+        uniform = pattern.ops is UNIFORM
+        if pattern.ops is not None and op is None:
+            ops = pattern.op_list
+            if len(ops) == 1:
+                lines.append(("if", f"{at}.op is {self.constant(ops[0])}"))
+            else:
+                known = pattern.ops if isinstance(pattern.ops, frozenset) else frozenset(ops)
+                lines.append(("if", f"{at}.op in {self.constant(known)}"))
+        if pattern.dtype is not None:
+            lines.append(("if", f"{at}.dtype is {self.constant(pattern.dtype)}"))
+        if pattern.kind is not None:
+            lines.append(("if", f"{at}.dtype.kind in {pattern.kind!r}"))
+        value = f"{at}.arg"
+        if uniform:
+            value = f"{at}_c"
+            lines += [("set", f"{value} = {at}.constant"), ("if", f"{value} is not None")]
+        if pattern.arg is not _ANY:
+            lines.append(("if", f"{value} == {self.constant(pattern.arg)}"))
+            if isinstance(pattern.arg, bool):  # True == 1, but is another constant
+                lines.append(("if", f"{value} is {pattern.arg}"))
+        return lines
+
+    def text(self) -> str:
+        lines = ["def match(node, ctx):"]
+        _write(self.tree, 1, lines)
+        return "\n".join([*lines, "  return None", ""])
 
 
-def _emit(lines: list[tuple[str, str]], final: list[str]) -> list[str]:
-    out, depth = [], 1
-    for kind, text in lines:
-        if kind == "set":
-            out.append("  " * depth + text)
+def _interchangeable(a: Pat, b: Pat, bound: dict[str, str]) -> bool:
+    """Whether either order of two sources finds the same: both take any node of one kind."""
+    free = a.name not in bound and b.name not in bound and a.name != b.name
+    alike = a.kind == b.kind and a.dtype is b.dtype
+    return a.ops is None and b.ops is None and free and alike
+
+
+def _write(tree: list[tuple[_Line | None, list]], depth: int, out: list[str]) -> None:
+    margin = "  " * depth
+    for line, inner in tree:
+        if line is None:
+            out += [margin + statement for statement in inner]
+        elif line[0] == "set":
+            out.append(margin + line[1])
+            _write(inner, depth, out)
         else:
-            out.append("  " * depth + f"if {text}:")
-            depth += 1
-    return out + ["  " * depth + f for f in final]
+            out.append(f"{margin}if {line[1]}:")
+            _write(inner, depth + 1, out)
+
+
+Matcher = Callable[[UOp, Any], Any]
+
+
+class _Matchers(dict[Op, Matcher | None]):
+    """The matching function of each operation, compiled when it is first needed; None where no rule
+    is about the operation."""
+
+    def __init__(self, rules: Sequence[Rule]) -> None:
+        super().__init__()
+        self.rules = rules
+
+    def __missing__(self, op: Op) -> Matcher | None:
+        code = _Code(op)
+        for pattern, function in self.rules:
+            if pattern.ops is None or op in pattern.op_list:
+                code.add(pattern, function)
+        if code.tree:
+            exec(compile(code.text(), f"<rules for {op.name}>", "exec"), code.globals)
+        return self.setdefault(op, code.globals.get("match"))
+
+
+_final_bits = itertools.count()
 
 
 class RuleSet:
-    """An ordered list of rules, compiled when first used. `a + b` tries a's rules before b's."""
+    """An ordered list of rules, compiled when first used. `a + b` tries a's rules before b's.
 
-    def __init__(self, rules: Iterable[Rule], name: str = "") -> None:
+    remember: nodes that no rule changes are marked, so that later rewrites with this very rule set
+    pass over them and all that is below. For rule sets made once, whose rules depend on nothing but
+    the node.
+    """
+
+    def __init__(self, rules: Iterable[Rule], name: str = "", remember: bool = False) -> None:
         self.rules = list(rules)
         self.name = name
-        self._table: dict[Op, Callable[[UOp, Any], Any]] | None = None
+        self.remember = remember
+        self.final_bit = 1 << next(_final_bits) if remember else 0
+        self.matchers = _Matchers(self.rules)
 
     def __add__(self, other: RuleSet) -> RuleSet:
-        return RuleSet([*self.rules, *other.rules], self.name or other.name)
+        name = " + ".join(n for n in (self.name, other.name) if n)
+        return RuleSet([*self.rules, *other.rules], name, self.remember and other.remember)
 
-    @property
-    def table(self) -> dict[Op, Callable[[UOp, Any], Any]]:
-        """The compiled matcher of every operation that any rule's root allows."""
-        if self._table is None:
-            by_op: dict[Op, list[Rule]] = {}
-            for pattern, function in self.rules:
-                for op in pattern.op_list:
-                    by_op.setdefault(op, []).append((pattern, function))
-            # Ops with the same list of rules (rules on any op) share one function.
-            shared: dict[tuple[int, ...], Callable] = {}
-            self._table = {}
-            for op, rules in by_op.items():
-                key = tuple(id(p) for p, _ in rules)
-                if key not in shared:
-                    shared[key] = _compile(rules)
-                self._table[op] = shared[key]
-        return self._table
-
-    def rewrite(self, node: UOp, ctx: Any = None) -> UOp | None:
-        """The first replacement any rule gives for this very node, or None."""
-        matcher = self.table.get(node.op)
+    def match(self, node: UOp, ctx: Any = None) -> Any:
+        """What the first rule that applies to this very node answers, or None."""
+        matcher = self.matchers[node.op]
         return None if matcher is None else matcher(node, ctx)
-
-
-def _compile(rules: list[Rule]) -> Callable[[UOp, Any], Any]:
-    code = _Code()
-    body: list[str] = []
-    for pattern, function in rules:
-        wanted = list(inspect.signature(function).parameters)
-        call = code.constant(function)
-        for lines, bound in code.conditions(pattern, "node", {}):
-            arguments = ", ".join(f"{w}=ctx" if w == "ctx" else f"{w}={bound[w]}" for w in wanted)
-            body += _emit(
-                lines,
-                [
-                    f"result = {call}({arguments})",
-                    "if result is not None and result is not node: return result",
-                ],
-            )
-    text = "def match(node, ctx):\n" + "\n".join(body or ["  pass"]) + "\n  return None\n"
-    exec(compile(text, "<rules>", "exec"), code.globals)
-    return code.globals["match"]

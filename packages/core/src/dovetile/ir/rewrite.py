@@ -9,12 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 from dovetile.errors import GraphError
-from dovetile.ir.pattern import RuleSet
 from dovetile.ir.ops import Op
-from dovetile.ir.uop import UOp, toposort
+from dovetile.ir.pattern import RuleSet
+from dovetile.ir.uop import UOp, mark_final, toposort
 
-# A rule set that keeps producing new nodes never ends; this many per visited node is a bug in it.
-_GROWTH_LIMIT = 200
+# Steps before the number of steps is held against the size of the graph, and how many for each of
+# its nodes are too many: rules that go on for longer never end.
+_FREE_STEPS = 100_000
+_STEPS_PER_NODE = 100
 
 
 def rewrite(
@@ -24,53 +26,71 @@ def rewrite(
 
     replace: nodes already decided (they are not looked into); it is filled with every result, so
     that a caller can see what became of a node, or share the work of several calls.
+    Raises GraphError for rules that never come to an end.
     """
-    table = rules.table
+    matchers = rules.matchers
+    bit = rules.final_bit if ctx is None and replace is None else 0
+    if root._final & bit:
+        return root
     done = {} if replace is None else replace
+    # (node, None): look at the node. (node, other): it becomes what `other` has become.
     stack: list[tuple[UOp, UOp | None]] = [(root, None)]
-    steps, visited = 0, 1
     enter = stack.append
+    replaced: set[UOp] = set()
+    limit = _FREE_STEPS
     while stack:
         node, becomes = stack.pop()
         if node in done:
             continue
-        if becomes is not None:  # the replacement has been brought to its final form
-            final = done.get(becomes)
-            if final is None:
-                raise GraphError(f"[rewrite] a rule puts {node.op.name} inside its own replacement")
-            done[node] = final
+        if becomes is not None:
+            done[node] = done[becomes]
             continue
         src = node.src
-        waiting = False
+        waiting = same = True
         for s in src:
-            if s not in done:
-                if not waiting:
-                    waiting = True
+            final = done.get(s)
+            if final is s:
+                continue
+            if final is None:
+                if s._final & bit:
+                    done[s] = s
+                    continue
+                if waiting:
+                    waiting = False
                     enter((node, None))
                 enter((s, None))
-        if waiting:
-            visited += 1
-            if len(stack) > 10_000_000:
-                raise GraphError("[rewrite] the graph has a cycle or a rule set that never ends")
+            else:
+                same = False
+        if not waiting:
             continue
-        changed = node
-        for s in src:
-            if done[s] is not s:
-                changed = UOp(node.op, node.dtype, tuple(done[s] for s in src), node.arg)
-                break
-        if changed is not node and changed in done:
+        changed = (
+            node if same else UOp(node.op, node.dtype, tuple([done[s] for s in src]), node.arg)
+        )
+        if not same and changed in done:
             done[node] = done[changed]
             continue
-        matcher = table.get(changed.op)
+        matcher = matchers[changed.op]
         result = None if matcher is None else matcher(changed, ctx)
         if result is None:
             done[node] = done[changed] = changed
+            if bit:
+                mark_final(changed, changed._final | bit)
         elif result in done:
             done[node] = done[changed] = done[result]
         else:
-            steps += 1
-            if steps > _GROWTH_LIMIT * (visited + 1000):
-                raise GraphError(f"[rewrite] rules {rules.name!r} do not come to an end")
+            if changed in replaced:  # and not done: it has come up inside its own replacement
+                raise GraphError(
+                    f"[rewrite] the rules {rules.name!r} turn {changed!r} into something that "
+                    "contains it; a replacement must be simpler"
+                )
+            replaced.add(changed)
+            if len(replaced) > limit:
+                limit = _FREE_STEPS + _STEPS_PER_NODE * len(toposort(root))
+                if len(replaced) > limit:
+                    raise GraphError(
+                        f"[rewrite] the rules {rules.name!r} do not come to an end; "
+                        f"the last node was {changed!r}"
+                    )
             if changed is not node:
                 enter((node, changed))
             enter((changed, result))
@@ -95,7 +115,7 @@ def rewrite_top_down(root: UOp, rules: RuleSet, ctx: Any = None) -> UOp:
     A rule may stop the descent by recording a result in ctx; used where the meaning of a node
     depends on how it is reached, as in range assignment.
     """
-    table = rules.table
+    matchers = rules.matchers
     done: dict[UOp, UOp] = {}
     stack: list[tuple[UOp, UOp, bool]] = [(root, root, False)]
     while stack:
@@ -103,7 +123,7 @@ def rewrite_top_down(root: UOp, rules: RuleSet, ctx: Any = None) -> UOp:
         if not ready:
             if node in done:
                 continue
-            while (matcher := table.get(current.op)) is not None:
+            while (matcher := matchers[current.op]) is not None:
                 result = matcher(current, ctx)
                 if result is None:
                     break

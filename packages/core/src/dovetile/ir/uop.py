@@ -92,7 +92,7 @@ class UOp:
         _put_dtype(node, dtype)
         _put_src(node, src)
         _put_arg(node, arg)
-        _put_final(node, 0)
+        mark_final(node, 0)
         fresh = _Reference(node, _forget)
         fresh.key = key
         # One atomic step, so that threads agree on which node is the one.
@@ -111,7 +111,7 @@ class UOp:
         if name not in _FACTS:
             raise AttributeError(f"[UOp] there is no {name!r} on a node")
         compute, read, put = _FACTS[name]
-        stack = [self]
+        stack: list[UOp] = [self]
         while stack:
             current = stack[-1]
             missing = [s for s in current.src if not _has(read, s)]
@@ -384,7 +384,7 @@ class UOp:
 
 _new = object.__new__
 # The way past __setattr__.
-_put_op, _put_dtype, _put_src, _put_arg, _put_final = (
+_put_op, _put_dtype, _put_src, _put_arg, mark_final = (
     UOp.__dict__[name].__set__ for name in ("op", "dtype", "src", "arg", "_final")
 )
 

@@ -8,7 +8,7 @@ in the last place. The polynomials are minimax fits by the Remez exchange algori
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 from dovetile import dtypes
 from dovetile.dtypes import DType
@@ -286,7 +286,7 @@ def _window(position: UOp, words: list[int], limbs: int) -> list[UOp]:
 
 
 def _multiply(left: list[UOp], right: list[UOp]) -> list[UOp]:
-    """Limbs of left * right modulo 2**(32 * len(right)); least significant limb first, all uint64."""
+    """Limbs of left * right modulo 2**(32 * len(right)), least significant first, all uint64."""
     columns: list[list[UOp]] = [[] for _ in range(len(right) + len(left) + 1)]
     for i, a in enumerate(left):
         for j, b in enumerate(right):
@@ -304,7 +304,7 @@ def _multiply(left: list[UOp], right: list[UOp]) -> list[UOp]:
     return result
 
 
-@lru_cache(maxsize=None)
+@cache
 def _two_over_pi(span: int, limbs: int, start: int) -> list[int]:
     """Words of 32 bits of 2/pi, most significant first, enough for positions 0 to `span`.
 

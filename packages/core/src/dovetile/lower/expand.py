@@ -15,7 +15,8 @@ from dovetile.ir.ops import AxisKind, Op
 from dovetile.ir.symbolic import linear_form
 from dovetile.ir.uop import UOp, toposort
 
-_SCALAR, _CONTIGUOUS, _VECTOR = "scalar", "contiguous", "vector"
+# Lanes that are spread over at most so many times their number are loaded as one stretch.
+_WIDEST_SPAN = 4
 Copies = tuple[tuple[UOp, ...], list[UOp]]
 
 
@@ -42,7 +43,8 @@ def broadcast(value: UOp, lanes: int) -> UOp:
 class _Expander:
     def __init__(self) -> None:
         self.copies: dict[UOp, Copies] = {}
-        self.mode: dict[UOp, str] = {}
+        # For an address the places of its lanes; None where they are only known at run time.
+        self.offsets: dict[UOp, list[int] | None] = {}
 
     def run(self, sink: UOp) -> UOp:
         for node in toposort(sink):
@@ -80,7 +82,7 @@ class _Expander:
             if node.arg.kind is AxisKind.UNROLL:
                 return [UOp.const(i) for i in range(node.src[0].arg)]
             if node.arg.kind is AxisKind.VECTOR:
-                return [lane_numbers(node.src[0].arg, 1)]
+                return [_lane_constants(list(range(node.src[0].arg)))]
         if not node.src:
             return [node]
         if op is Op.INDEX:
@@ -94,8 +96,8 @@ class _Expander:
             return [node.replace(src=src) for src in zip(*sources)]
         lanes = lanes_of(node)
         if op in (Op.LOAD, Op.STORE):
-            mode = self.mode[node.src[0]]
-            return [self._access(node, src, mode, lanes) for src in zip(*sources)]
+            offsets = self.offsets[node.src[0]]
+            return [self._access(node, src, offsets, lanes) for src in zip(*sources)]
         if lanes == 1:
             return [node.replace(src=src) for src in zip(*sources)]
         dtype = node.dtype.vec(lanes)
@@ -107,48 +109,64 @@ class _Expander:
     def _addresses(self, node: UOp, dims: tuple[UOp, ...]) -> list[UOp]:
         buffer, index = node.src
         terms, constant = linear_form(index)
-        moving = {
-            r for r in index.ranges if r.arg.kind in (AxisKind.UNROLL, AxisKind.VECTOR)
-        }
-        opaque = [t for t in terms if t.op is not Op.RANGE and t.ranges & moving]
-        buffers = self._select(buffer, dims)
-        if opaque:
-            lanes = lanes_of(node)
-            self.mode[node] = _VECTOR if lanes > 1 else _SCALAR
-            return [
-                b.index(broadcast(i, lanes))
-                for b, i in zip(buffers, self._select(index, dims))
-            ]
-        base, step = UOp.const(0), 0
+        moving = {r for r in index.ranges if r.arg.kind in (AxisKind.UNROLL, AxisKind.VECTOR)}
+        lanes = lanes_of(node)
+        base, offsets = UOp.const(0), [0] * lanes
         for term, factor in terms.items():
             if term in moving:
                 if term.arg.kind is AxisKind.VECTOR:
-                    step = factor
+                    offsets = [o + factor * lane for lane, o in enumerate(offsets)]
                 continue
             part = self.copies[term][1][0]
+            if term.ranges & moving:
+                pattern = lane_pattern(term)
+                if pattern is None:
+                    return self._irregular(node, dims)
+                rest, steps = pattern
+                offsets = [o + factor * step for o, step in zip(offsets, steps)]
+                part = rest
             part = part * factor if factor != 1 else part
-            base = part if base.op is Op.CONST else base + part
-        lanes = lanes_of(node)
+            base = part if base.op is Op.CONST and base.arg == 0 else base + part
         factors = [terms.get(r, 0) for r in dims]
-        self.mode[node] = _SCALAR if step == 0 else _CONTIGUOUS if step == 1 else _VECTOR
+        self.offsets[node] = offsets
         result = []
-        for b, point in zip(buffers, self._points(dims)):
+        for b, point in zip(self._select(buffer, dims), self._points(dims)):
             offset = constant + sum(f * x for f, x in zip(factors, point))
             if base.op is Op.CONST:
-                i = UOp.const(offset)
+                i = UOp.const(base.arg + offset)
             else:
                 i = base + offset if offset else base
-            if step not in (0, 1):
-                i = broadcast(i, lanes) + lane_numbers(lanes, step)
             result.append(b.index(i))
         return result
 
-    def _access(self, node: UOp, src: tuple[UOp, ...], mode: str, lanes: int) -> UOp:
+    def _irregular(self, node: UOp, dims: tuple[UOp, ...]) -> list[UOp]:
+        """Addresses whose lanes lie at places only known at run time."""
+        lanes = lanes_of(node)
+        self.offsets[node] = None if lanes > 1 else [0]
+        buffers, indices = self._select(node.src[0], dims), self._select(node.src[1], dims)
+        return [b.index(broadcast(i, lanes)) for b, i in zip(buffers, indices)]
+
+    def _access(
+        self, node: UOp, src: tuple[UOp, ...], offsets: list[int] | None, lanes: int
+    ) -> UOp:
         address, rest = src[0], src[1:]
-        if mode == _SCALAR and lanes > 1:
-            if all(s.dtype.lanes == 1 for s in rest) and node.op is Op.LOAD:
+        gated = len(src) > (1 if node.op is Op.LOAD else 2)
+        if offsets is not None and lanes > 1:
+            if len(offsets) == 1:  # one place for all lanes, which differ in their value or gate
+                offsets = offsets * lanes
+            start, span = min(offsets), max(offsets) - min(offsets) + 1
+            if span == 1 and node.op is Op.LOAD and all(s.dtype.lanes == 1 for s in rest):
                 return node.replace(src=src)  # one element, repeated where it is used
-            address = address.src[0].index(broadcast(address.src[1], lanes))
+            if offsets != list(range(lanes)):
+                if node.op is Op.LOAD and not gated and span <= _WIDEST_SPAN * lanes:
+                    # Near each other: one load of the whole stretch, then lanes in their order.
+                    stretch = UOp(Op.LOAD, node.dtype.vec(span), (_moved(address, start),))
+                    order = tuple(o - start for o in offsets)
+                    if order == tuple(range(span)):
+                        return stretch
+                    return UOp(Op.EXTRACT, node.dtype.vec(lanes), (stretch,), order)
+                places = broadcast(address.src[1], lanes) + _lane_constants(offsets)
+                address = address.src[0].index(places)
         rest = tuple(broadcast(s, lanes) for s in rest)
         dtype = node.dtype.vec(lanes) if node.op is Op.LOAD else node.dtype
         return UOp(node.op, dtype, (address, *rest), node.arg)
@@ -197,11 +215,52 @@ class _Expander:
         return result
 
 
-def lane_numbers(lanes: int, step: int) -> UOp:
-    """The vector 0, step, 2 * step, ..."""
-    return UOp(
-        Op.VECTOR, dtypes.index.vec(lanes), tuple(UOp.const(i * step) for i in range(lanes))
+def _lane_constants(values: list[int]) -> UOp:
+    lanes = tuple(UOp.const(v) for v in values)
+    return UOp(Op.VECTOR, dtypes.index.vec(len(values)), lanes)
+
+
+def _moved(address: UOp, offset: int) -> UOp:
+    buffer, index = address.src
+    return buffer.index(index + offset if index.op is not Op.CONST else index.arg + offset)
+
+
+def lane_pattern(term: UOp) -> tuple[UOp, list[int]] | None:
+    """(start, steps) such that lane i of an index term has the value start + steps[i].
+
+    For quotients and remainders (rest + lane * c) by d where d divides whatever rest can be; None
+    for other terms.
+    """
+    if term.op not in (Op.FLOORDIV, Op.FLOORMOD) or not term.src[1].is_const:
+        return None
+    terms, constant = linear_form(term.src[0])
+    d = term.src[1].arg
+    lane = [t for t in terms if t.op is Op.RANGE and t.arg.kind is AxisKind.VECTOR]
+    rest = {t: f for t, f in terms.items() if t not in lane}
+    fixed = all(
+        r.arg.kind not in (AxisKind.UNROLL, AxisKind.VECTOR) for t in rest for r in t.ranges
     )
+    if len(lane) != 1 or d <= 0 or not fixed or any(f * _divisor(t) % d for t, f in rest.items()):
+        return None
+    factor, lanes = terms[lane[0]], lane[0].src[0].arg
+    values = [constant + factor * i for i in range(lanes)]
+    if term.op is Op.FLOORMOD:
+        return UOp.const(0), [v % d for v in values]
+    start = UOp.const(0)
+    for t, f in rest.items():
+        start = start + (t * (f // d) if f % d == 0 else (t * f) // d)
+    return start, [v // d for v in values]
+
+
+def _divisor(node: UOp) -> int:
+    """A number that divides every value of an index expression; 0 for zero itself."""
+    if node.op is Op.CONST:
+        return abs(node.arg)
+    if node.op is Op.MUL:
+        return _divisor(node.src[0]) * _divisor(node.src[1])
+    if node.op in (Op.ADD, Op.MIN, Op.MAX):
+        return math.gcd(_divisor(node.src[0]), _divisor(node.src[1]))
+    return 1
 
 
 def _tree(op: Op, terms: list[UOp]) -> UOp:

@@ -25,6 +25,16 @@ class Access:
         """Elements between neighbours along an axis; None where the index is not linear in it."""
         return None if axis in self.opaque else self.strides.get(axis, 0)
 
+    def patterned(self, axis: UOp) -> bool:
+        """Whether the axis only appears in quotients and remainders, so that the places of the
+        lanes along it may be near each other and known in advance."""
+        terms, _ = linear_form(self.node.src[0].src[1])
+        return all(
+            t.op in (Op.FLOORDIV, Op.FLOORMOD) and t.src[1].is_const and t.src[1].arg <= 16
+            for t in terms
+            if axis in t.ranges
+        )
+
 
 class Analysis:
     """The facts of one kernel."""

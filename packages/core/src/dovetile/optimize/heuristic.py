@@ -176,7 +176,8 @@ def _price(a: Access, axis: UOp | None, lanes: int) -> float:
         return 1.0 / used
     if stride == 0:
         return 1.0 / used
-    return _STRIDED
+    near = stride is not None and abs(stride) <= 4 or (stride is None and a.patterned(axis))
+    return 2.5 / used if near and a.node.op is Op.LOAD else _STRIDED
 
 
 def heuristic(kernel: UOp, capabilities: Capabilities) -> list[Opt]:

@@ -276,13 +276,10 @@ class Tail:
             if node.op is Op.REDUCE and old in node.src[1:]:
                 ranges = tuple(body if r is old else r for r in node.src[1:])
                 tails = tuple(rest if r is old else r for r in node.src[1:])
-                bodies = (
-                    substitute_ranges(node.src[0], {old: body}),
-                    substitute_ranges(node.src[0], {old: rest + main}),
-                )
-                first = node.replace(src=(bodies[0], *ranges))
-                last = node.replace(src=(bodies[1], *tails))
-                changes[node] = first.alu(node.arg, last)
+                main_body = substitute_ranges(node.src[0], {old: body})
+                tail_body = substitute_ranges(node.src[0], {old: rest + main})
+                first = node.replace(src=(main_body, *ranges))
+                changes[node] = first.alu(node.arg, node.replace(src=(tail_body, *tails)))
         if not changes:
             raise OptError(f"[Tail] axis {self.axis} is not reduced")
         return rewrite_listed(kernel, changes)

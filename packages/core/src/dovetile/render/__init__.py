@@ -1,5 +1,7 @@
 """Linear kernels as text: LLVM IR and C-style, from two small base renderers."""
 
+from __future__ import annotations
+
 from dovetile.render.c_style import CStyleRenderer as CStyleRenderer
 from dovetile.render.host import HostCStyleRenderer as HostCStyleRenderer
 from dovetile.render.host import HostLlvmIrRenderer as HostLlvmIrRenderer

@@ -1,8 +1,8 @@
 """C-style text for a linear kernel: the base renderer, and what targets may change of it.
 
 Every value is a constant variable. Vectors are the vector extensions of common C compilers. A
-vector of bool is a vector of signed bytes, 0 or -1, so that masks combine with & | ^; a scalar bool
-is `_Bool`; both are one byte, 0 or 1, in memory. Signed arithmetic is done unsigned, since it wraps.
+vector of bool is a vector of signed bytes, 0 or -1, so that masks combine with & | ^; a scalar
+bool is `_Bool`; both are one byte, 0 or 1, in memory. Signed arithmetic wraps: it is done unsigned.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dovetile.ir.ops import COMPARISON, AddressSpace, Op
 from dovetile.ir.uop import UOp
 from dovetile.lower.linear import LinearKernel, buffer_of
 from dovetile.plugins.specs import Capabilities
-from dovetile.render.writer import Writer, bits_only, kind_of, repeated_constant
+from dovetile.render.writer import Writer, bits_only, kind_of
 
 OPERATORS: dict[Op, dict[str, str]] = {
     Op.ADD: {"b": "|", "u": "+", "i": "+", "f": "+", "x": "+"},
@@ -71,8 +71,7 @@ class CStyleRenderer:
 
     def __init__(self, capabilities: Capabilities) -> None:
         self.capabilities = capabilities
-        bits = {name: "unsigned short" for name in bits_only(capabilities)}
-        self.types = {**self.types, **bits}
+        self.types = {**self.types, **dict.fromkeys(bits_only(capabilities), "unsigned short")}
 
     # -- hooks -------------------------------------------------------------------------------------
 
@@ -113,6 +112,9 @@ class CStyleRenderer:
             return self.types[dtype.name]
         dtype = dtypes.int8.vec(dtype.lanes) if dtype.kind == "b" else dtype
         name = f"{dtype.name}x{dtype.lanes}"
+        if name in writer.declared:
+            return name
+        writer.declared.add(name)
         scalar, size = self.types[dtype.name], dtype.itemsize * dtype.lanes
         # The second type is for memory: any alignment, and other types may have written there.
         writer.declarations[
@@ -126,9 +128,8 @@ class CStyleRenderer:
         """The type of a scalar in memory."""
         return "unsigned char" if dtype.kind == "b" else self.types[dtype.name]
 
-    def constant(self, value: Scalar, dtype: DType, writer: Writer) -> str:
-        if dtype.lanes > 1:
-            return self._repeat(self.constant(value, dtype.scalar, writer), dtype, writer)
+    def constant(self, value: Scalar, dtype: DType) -> str:
+        """A scalar constant."""
         text = self.types[dtype.name]
         if dtype.kind == "f":
             if text == "unsigned short":
@@ -145,14 +146,21 @@ class CStyleRenderer:
         if number == -(1 << 63):
             return "(-9223372036854775807LL - 1)"
         suffix = ("u" if dtype.kind == "u" else "") + ("ll" if dtype.itemsize == 8 else "")
-        return f"(({text}){number}{suffix})" if number < 0 or dtype.itemsize < 4 else f"{number}{suffix}"
+        literal = f"{number}{suffix}"
+        return f"(({text}){literal})" if number < 0 or dtype.itemsize < 4 else literal
+
+    def _constant(self, node: UOp, writer: Writer) -> str:
+        dtype = node.dtype
+        value = self.constant(node.arg, dtype.scalar)
+        if dtype.lanes == 1:
+            return value
+        return self._let(self._repeat(value, dtype, writer), dtype, writer)
 
     def _repeat(self, value: str, dtype: DType, writer: Writer) -> str:
         """`value` in every lane; minus zero keeps its sign, and masks become 0 or -1."""
         text = self.type(dtype, writer)
-        return f"((signed char)-{value} - ({text}){{0}})" if dtype.kind == "b" else (
-            f"({value} - ({text}){{0}})"
-        )  # fmt: skip
+        value = f"(signed char)-{value}" if dtype.kind == "b" else value
+        return f"({value} - ({text}){{0}})"
 
     # -- the whole kernel --------------------------------------------------------------------------
 
@@ -184,7 +192,7 @@ class CStyleRenderer:
     def _handlers(self) -> dict[Op, Callable[[UOp, Writer], str | None]]:
         """How each operation that is not one plain operator is written."""
         return {
-            Op.CONST: lambda node, writer: self.constant(node.arg, node.dtype, writer),
+            Op.CONST: self._constant,
             Op.BUFFER: self._buffer,
             Op.VARIABLE: lambda node, writer: f"var_{node.arg.name}",
             Op.SPECIAL: self.special,
@@ -230,8 +238,6 @@ class CStyleRenderer:
             # Comparing gives a mask as wide as the operands.
             wide = f"({a} {operator} {b})"
             return self._let(f"__builtin_convertvector({wide}, {text})", dtype, writer)
-        if node.op is Op.MUL and operand.kind == "f" and repeated_constant(node.src[1]) == -1.0:
-            return self._let(f"-{a}", dtype, writer)
         if node.op in WRAPPING and operand.kind in "iu" and kind_of(operand) != "x":
             bits = operand.bits if operand.lanes > 1 else max(operand.bits, 32)
             unsigned = getattr(dtypes, f"uint{bits}").vec(operand.lanes)
@@ -261,11 +267,10 @@ class CStyleRenderer:
         """MAX and MIN: NaN where either operand is NaN (a NaN b is what is left over)."""
         a, b = (writer.names[s] for s in node.src)
         sign = ">" if node.op is Op.MAX else "<"
-        nan, either = (f" | ({a} != {a})", f" || {a} != {a}") if node.dtype.kind == "f" else ("", "")
+        first = f"({a} {sign} {b})" + (f" | ({a} != {a})" if node.dtype.kind == "f" else "")
         if node.dtype.lanes == 1:
-            return self._let(f"({a} {sign} {b}{either}) ? {a} : {b}", node.dtype, writer)
-        mask = f"({a} {sign} {b}){nan}"
-        return self._select(mask, a, b, node.dtype, writer)
+            return self._let(f"({first}) ? {a} : {b}", node.dtype, writer)
+        return self._select(first, a, b, node.dtype, writer)
 
     def _where(self, node: UOp, writer: Writer) -> str:
         condition, a, b = (writer.names[s] for s in node.src)
@@ -287,11 +292,14 @@ class CStyleRenderer:
         text = self.type(target, writer)
         if target.lanes == 1:
             return self._let(f"({text}){value}", target, writer)
-        if target.kind == "b":
-            value = value if source.kind == "b" else f"({value} != ({self.type(source, writer)}){{0}})"
+        if target.kind == "b" and source.kind != "b":
+            value = self._nonzero(value, source, writer)
         elif source.kind == "b":
             value = f"(-{value})"
         return self._let(f"__builtin_convertvector({value}, {text})", target, writer)
+
+    def _nonzero(self, value: str, dtype: DType, writer: Writer) -> str:
+        return f"({value} != ({self.type(dtype, writer)}){{0}})"
 
     def _bitcast(self, node: UOp, writer: Writer) -> str:
         value, source, target = writer.names[node.src[0]], node.src[0].dtype, node.dtype
@@ -355,7 +363,7 @@ class CStyleRenderer:
 
     def _load(self, node: UOp, writer: Writer) -> str:
         address, dtype = node.src[0], node.dtype
-        alternative, gate = (writer.names[s] for s in node.src[1:]) if len(node.src) == 3 else ("", "")
+        alternative, gate = [writer.names[s] for s in node.src[1:]] or ("", "")
         masked = bool(gate) and node.src[2].dtype.lanes > 1
         if dtype.lanes == 1:
             value = f"*{writer.names[address]}" + (" != 0" if dtype.kind == "b" else "")
@@ -363,14 +371,17 @@ class CStyleRenderer:
             return self._let(value, dtype, writer)
         if address.src[1].dtype.lanes == 1 and not masked:
             value = self._whole(address, dtype, writer)
-            value = f"({value} != ({self.type(dtype, writer)}){{0}})" if dtype.kind == "b" else value
-            return self._let(f"{gate} ? {value} : {alternative}" if gate else value, dtype, writer)
+            value = self._nonzero(value, dtype, writer) if dtype.kind == "b" else value
+            if gate:
+                value = f"{gate} ? ({self.type(dtype, writer)}){value} : {alternative}"
+            return self._let(value, dtype, writer)
         values = self._lane_addresses(address, dtype.lanes, writer)
         if dtype.kind == "b":
             values = [f"-({v} != 0)" for v in values]
         if gate:
-            lane_gates = self._gates(node.src[2], dtype.lanes, writer)
-            values = [f"{g} ? {v} : {alternative}[{i}]" for i, (g, v) in enumerate(zip(lane_gates, values))]
+            gates = self._gates(node.src[2], dtype.lanes, writer)
+            others = (f"{alternative}[{lane}]" for lane in range(dtype.lanes))
+            values = [f"{g} ? {v} : {o}" for g, v, o in zip(gates, values, others)]
         return self._let(self._lanes(dtype, values, writer), dtype, writer)
 
     def _store(self, node: UOp, writer: Writer) -> None:

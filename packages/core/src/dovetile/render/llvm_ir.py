@@ -1,12 +1,14 @@
 """LLVM IR text for a linear kernel: the base renderer, and what targets may change of it.
 
-Values are SSA registers, loops count in phi nodes, and REG buffers are allocas that LLVM promotes to
-registers: one alloca per element where every index is constant. bool is `i1` as a value and one byte
-in memory; `index` is `i64`, whose arithmetic never overflows (`nsw`).
+Values are SSA registers, loops count in phi nodes, and REG buffers are allocas that LLVM promotes
+to registers: one alloca per element where every index is constant. bool is `i1` as a value and one
+byte in memory; `index` is `i64`, whose arithmetic never overflows (`nsw`). Addresses carry their
+pointer type in their name.
 """
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable, Mapping
 
@@ -19,7 +21,7 @@ from dovetile.ir.ops import AddressSpace, Op
 from dovetile.ir.uop import UOp
 from dovetile.lower.linear import LinearKernel, buffer_of, known_divisor
 from dovetile.plugins.specs import Capabilities
-from dovetile.render.writer import Writer, bits_only, kind_of, repeated_constant
+from dovetile.render.writer import Writer, bits_only, kind_of
 
 # Instructions by operation and kind: b(ool), u(nsigned), i (signed), f(loat), x (index).
 # Floats may be contracted (a * b + c in one rounding); they are never reordered.
@@ -80,7 +82,11 @@ class LlvmIrRenderer:
 
     def __init__(self, capabilities: Capabilities) -> None:
         self.capabilities = capabilities
-        self.types = {**self.types, **{name: "i16" for name in bits_only(capabilities)}}
+        self.types = {**self.types, **dict.fromkeys(bits_only(capabilities), "i16")}
+        # Texts that recur with every node are made once: rendering is part of compile time.
+        self._type_texts: dict[DType, str] = {}
+        self._instructions: dict[tuple[Op, DType], str | None] = {}
+        self._calls: dict[tuple[Op, DType], tuple[str, str, str]] = {}
 
     # -- hooks -------------------------------------------------------------------------------------
 
@@ -119,12 +125,24 @@ class LlvmIrRenderer:
 
     def type(self, dtype: DType) -> str:
         """The type of a value in a register."""
-        text = self.types[dtype.name]
-        return text if dtype.lanes == 1 else f"<{dtype.lanes} x {text}>"
+        found = self._type_texts.get(dtype)
+        if found is None:
+            text = self.types[dtype.name]
+            found = text if dtype.lanes == 1 else f"<{dtype.lanes} x {text}>"
+            self._type_texts[dtype] = found
+        return found
 
     def stored(self, dtype: DType) -> str:
         """The type of a value in memory."""
         return self.type(dtype if dtype.kind != "b" else dtypes.uint8.vec(dtype.lanes))
+
+    def instruction(self, op: Op, operand: DType) -> str | None:
+        """Instruction and type of an operation on two such operands; None if it is not just one."""
+        key = (op, operand)
+        if key not in self._instructions:
+            name = self.instructions.get(op, {}).get(kind_of(operand))
+            self._instructions[key] = name and f"{name} {self.type(operand)}"
+        return self._instructions[key]
 
     def constant(self, value: Scalar, dtype: DType) -> str:
         """A constant without its type; the same number in every lane of a vector."""
@@ -146,15 +164,14 @@ class LlvmIrRenderer:
     def render(self, kernel: LinearKernel) -> str:
         """The module with this one kernel."""
         writer = Writer(kernel)
-        names = writer.names
-        instructions, simple = self.instructions, self._simple
+        names, emit = writer.names, writer.emit
         handlers = self._handlers()
         for node in kernel.uops:
-            row = instructions.get(node.op)
-            if row is not None:
-                instruction = row.get(kind_of(node.src[0].dtype))
+            if len(node.src) == 2:
+                first, second = node.src
+                instruction = self.instruction(node.op, first.dtype)
                 if instruction is not None:
-                    names[node] = simple(instruction, node, writer)
+                    names[node] = emit(f"{instruction} {names[first]}, {names[second]}")
                     continue
             names[node] = handlers[node.op](node, writer) or ""
         parameters = ", ".join(self.parameters(kernel))
@@ -201,25 +218,26 @@ class LlvmIrRenderer:
 
     # -- arithmetic --------------------------------------------------------------------------------
 
-    def _simple(self, instruction: str, node: UOp, writer: Writer) -> str:
-        first, second = node.src
-        names = writer.names
-        if node.op is Op.MUL and second.dtype.kind == "f" and repeated_constant(second) == -1.0:
-            return writer.emit(f"fneg {self.type(first.dtype)} {names[first]}")
-        return writer.emit(f"{instruction} {self.type(first.dtype)} {names[first]}, {names[second]}")
-
     def _intrinsic(self, node: UOp, writer: Writer) -> str:
-        dtype = node.dtype
-        name = self.intrinsics[node.op, kind_of(dtype)]
+        key = (node.op, node.dtype)
+        call = self._calls.get(key)
+        if call is None:
+            call = self._calls[key] = self._intrinsic_call(node)
+        start, text, declaration = call
+        writer.declarations[declaration] = None
+        names = writer.names
+        arguments = ", ".join([f"{text} {names[s]}" for s in node.src])
+        return writer.emit(f"{start}({arguments})")
+
+    def _intrinsic_call(self, node: UOp) -> tuple[str, str, str]:
+        """(text before the arguments, type of each, declaration) of an elementwise intrinsic."""
+        dtype, text = node.dtype, self.type(node.dtype)
         kind = "f" if dtype.kind == "f" else "i"
         vector = f"v{dtype.lanes}" if dtype.lanes > 1 else ""
-        text = self.type(dtype)
-        function = writer.intrinsic(
-            f"llvm.{name}.{vector}{kind}{dtype.bits}", text, *[text] * len(node.src)
-        )
-        arguments = ", ".join(f"{text} {writer.names[s]}" for s in node.src)
+        name = f"llvm.{self.intrinsics[node.op, kind_of(dtype)]}.{vector}{kind}{dtype.bits}"
         flags = "nsz " if kind == "f" and (node.op is Op.MAX or node.op is Op.MIN) else ""
-        return writer.emit(f"call {flags}{text} {function}({arguments})")
+        types = ", ".join([text] * len(node.src))
+        return f"call {flags}{text} @{name}", text, f"declare {text} @{name}({types})"
 
     def _where(self, node: UOp, writer: Writer) -> str:
         condition, then, otherwise = node.src
@@ -278,13 +296,18 @@ class LlvmIrRenderer:
             value = names[node.src[0]]
             if lanes == 1:
                 return value
-            one = writer.emit(f"insertelement {vector} poison, {scalar} {value}, i64 0")
-            zeros = f"<{lanes} x i32> zeroinitializer"
-            return writer.emit(f"shufflevector {vector} {one}, {vector} poison, {zeros}")
+            return self._repeat(value, node.dtype, writer)
         value = "poison"
         for i, s in enumerate(node.src):
             value = writer.emit(f"insertelement {vector} {value}, {scalar} {names[s]}, i64 {i}")
         return value
+
+    def _repeat(self, value: str, dtype: DType, writer: Writer) -> str:
+        """The vector with the scalar `value` in every lane."""
+        vector, scalar = self.type(dtype), self.type(dtype.scalar)
+        one = writer.emit(f"insertelement {vector} poison, {scalar} {value}, i64 0")
+        zeros = f"<{dtype.lanes} x i32> zeroinitializer"
+        return writer.emit(f"shufflevector {vector} {one}, {vector} poison, {zeros}")
 
     def _extract(self, node: UOp, writer: Writer) -> str:
         source = node.src[0]
@@ -292,6 +315,12 @@ class LlvmIrRenderer:
         if len(node.arg) == 1:
             return writer.emit(f"extractelement {vector} {value}, i64 {node.arg[0]}")
         lanes = ", ".join(f"i32 {lane}" for lane in node.arg)
+        if source in writer.bytes:  # bytes are far cheaper to shuffle than single bits
+            text, value = self.stored(source.dtype), writer.bytes[source]
+            picked = writer.emit(
+                f"shufflevector {text} {value}, {text} poison, <{len(node.arg)} x i32> <{lanes}>"
+            )
+            return self._from_memory(picked, node.dtype, writer)
         return writer.emit(
             f"shufflevector {vector} {value}, {vector} poison, <{len(node.arg)} x i32> <{lanes}>"
         )
@@ -301,29 +330,32 @@ class LlvmIrRenderer:
     def _buffer(self, node: UOp, writer: Writer) -> str:
         slot, size, space, _ = node.arg
         if space is AddressSpace.GLOBAL:
-            return f"%b{slot}"
+            return f"{self.spaces[space]} %b{slot}"
         if space is AddressSpace.LOCAL:
-            return self.local_buffer(node, writer)
+            return f"{self.spaces[space]} {self.local_buffer(node, writer)}"
         if node in writer.arrays:
             text = self.stored(node.dtype)
             writer.entry.append(f"  %r{slot} = alloca [{size} x {text}], align 64")
-        return f"%r{slot}"
+        return f"{self.spaces[space]} %r{slot}"
 
     def _index(self, node: UOp, writer: Writer) -> str:
         position = node.src[1]
         buffer = buffer_of(node)
         text = self.stored(buffer.dtype)
         if buffer.arg.space is AddressSpace.REG and buffer not in writer.arrays:
-            name = f"{writer.names[buffer]}.{position.arg}"
-            if (buffer, position.arg) not in writer.elements:
-                writer.elements[buffer, position.arg] = name
-                writer.entry.append(f"  {name} = alloca {text}")
-            return name
+            pointer = f"{writer.names[buffer]}.{position.arg}"
+            if pointer not in writer.declared:
+                writer.declared.add(pointer)
+                writer.entry.append(f"  {pointer.split()[-1]} = alloca {text}")
+            return pointer
         bounds = "" if node in writer.gated else " inbounds"
-        return writer.emit(
-            f"getelementptr{bounds} {text}, {self.spaces[buffer.arg.space]} "
-            f"{writer.names[node.src[0]]}, {self.type(position.dtype)} {writer.names[position]}"
+        base = writer.names[node.src[0]]
+        address = writer.emit(
+            f"getelementptr{bounds} {text}, {base}, "
+            f"{self.type(position.dtype)} {writer.names[position]}"
         )
+        space, lanes = self.spaces[buffer.arg.space], position.dtype.lanes
+        return f"{space} {address}" if lanes == 1 else f"<{lanes} x {space}> {address}"
 
     def _alignment(self, address: UOp, dtype: DType, writer: Writer) -> int:
         """Bytes of which the address of a value of `dtype` is known to be a multiple."""
@@ -343,12 +375,14 @@ class LlvmIrRenderer:
         if address.src[1].dtype.lanes > 1 or (gate is not None and gate.dtype.lanes > 1):
             return self._from_memory(self._masked_load(node, writer), dtype, writer)
         text = self.stored(dtype)
-        pointer = f"{self.spaces[buffer_of(address).arg.space]} {writer.names[address]}"
-        load = f"load {text}, {pointer}"
+        load = f"load {text}, {writer.names[address]}"
         if dtype.lanes > 1:
             load += f", align {self._alignment(address, dtype, writer)}"
         if gate is None:
-            return self._from_memory(writer.emit(load), dtype, writer)
+            value = writer.emit(load)
+            if dtype.kind == "b" and dtype.lanes > 1:
+                writer.bytes[node] = value
+            return self._from_memory(value, dtype, writer)
         before = writer.block
         after = self._branch(gate, writer)
         value = self._from_memory(writer.emit(load), dtype, writer)
@@ -367,8 +401,7 @@ class LlvmIrRenderer:
         masked = gate is not None and gate.dtype.lanes > 1
         if address.src[1].dtype.lanes > 1 or masked:
             return self._masked_store(node, name, writer)
-        pointer = f"{self.spaces[buffer_of(address).arg.space]} {writer.names[address]}"
-        store = f"  store {self.stored(dtype)} {name}, {pointer}"
+        store = f"  store {self.stored(dtype)} {name}, {writer.names[address]}"
         if dtype.lanes > 1:
             store += f", align {self._alignment(address, dtype, writer)}"
         after = self._branch(gate, writer) if gate is not None else None
@@ -398,56 +431,54 @@ class LlvmIrRenderer:
         writer.lines.append(f"  br label %{after}")
         writer.begin(after)
 
-    def _masked(self, node: UOp, name: str, dtype: DType, gate: UOp | None, writer: Writer):
-        """Names and types of a masked access: (operation, suffix, pointer type, mask text).
+    def _masked(
+        self, operation: str, node: UOp, dtype: DType, writer: Writer
+    ) -> tuple[str, str, str]:
+        """(name of the intrinsic, its type of addresses, the mask) of a masked access.
 
-        A vector of addresses without a mask is masked by all true; a scalar gate is repeated.
+        A vector of addresses without a mask has one that is true; a scalar gate is repeated.
         """
         address = node.src[0]
-        pointer = self.spaces[buffer_of(address).arg.space]
-        lanes, text = dtype.lanes, self.stored(dtype)
-        number = pointer.removeprefix("ptr").strip().removeprefix("addrspace(").rstrip(")") or "0"
-        kind = "f" if text.rsplit(" ", 1)[-1].rstrip(">") in ("half", "float", "double") else "i"
-        suffix = f"v{lanes}{'bf' if 'bfloat' in text else kind}{dtype.bits}"
-        if address.src[1].dtype.lanes > 1:
-            pointers, where = f"<{lanes} x {pointer}>", f"{suffix}.v{lanes}p{number}"
-            operation = {"load": "gather", "store": "scatter"}[name]
-        else:
-            pointers, where, operation = pointer, f"{suffix}.p{number}", name
+        pointers = writer.names[address].rsplit(" ", 1)[0]
+        number = re.sub(r"\D", "", self.spaces[buffer_of(address).arg.space]) or "0"
+        lanes = dtype.lanes
+        element = self.types[dtype.name]
+        kind = {"half": "f", "bfloat": "bf", "float": "f", "double": "f"}.get(element, "i")
+        name = f"llvm.masked.{operation}.v{lanes}{kind}{dtype.bits}"
+        several = f"v{lanes}" if operation in ("gather", "scatter") else ""
         flags = f"<{lanes} x i1>"
+        gate = node.src[2] if len(node.src) == 3 else None
         if gate is None:
-            mask = f"{flags} splat (i1 true)"
+            mask = "splat (i1 true)"
         elif gate.dtype.lanes == 1:
-            one = writer.emit(f"insertelement {flags} poison, i1 {writer.names[gate]}, i64 0")
-            zeros = f"<{lanes} x i32> zeroinitializer"
-            mask = f"{flags} " + writer.emit(f"shufflevector {flags} {one}, {flags} poison, {zeros}")
+            mask = self._repeat(writer.names[gate], dtypes.bool_.vec(lanes), writer)
         else:
-            mask = f"{flags} {writer.names[gate]}"
-        return f"llvm.masked.{operation}.{where}", pointers, mask
+            mask = writer.names[gate]
+        return f"{name}.{several}p{number}", pointers, f"{flags} {mask}"
 
     def _masked_load(self, node: UOp, writer: Writer) -> str:
         dtype, text = node.dtype, self.stored(node.dtype)
-        alternative, gate = node.src[1:] if len(node.src) == 3 else (None, None)
-        function, pointers, mask = self._masked(node, "load", dtype, gate, writer)
+        operation = "gather" if node.src[0].src[1].dtype.lanes > 1 else "load"
+        name, pointers, mask = self._masked(operation, node, dtype, writer)
         other = "poison"
-        if alternative is not None:
-            other = self._to_memory(writer.names[alternative], dtype, writer)
+        if len(node.src) == 3:
+            other = self._to_memory(writer.names[node.src[1]], dtype, writer)
         flags = f"<{dtype.lanes} x i1>"
-        function = writer.intrinsic(function, text, pointers, "i32", flags, text)
-        address = f"{pointers} {writer.names[node.src[0]]}"
+        function = writer.intrinsic(name, text, pointers, "i32", flags, text)
+        address = writer.names[node.src[0]]
         return writer.emit(
             f"call {text} {function}({address}, i32 {dtype.itemsize}, {mask}, {text} {other})"
         )
 
-    def _masked_store(self, node: UOp, name: str, writer: Writer) -> None:
+    def _masked_store(self, node: UOp, value: str, writer: Writer) -> None:
         dtype = node.src[1].dtype
-        text = self.stored(dtype)
-        gate = node.src[2] if len(node.src) == 3 else None
-        function, pointers, mask = self._masked(node, "store", dtype, gate, writer)
-        function = writer.intrinsic(function, "void", text, pointers, "i32", f"<{dtype.lanes} x i1>")
+        text, flags = self.stored(dtype), f"<{dtype.lanes} x i1>"
+        operation = "scatter" if node.src[0].src[1].dtype.lanes > 1 else "store"
+        name, pointers, mask = self._masked(operation, node, dtype, writer)
+        function = writer.intrinsic(name, "void", text, pointers, "i32", flags)
+        address = writer.names[node.src[0]]
         writer.lines.append(
-            f"  call void {function}({text} {name}, {pointers} {writer.names[node.src[0]]}, "
-            f"i32 {dtype.itemsize}, {mask})"
+            f"  call void {function}({text} {value}, {address}, i32 {dtype.itemsize}, {mask})"
         )
 
     # -- loops -------------------------------------------------------------------------------------

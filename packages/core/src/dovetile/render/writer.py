@@ -26,9 +26,11 @@ class Writer:
         """Where a language has basic blocks: the one that is being written."""
         self.loops: dict[UOp, tuple[int, str]] = {}
         """Open loops: the line that begins the loop, and the block before it."""
-        self.elements: dict[tuple[UOp, int], str] = {}
-        """Storage of the elements of REG buffers that are not arrays."""
+        self.declared: set[str] = set()
+        """Names that must be declared once, and have been."""
         self.divisors: dict[UOp, int] = {}
+        self.bytes: dict[UOp, str] = {}
+        """Vectors of bool as they were loaded, one byte each."""
         self.arrays: set[UOp] = set()
         """REG buffers that need addresses; the others are so many separate registers."""
         self.gated: set[UOp] = set()

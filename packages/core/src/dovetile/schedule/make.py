@@ -22,7 +22,7 @@ from dovetile.schedule.keys import digest
 from dovetile.schedule.loops import canonical
 from dovetile.schedule.memory import Life
 from dovetile.schedule.memory import plan as plan_memory
-from dovetile.schedule.place import place
+from dovetile.schedule.place import is_memory, place
 from dovetile.schedule.plan import Memory, Plan, Reference, Step
 from dovetile.schedule.simplify import simplify_tensors
 
@@ -64,7 +64,7 @@ def schedule(
     sink: UOp, devices: Mapping[str, Device], default: str
 ) -> tuple[list[Kernel], KernelMaker, UOp]:
     """(the kernels in order, the maker that knows their buffers, the simplified graph)."""
-    sink = simplify_tensors(sink)
+    sink = _own_results(sink, simplify_tensors(sink))
     check(sink, "tensor", "schedule.simplify")
     capabilities = {name: d.capabilities for name, d in devices.items()}
     while True:
@@ -73,6 +73,16 @@ def schedule(
             return maker.run(), maker, sink
         except NeedsCopy as conflict:
             sink = _copy_first(sink, conflict.buffer)
+
+
+def _own_results(sink: UOp, simplified: UOp) -> UOp:
+    """A result that turned out to be an input, such as x * 1, becomes a copy of it: otherwise it
+    would change when the input is assigned to."""
+    roots = [
+        new.stage() if is_memory(new) and not is_memory(old) else new
+        for old, new in zip(sink.src, simplified.src)
+    ]
+    return UOp.sink(*roots)
 
 
 def _copy_first(sink: UOp, buffer: UOp) -> UOp:

@@ -15,7 +15,6 @@ is used. The rules, in order:
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 from dovetile.ir.ops import ELEMENTWISE, MOVEMENT, Op
@@ -25,7 +24,6 @@ from dovetile.ir.uop import UOp, consumers, toposort
 _COST = {Op.EXP2: 8, Op.LOG2: 10, Op.SIN: 16, Op.DIV: 4, Op.SQRT: 4, Op.FLOORDIV: 8, Op.FLOORMOD: 8}
 _CHEAP = 12
 _REUSE = 4
-_EFFECTS = (Op.STORE, Op.SINK, Op.GROUP)
 
 
 @dataclass
@@ -101,28 +99,36 @@ def _contractions(placement: Placement) -> None:
     # Users first: an epilogue may itself be the operand that another contraction holds.
     for node in reversed(placement.nodes):
         if node in placement.contractions:
-            _hold(epilogue(node, placement), placement)
+            last = epilogue(node, placement)
+            if last is not None:
+                _hold(last, placement)
 
 
-def epilogue(node: UOp, placement: Placement) -> UOp:
-    """The last value that follows `node` one to one, element for element, before it is shared."""
+def epilogue(node: UOp, placement: Placement) -> UOp | None:
+    """The last value that follows `node` one to one, element for element, before it is shared.
+
+    None where all of it ends in a STORE, which then writes it without a copy of its own.
+    """
     size, last = node.size, node
     while node not in placement.held:
         users = [u for u in placement.users[node] if u.op is not Op.SINK]
-        if len(users) != 1 or users[0].op in _EFFECTS:
+        if len(users) != 1:
             break
         user = users[0]
-        if user.op in (Op.RESHAPE, Op.PERMUTE) or (user.op in ELEMENTWISE and user.size == size):
+        if user.op is Op.STORE and user.src[0] is not node:
+            return None
+        if user.op in (Op.RESHAPE, Op.PERMUTE, Op.STAGE):
             node = user
-            if user.op in ELEMENTWISE or user in placement.held:
-                last = user
+            last = user if user in placement.held else last
+        elif user.op in ELEMENTWISE and user.size == size:
+            node = last = user
         else:
             break
     return last
 
 
 def _work(node: UOp, placement: Placement, limit: int = 4 * _CHEAP) -> int:
-    """Cost of computing one element from held values; `limit` where a reduction is below."""
+    """Cost of computing one element from held values; `limit` where a reduction is inside."""
     total, stack, seen = 0, [node], set()
     while stack and total < limit:
         current = stack.pop()
@@ -165,12 +171,6 @@ def _shared(placement: Placement) -> None:
             _hold(_smallest_epilogue(node, placement, needs), placement)
         elif node.op in ELEMENTWISE:
             work = _work(node, placement)
-            if work >= 4 * _CHEAP:  # a reduction below: decided there, unless its users diverge here
-                if _reduces_inside(node, placement):
-                    _hold(node, placement)
-                elif work > _CHEAP:
-                    _hold(node, placement)
-                continue
             kernels = len(needs[node])
             again = _leaf_bytes(node, placement) * kernels
             hold = node.size * node.dtype.itemsize * (kernels + 1)
@@ -195,22 +195,6 @@ def _smallest_epilogue(node: UOp, placement: Placement, needs: dict[UOp, frozens
             return last
 
 
-def _reduces_inside(node: UOp, placement: Placement) -> bool:
-    """Whether a reduction as large as the value itself is computed on the way to it."""
-    stack, seen = [node], set()
-    while stack:
-        current = stack.pop()
-        if current in seen or (current is not node and current in placement.held):
-            continue
-        seen.add(current)
-        if current.op is Op.REDUCE:
-            return True
-        if current.op in (Op.BUFFER, Op.CONST, Op.IOTA, Op.AFTER):
-            continue
-        stack.extend(current.src)
-    return False
-
-
 def kernels_of(placement: Placement) -> dict[UOp, frozenset[UOp]]:
     """For every node the kernels (held nodes and STOREs) it is computed in."""
     needs: dict[UOp, frozenset[UOp]] = {}
@@ -226,7 +210,3 @@ def kernels_of(placement: Placement) -> dict[UOp, frozenset[UOp]]:
                 found |= needs.get(user, frozenset())
         needs[node] = frozenset(found)
     return needs
-
-
-def elements(shape: tuple[int, ...]) -> int:
-    return math.prod(shape)

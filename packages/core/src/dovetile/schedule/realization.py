@@ -15,15 +15,17 @@ from dovetile.ir.ops import Op
 from dovetile.ir.spec import check
 from dovetile.ir.uop import UOp, toposort
 from dovetile.runtime import Buffer, get_device
-from dovetile.schedule.keys import digest
+from dovetile.schedule.keys import code_fingerprint, digest
 from dovetile.schedule.make import make_plan
 from dovetile.schedule.plan import Plan
-from dovetile.schedule.run import LoadedPlan, load_plan
+from dovetile.schedule.run import LoadedPlan, load_plan, recording
 
 _realized: weakref.WeakKeyDictionary[UOp, UOp] = weakref.WeakKeyDictionary()
 _memory: weakref.WeakKeyDictionary[UOp, Buffer] = weakref.WeakKeyDictionary()
 _plans: dict[tuple, LoadedPlan] = {}
 _lock = threading.RLock()
+_runs = 0
+_VIEWS = frozenset({Op.RESHAPE, Op.PERMUTE, Op.SHRINK, Op.FLIP, Op.EXPAND, Op.AFTER})
 _NAMESPACE = "schedule"
 _MOST_PLANS = 4096
 
@@ -31,6 +33,34 @@ _MOST_PLANS = 4096
 def attach(buffer: UOp, memory: Buffer) -> None:
     """Makes `memory` the memory of a BUFFER node."""
     _memory[buffer] = memory
+
+
+def runs() -> int:
+    """How many graphs have been run: while it stays, no node has become memory."""
+    return _runs
+
+
+def memories() -> list[Buffer]:
+    """All memory that nodes refer to."""
+    return list(_memory.values())
+
+
+def memory_of(node: UOp) -> Buffer | None:
+    """The memory that a value is, or is a view of; None where it is not computed yet."""
+    node = _realized.get(node, node)
+    while node.op is not Op.BUFFER:
+        if node.op not in _VIEWS:
+            return None
+        node = node.src[0]
+        node = _realized.get(node, node)
+    return _memory.get(node)
+
+
+def whole_memory(node: UOp) -> Buffer | None:
+    """The memory of a BUFFER, at most reshaped; None for other nodes."""
+    while node.op is Op.RESHAPE:
+        node = node.src[0]
+    return _memory.get(node) if node.op is Op.BUFFER else None
 
 
 def buffer_of(node: UOp) -> Buffer:
@@ -47,7 +77,7 @@ def realized(node: UOp) -> UOp:
 
 
 def forget(node: UOp) -> None:
-    """Compute `node` again when it is next needed: what it has become is about to be overwritten."""
+    """Compute `node` again when it is needed: what it has become is about to be overwritten."""
     _realized.pop(node, None)
 
 
@@ -83,9 +113,17 @@ def realize(values: Sequence[UOp]) -> None:
 
 
 def run(roots: list[UOp]) -> None:
+    global _runs
+    _runs += 1
     nodes = toposort(roots, enter=lambda n: n not in _realized)
-    if any(n.op is Op.STORE for n in nodes):
-        extra = _pending_readers(nodes, roots)
+    written = _written(nodes)
+    if written:
+        record = recording.get()
+        if record is not None:
+            for buffer in written:
+                if (memory := _memory.get(buffer)) is not None:
+                    record.add_written(memory)
+        extra = pending_readers(written, roots)
         if extra:
             roots = roots + extra
             nodes = toposort(roots, enter=lambda n: n not in _realized)
@@ -152,10 +190,8 @@ def normalize(roots: Sequence[UOp], nodes: Iterable[UOp]) -> tuple[UOp, tuple[UO
     return UOp.sink(*(done[r] for r in roots)), tuple(slots)
 
 
-def _pending_readers(nodes: list[UOp], roots: list[UOp]) -> list[UOp]:
-    """Lazy values of live tensors that read a buffer which these nodes overwrite."""
-    from dovetile.tensor import live_tensors
-
+def _written(nodes: Iterable[UOp]) -> set[UOp]:
+    """The BUFFERs that STOREs among the nodes write to."""
     written = set()
     for node in nodes:
         if node.op is Op.STORE:
@@ -163,6 +199,13 @@ def _pending_readers(nodes: list[UOp], roots: list[UOp]) -> list[UOp]:
             while base.op is not Op.BUFFER and base.src:
                 base = base.src[0]
             written.add(base)
+    return written
+
+
+def pending_readers(written: set[UOp], roots: Sequence[UOp] = ()) -> list[UOp]:
+    """Lazy values of live tensors, beside the roots, that read BUFFERs to be overwritten."""
+    from dovetile.tensor import live_tensors
+
     chosen = set(roots)
     waiting = [
         u
@@ -202,7 +245,7 @@ def _plan_of(sink: UOp, slots: tuple[UOp, ...]) -> LoadedPlan:
         (name, d.capabilities, d.compiler.fingerprint(), d.renderer.language)
         for name, d in devices.items()
     ]
-    text = digest(sink, default, context, settings())
+    text = digest(sink, default, context, settings(), code_fingerprint())
     entry = cache.get(_NAMESPACE, text)
     plan = Plan.from_json(entry[1]) if entry is not None else None
     loaded = load_plan(plan, devices) if plan is not None else None

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from dovetile.runtime import Buffer, Device, Program
 from dovetile.runtime.compile import load_programs
-from dovetile.runtime.faults import fault_buffer, register_faults
+from dovetile.runtime.faults import check_faults, fault_buffer, register_faults
 from dovetile.schedule import debug
 from dovetile.schedule.plan import Plan, Step
+
+if TYPE_CHECKING:
+    from dovetile.capture.recording import Recording
+
+recording: ContextVar[Recording | None] = ContextVar("recording", default=None)
+"""Notes what is run, for a captured function. It holds for one thread."""
 
 
 @dataclass
@@ -21,10 +29,18 @@ class LoadedPlan:
     devices: Mapping[str, Device]
     programs: Sequence[Program]
 
+    def __post_init__(self) -> None:
+        # Made now: later, its first zero would wait for everything queued by then.
+        for step in self.plan.steps:
+            if any(r.kind == "fault" for r in step.memory):
+                fault_buffer(self.devices[step.device])
+
     def run(self, inputs: Sequence[Buffer]) -> list[Buffer]:
         """Queues all steps; returns the buffers of the results. Does not wait."""
         memory, results = self.allocate(inputs)
         register_faults(self.plan.faults)
+        if (record := recording.get()) is not None:
+            record.add_plan(self, memory)
         if debug.level() >= 2:
             self._run_timed(memory)
             return results
@@ -84,6 +100,8 @@ def copy(destination: Buffer, source: Buffer) -> None:
         destination.device.queue.copy(destination, source)
     else:
         destination.copy_in(source.to_numpy())
+        # Whoever reads the copy waits for its device only.
+        check_faults(source.device)
 
 
 def load_plan(plan: Plan, devices: Mapping[str, Device]) -> LoadedPlan | None:

@@ -90,8 +90,8 @@ def erf(x: UOp) -> UOp:
     limit = 6.0 if double else 4.0
     magnitude = absolute(x)
     size = (magnitude < limit).where(magnitude, limit)
-    size = (size < 0.5).where(size.const_like(0.5).expand(x.shape), size)
-    inverse = size.const_like(1.0).expand(x.shape) / size
+    size = (size < 0.5).where(constant(0.5, size.dtype, x.shape), size)
+    inverse = constant(1.0, size.dtype, x.shape) / size
     tail = exponential(size * size * -1) * inverse
     far = tail * polynomial(inverse, ERFC_DOUBLE if double else ERFC_SINGLE) * -1 + 1
     far = (magnitude.ne(magnitude)).where(x, (x < 0).where(far * -1, far))

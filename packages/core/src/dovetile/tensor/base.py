@@ -295,11 +295,20 @@ class TensorBase:
             return value.uop.cast(dtype)
         return constant(value, dtype)
 
+    def _plain_operand(self, value: Any) -> TensorBase | Scalar:
+        """NumPy scalars as Python numbers, NumPy arrays as Tensors."""
+        if isinstance(value, (TensorBase, int, float)) or not hasattr(value, "__array__"):
+            return value
+        if value.ndim == 0:
+            return value.item()
+        return type(self)(value, device=self.uop.device)  # type: ignore[call-arg]
+
     def _match(self, op: str, *values: TensorBase | Scalar) -> tuple[DType, list[UOp]]:
         """The operands brought to one dtype and one shape, self first."""
         dtype, number = self.dtype, None
         shapes: list[Shape] = [self.shape]
         tensors: list[TensorBase] = [self]
+        values = tuple(self._plain_operand(value) for value in values)
         for value in values:
             if isinstance(value, TensorBase):
                 if value.dtype is not dtype:

@@ -52,7 +52,7 @@ class Arithmetic(Movement):
         """The same bits read as another dtype of the same size."""
         if dtype.itemsize != self.dtype.itemsize:
             raise DTypeError(
-                f"[bitcast] {self.dtype.name} to {dtype.name}; both must have the same size in bytes"
+                f"[bitcast] {self.dtype.name} to {dtype.name}; they must be equally wide"
             )
         return self._new(self.uop.bitcast(dtype))
 
@@ -388,15 +388,12 @@ class Arithmetic(Movement):
     absolute = abs
 
     def sign(self) -> Self:
-        """-1, 0 or 1; NaN stays."""
+        """-1, 0 or 1; 0 for NaN, as in PyTorch."""
         if self.dtype.kind == "b":
             return self
         x = self.uop
-        zero, one = x.const_like(0).expand(x.shape), x.const_like(1).expand(x.shape)
-        positive = (zero < x).where(one, x if self.dtype.kind == "f" else zero)
-        if self.dtype.kind == "f":
-            positive = x.ne(0).where(positive, zero)
-        return self._new((x < 0).where(one * -1, positive))
+        zero, one = constant(0, x.dtype, x.shape), constant(1, x.dtype, x.shape)
+        return self._new((zero < x).where(one, (x < zero).where(one * -1, zero)))
 
     def square(self) -> Self:
         return self * self
@@ -480,7 +477,7 @@ def _category(value: Operand) -> builtins.int:
 def _abs_gradient(result: UOp, inputs: tuple[UOp, ...], gradient: UOp) -> tuple[UOp]:
     (x,) = inputs
     negative = (x < 0).where(gradient * -1, gradient)
-    return (x.ne(0).where(negative, gradient.const_like(0).expand(x.shape)),)
+    return (x.ne(0).where(negative, constant(0, gradient.dtype, x.shape)),)
 
 
 def _round(x: UOp) -> UOp:
@@ -488,5 +485,5 @@ def _round(x: UOp) -> UOp:
     above = x + low * -1
     half = low * 0.5
     odd = half.ne(_floor(half))
-    up = (above.const_like(0.5).expand(x.shape) < above) | (above.eq(0.5) & odd)
+    up = (constant(0.5, above.dtype, x.shape) < above) | (above.eq(0.5) & odd)
     return up.where(low + 1, low)

@@ -72,7 +72,8 @@ class Functions(Arithmetic):
     def sinh(self) -> Self:
         """(e**x - e**-x) / 2, accurate near 0."""
         grown = self.expm1()
-        return (grown + grown / (grown + 1)) * 0.5
+        fallen = (grown / (grown + 1)).masked_fill(grown == math.inf, 1.0)
+        return (grown + fallen) * 0.5
 
     def cosh(self) -> Self:
         grown = self.abs().exp()
@@ -194,7 +195,7 @@ def _erf_gradient(result: UOp, inputs: Inputs, gradient: UOp) -> Inputs:
 
 def _relu_gradient(result: UOp, inputs: Inputs, gradient: UOp) -> Inputs:
     zero = constant(0.0, gradient.dtype, gradient.shape)
-    return ((zero < inputs[0]).where(gradient, zero),)
+    return ((zero < result).where(gradient, zero),)
 
 
 def _softplus_gradient(beta: Scalar) -> Callable[[UOp, Inputs, UOp], Inputs]:

@@ -12,10 +12,11 @@ Member = TypeVar("Member")
 class IdentitySet(Generic[Member]):
     """Objects that are still alive, in the order in which they were added."""
 
-    __slots__ = ("_references", "__weakref__")
+    __slots__ = ("_references", "__weakref__", "added")
 
     def __init__(self) -> None:
         self._references: dict[int, weakref.ref[Member]] = {}
+        self.added = 0  # how many were ever added
 
     def add(self, member: Member) -> None:
         key = id(member)
@@ -25,6 +26,7 @@ class IdentitySet(Generic[Member]):
             references.pop(key, None)
 
         references[key] = weakref.ref(member, forget)
+        self.added += 1
 
     def discard(self, member: Member) -> None:
         self._references.pop(id(member), None)

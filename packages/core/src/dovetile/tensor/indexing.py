@@ -148,7 +148,6 @@ class Indexing(Convolution):
             items[dots[0] : dots[0] + 1] = fill
         else:
             items += fill
-        has_tensor = any(isinstance(item, TensorBase) for item in items)
         basic: list[tuple] = []
         advanced: list[tuple[int, TensorBase]] = []
         axis = place = 0
@@ -172,13 +171,7 @@ class Indexing(Convolution):
                 axis += 1
                 place += 1
             else:
-                number = _checked(item, self.shape[axis], axis)
-                if has_tensor:  # next to tensors a number is an index tensor of no dims
-                    basic.append(("slice", 0, self.shape[axis], 1))
-                    advanced.append((place, self._new(constant(number, dtypes.int64))))
-                    place += 1
-                else:
-                    basic.append(("int", number))
+                basic.append(("int", _checked(item, self.shape[axis], axis)))
                 axis += 1
         return basic, advanced
 

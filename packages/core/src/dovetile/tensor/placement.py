@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from dovetile import dtypes
 from dovetile.dtypes import DType
+from dovetile.errors import JitError
 from dovetile.ir.ops import Op
 from dovetile.ir.uop import UOp
 
@@ -44,6 +45,8 @@ def place(array: np.ndarray, device: str, share: bool = False) -> UOp:
     node = UOp.buffer(array.size, dtype, device)
     memory = runtime.Buffer.from_numpy(runtime.get_device(device), array, copy=not share)
     schedule.attach(node, memory)
+    if (record := schedule.recording.get()) is not None:
+        record.add_placed(memory, array)
     return node
 
 
@@ -88,16 +91,30 @@ def forget(node: UOp) -> None:
 
 
 def buffer_array(buffer: UOp) -> np.ndarray:
-    """A copy of the elements of a computed BUFFER, as a flat array."""
-    from dovetile import schedule
+    """A copy of the elements of a computed BUFFER, as a flat array.
 
-    return schedule.buffer_of(buffer).to_numpy()
+    Raises IndexOutOfRangeError where a kernel met an index outside its range since the last call.
+    """
+    from dovetile import schedule
+    from dovetile.runtime.faults import check_faults
+
+    memory = schedule.buffer_of(buffer)
+    array = memory.to_numpy()
+    check_faults(memory.device)
+    return array
 
 
 def fetch(node: UOp) -> np.ndarray:
     """The value of a computed node as an array, a view of the buffer where possible."""
     import numpy as np
 
+    from dovetile import schedule
+
+    if schedule.recording.get() is not None:
+        raise JitError(
+            "[jit] the value of a tensor is asked for (by item, numpy, tolist, bool...) inside a "
+            "captured function; return the tensor and ask outside: a replay runs no Python"
+        )
     chain = []
     node = realized(node)
     while node.op is not Op.BUFFER:

@@ -28,24 +28,19 @@ def whole_power(x: UOp, exponent: int) -> UOp:
 
 
 def integer_power(x: UOp, exponent: UOp) -> UOp:
-    """x ** exponent for integer tensors, wrapping; 0 for negative exponents (1 for x = 1)."""
-    result, square = constant(1, x.dtype, x.shape), x
-    for bit in range(x.dtype.bits if x.dtype.bits < 64 else 64):
-        if bit == 6:  # from 2**64 on only 0, 1 and -1 have not wrapped to 0: one bit tells
-            break
-        chosen = (exponent >> bit) & 1 if bit else exponent & 1
-        result = chosen.ne(0).where(result * square, result)
-        square = square * square
-    small = (x < 2) & ((x < -1).logical_not() if x.dtype.kind == "i" else (x < 2))
-    odd = (exponent & 1).ne(0)
+    """x ** exponent for integer tensors, by squaring; wraps. Below 0: 0 unless |x| = 1."""
     one = constant(1, x.dtype, x.shape)
-    unit = x.eq(0).where((exponent.eq(0)).where(one, one * 0), odd.where(x, one))
-    large = (exponent < 64).logical_not()
-    beyond = small.where(unit, one * 0)
-    result = large.where(beyond, result)
-    if x.dtype.kind == "i":
-        result = (exponent < 0).where(small.where(unit, one * 0), result)
-    return result
+    zero = constant(0, x.dtype, x.shape)
+    result, square = one, x
+    signed = x.dtype.kind == "i"
+    for bit in range(x.dtype.bits - signed):
+        result = ((exponent >> bit) & 1).ne(0).where(result * square, result)
+        square = square * square
+    if not signed:
+        return result
+    odd = (exponent & 1).ne(0)
+    inverse = x.eq(1).where(one, x.eq(-1).where(odd.where(x, one), zero))
+    return (exponent < 0).where(inverse, result)
 
 
 def real_power(x: UOp, exponent: UOp) -> UOp:

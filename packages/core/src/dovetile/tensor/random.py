@@ -24,6 +24,7 @@ from dovetile.tensor.creation import Creation, check_dtype
 from dovetile.tensor.nodes import count, iota, shape_argument
 
 if TYPE_CHECKING:
+    import numpy as np
     from typing_extensions import Self
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
@@ -32,6 +33,7 @@ _DEFAULT_SEED = 0
 
 _seed = _DEFAULT_SEED
 _states: dict[str, Random] = {}  # device -> uint64 (key, counter)
+_host: np.random.Generator | None = None
 _lock = threading.RLock()
 
 
@@ -50,11 +52,11 @@ def threefry(key: tuple[UOp, UOp], counter: tuple[UOp, UOp]) -> tuple[UOp, UOp]:
 
 def manual_seed(seed: int) -> None:
     """Begin the streams of all devices anew from `seed`, an integer from 0 to 2**64 - 1."""
-    global _seed
+    global _seed, _host
     if not isinstance(seed, int) or not 0 <= seed < 1 << 64:
         raise ArgumentError(f"[manual_seed] {seed!r}; it must be an int from 0 to 2**64 - 1")
     with _lock:
-        _seed = seed
+        _seed, _host = seed, None
         for device, state in _states.items():  # in place: captured steps refer to the memory
             state.assign(_initial(device))
 
@@ -62,6 +64,21 @@ def manual_seed(seed: int) -> None:
 def initial_seed() -> int:
     """The seed of the present streams."""
     return _seed
+
+
+def host_generator() -> np.random.Generator:
+    """NumPy's generator (Philox) of the present seed, for what is drawn once and in many shapes.
+
+    The first values of a model's parameters are such: on a device, each shape would be a kernel to
+    compile. `manual_seed` begins this stream anew too.
+    """
+    global _host
+    import numpy as np
+
+    with _lock:
+        if _host is None:
+            _host = np.random.Generator(np.random.Philox(key=_seed))
+        return _host
 
 
 def get_rng_state(device: str | None = None) -> list[int]:

@@ -31,7 +31,7 @@ class Tensor(Random):
         data: a number, (nested) sequences of numbers, a NumPy array (or anything with
             `__array__`), or another Tensor. It is copied; :meth:`from_numpy` shares memory.
         dtype: default: float32 of Python floats, int64 of ints, bool of bools, else the array's.
-        device: a name such as "CPU" or "CPU:1"; default: the default device.
+        device: a name such as "NAME" or "NAME:1" (see `dovetile doctor`); default: the best.
         requires_grad: whether :meth:`backward` is to compute this Tensor's gradient.
     """
 

@@ -112,7 +112,7 @@ def _sink(node: UOp) -> Verdict:
 
 def _tensor_elementwise(node: UOp) -> Verdict:
     """Elementwise forms, and one shape."""
-    verdict = elementwise.table[node.op](node, None)
+    verdict = elementwise.match(node)
     if verdict is not True:
         return verdict if isinstance(verdict, str) else "an operation of the program level"
     if any(s.shape is None for s in node.src):

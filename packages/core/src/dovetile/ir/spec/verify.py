@@ -26,10 +26,8 @@ def verify(root: UOp | Sequence[UOp], level: str) -> None:
     if spec is None:
         raise ArgumentError(f"[verify] level {level!r}; valid are {', '.join(LEVELS)}")
     is_program = not isinstance(root, UOp)
-    table = spec.table
     for node in root if is_program else toposort(root):
-        matcher = table.get(node.op)
-        verdict = None if matcher is None else matcher(node, None)
+        verdict = spec.match(node)
         if verdict is not True:
             reason = verdict or f"the {spec.name} does not have this operation"
             raise GraphError(f"[verify] {format_node(node)} at {spec.name}: {reason}")

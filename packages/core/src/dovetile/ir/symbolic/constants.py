@@ -9,7 +9,7 @@ import numpy as np
 
 from dovetile import dtypes
 from dovetile.dtypes import DType, Scalar
-from dovetile.ir.ops import COMMUTATIVE, ELEMENTWISE, Op
+from dovetile.ir.ops import BINARY, COMMUTATIVE, TERNARY, UNARY, Op
 from dovetile.ir.pattern import Pat, Rule, RuleSet
 from dovetile.ir.uop import UOp
 
@@ -104,12 +104,7 @@ def _shift(op: Op, dtype: DType, value: int, count: int) -> int:
 
 
 def _fold(node: UOp) -> UOp | None:
-    numbers = []
-    for s in node.src:
-        number = s.constant
-        if number is None:
-            return None
-        numbers.append(number)
+    numbers = [s.constant for s in node.src if s.constant is not None]
     value = evaluate(node.op, node.dtype.scalar, numbers, node.src[0].dtype)
     return None if value is None else node.const_like(value)
 
@@ -190,7 +185,16 @@ integers = "biu"
 true, false = Pat.constant(value=True, kind="b"), Pat.constant(value=False, kind="b")
 negation = Pat(Op.XOR, (flag, true))
 
-fold_constants = RuleSet([(Pat(ELEMENTWISE, name="node"), _fold)], "fold_constants")
+_number = Pat.constant()
+fold_constants = RuleSet(
+    [
+        (Pat(UNARY, (_number,), name="node"), _fold),
+        (Pat(BINARY, (_number, _number), name="node", ordered=True), _fold),
+        (Pat(TERNARY, (_number, _number, _number), name="node"), _fold),
+    ],
+    "fold_constants",
+    remember=True,
+)
 
 identities = RuleSet(
     [
@@ -258,6 +262,7 @@ identities = RuleSet(
         (Pat(Op.TRUNC, (Pat(Op.TRUNC, name="inner"),)), lambda inner: inner),
     ],
     "identities",
+    remember=True,
 )
 
 

@@ -414,4 +414,5 @@ simplify_index = RuleSet(
         ),
     ],
     "simplify_index",
+    remember=True,
 )

@@ -151,7 +151,9 @@ def _simplify_chain(node: UOp) -> UOp | None:
 
 
 simplify_logic = RuleSet(
-    [(Pat((Op.AND, Op.OR), name="node", dtype=dtypes.bool_), _simplify_chain)], "simplify_logic"
+    [(Pat((Op.AND, Op.OR), name="node", dtype=dtypes.bool_), _simplify_chain)],
+    "simplify_logic",
+    remember=True,
 )
 symbolic = simplify_constants + simplify_index + simplify_logic
 
@@ -269,6 +271,7 @@ fold_gates = RuleSet(
         (Pat(Op.AFTER, name="node"), _after_nothing),
     ],
     "fold_gates",
+    remember=True,
 )
 
 

@@ -154,4 +154,5 @@ simplify_movement = RuleSet(
         (_pair(Op.FLIP, Op.EXPAND), _flip_of_expand),
     ],
     "simplify_movement",
+    remember=True,
 )

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from dovetile import dtypes
 from dovetile.dtypes import DType
 from dovetile.ir import Op, RuleSet, UOp, rewrite, toposort
 from dovetile.lower.linear import LinearKernel
@@ -54,18 +54,34 @@ def elementwise_kernel(
     return linear(store.end(loop), rules=rules)
 
 
-def linear(*effects: UOp, rules: RuleSet | None = None) -> LinearKernel:
-    """The kernel of these effects; what depends on no loop stands before all loops."""
-    root = UOp.sink(*effects)
+def linear(root: UOp, rules: RuleSet | None = None) -> LinearKernel:
+    """The kernel of nested loops: depth first, but arithmetic that needs only the loops already
+    open is placed before a loop begins."""
+    root = UOp.sink(root)
     if rules is not None:
         root = rewrite(root, rules)
     nodes = toposort(root)
-    free = [n for n in nodes if not n.ranges and n.dtype is not dtypes.void and not _reads(n)]
-    return LinearKernel.of("kernel", [*free, *(n for n in nodes if n not in set(free))])
+    pure: set[UOp] = set()
+    for node in nodes:
+        effect = node.op in (Op.LOAD, Op.AFTER, Op.STORE, Op.END, Op.GROUP, Op.SINK)
+        if not effect and all(s in pure for s in node.src):
+            pure.add(node)
+    order: dict[UOp, None] = {}
+    opened: set[UOp] = set()
 
+    def place(node: UOp) -> None:
+        if node in order:
+            return
+        if node.op is Op.RANGE:
+            place(node.src[0])
+            order.update(dict.fromkeys(n for n in nodes if n in pure and n.ranges <= opened))
+            opened.add(node)
+        for s in node.src[:1] if node.op is Op.END else node.src:
+            place(s)
+        order[node] = None
 
-def _reads(node: UOp) -> bool:
-    return any(n.op in (Op.LOAD, Op.AFTER) for n in toposort(node))
+    place(root)
+    return LinearKernel.of("kernel", list(order))
 
 
 class LlvmCompiler:
@@ -128,7 +144,7 @@ class CCompiler:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "kernel.c"
             path.write_text(source)
-            flags = "-O1 -march=native -shared -fPIC -fno-math-errno -fno-builtin -w".split()
+            flags = "-O2 -march=native -shared -fPIC -fno-math-errno -fno-builtin -w".split()
             command = [self.command, *flags, str(path), "-o", f"{folder}/kernel.so"]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             assert done.returncode == 0, f"{done.stderr}\n{source}"
@@ -151,3 +167,14 @@ def call(compiler, kernel: LinearKernel, *arrays: np.ndarray, scalars: tuple = (
         assert function(pointers, values, part, aligned) == 0
     del keep
     return source
+
+
+_ALL = {"llvm": LlvmCompiler(), "clang": CCompiler("clang"), "gcc": CCompiler("gcc")}
+COMPILERS = [
+    pytest.param(
+        compiler,
+        id=name,
+        marks=pytest.mark.skipif(not compiler.available(), reason=f"{name} is not installed"),
+    )
+    for name, compiler in _ALL.items()
+]

@@ -1,0 +1,131 @@
+"""Recorded commands as command lists: one for each device, joined by signals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dovetile.capture.recording import buffers_of, root_of
+from dovetile.runtime import (
+    Buffer,
+    Command,
+    CommandList,
+    Copy,
+    Device,
+    Launch,
+    Signal,
+    SignalStore,
+    SignalWait,
+)
+from dovetile.schedule.run import copy
+
+Place = tuple[int, int]  # number of a part, and a slot in it
+
+
+class HostCopy:
+    """A copy between devices that do not reach each other's memory: through the host."""
+
+    def __init__(self, destination: Buffer, source: Buffer) -> None:
+        self.buffers = [destination, source]
+
+    def submit(self, patches: Sequence[tuple[int, Buffer]]) -> None:
+        for slot, buffer in patches:
+            self.buffers[slot] = buffer
+        copy(*self.buffers)
+
+
+class Replayable:
+    """Commands that were built once; `submit` replays them, with some buffers replaced."""
+
+    def __init__(self, commands: Sequence[tuple[Device, Launch | Copy]]) -> None:
+        self.kernels = sum(isinstance(command, Launch) for _, command in commands)
+        self._signals: list[Signal] = []
+        self._devices = list(dict.fromkeys(device for device, _ in commands))
+        self._parts: list[CommandList | HostCopy] = []
+        self._starts: set[int] = set()  # parts that begin when everything before is complete
+        self._places: dict[int, list[Place]] = {}
+        self._build(commands)
+        self._only = self._parts[0] if len(self._parts) == 1 else None
+
+    def places(self, buffer: Buffer) -> tuple[Place, ...]:
+        """Where the commands use a buffer."""
+        return tuple(self._places.get(id(buffer), ()))
+
+    def submit(self, patches: Sequence[tuple[Sequence[Place], Buffer]]) -> None:
+        """Replay. The patches hold from now on."""
+        only = self._only
+        if only is not None:
+            only.submit([(slot, buffer) for places, buffer in patches for _, slot in places])
+            return
+        by_part: list[list[tuple[int, Buffer]]] = [[] for _ in self._parts]
+        for places, buffer in patches:
+            for part, slot in places:
+                by_part[part].append((slot, buffer))
+        self._synchronize()  # the signals of the replay before are no longer awaited
+        for signal in self._signals:
+            signal.value = 0
+        for number, part in enumerate(self._parts):
+            if number in self._starts:
+                self._synchronize()
+            part.submit(by_part[number])
+
+    def _synchronize(self) -> None:
+        for device in self._devices:
+            device.synchronize()
+
+    # -- building ------------------------------------------------------------------------------
+
+    def _build(self, commands: Sequence[tuple[Device, Launch | Copy]]) -> None:
+        open_lists: dict[Device, list[Command]] = {}
+        used: dict[Device, dict[int, int]] = {}  # when a device last used some memory
+        joined: dict[tuple[Device, Device], int] = {}  # up to when the second awaits the first
+
+        def close() -> None:
+            self._close(open_lists)
+            for table in (open_lists, used, joined):
+                table.clear()
+
+        for now, (device, command) in enumerate(commands):
+            if isinstance(command, Copy) and not _reaches(device, command.source.device):
+                close()
+                self._add_places((command.destination, command.source), len(self._parts), (0, 1))
+                self._parts.append(HostCopy(command.destination, command.source))
+                continue
+            if any(type(other) is not type(device) for other in open_lists):
+                close()
+            mine = open_lists.setdefault(device, [])
+            memory = [id(root_of(b)) for b in buffers_of(command)]
+            for other, times in used.items():
+                last = max((times.get(m, -1) for m in memory), default=-1)
+                if other is not device and last > joined.get((other, device), -1):
+                    signal = other.new_signal()
+                    self._signals.append(signal)
+                    open_lists[other].append(SignalStore(signal, 1))
+                    mine.append(SignalWait(signal, 1))
+                    joined[other, device] = now
+            used.setdefault(device, {}).update((m, now) for m in memory)
+            mine.append(command)
+        close()
+
+    def _close(self, open_lists: dict[Device, list[Command]]) -> None:
+        self._starts.add(len(self._parts))
+        for device, commands in open_lists.items():
+            captured = device.queue.capture(commands)
+            number = len(self._parts)
+            self._parts.append(captured)
+            for index, command in enumerate(commands):
+                if isinstance(command, (Launch, Copy)):
+                    buffers = buffers_of(command)
+                    slots = [captured.buffer_slot(index, i) for i in range(len(buffers))]
+                    self._add_places(buffers, number, slots)
+
+    def _add_places(self, buffers: Sequence[Buffer], part: int, slots: Sequence[int]) -> None:
+        for buffer, slot in zip(buffers, slots):
+            self._places.setdefault(id(buffer), []).append((part, slot))
+
+
+def _reaches(device: Device, other: Device) -> bool:
+    """Whether a copy command of `device` may read memory of `other`."""
+    if device is other:
+        return True
+    visible = device.capabilities.host_visible and other.capabilities.host_visible
+    return visible and type(device) is type(other)

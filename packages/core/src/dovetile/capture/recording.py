@@ -1,0 +1,78 @@
+"""What a function makes the devices do, while it runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dovetile.runtime import Buffer, Copy, Device, Launch
+
+if TYPE_CHECKING:
+    from dovetile.schedule.run import LoadedPlan
+
+
+@dataclass
+class Recording:
+    """The commands of a run, in order, with the devices that execute them.
+
+    written: memory that assigns wrote to, by identity.
+    results: memory that plans made for what they compute, by identity.
+    placed: memory filled from host arrays, with the arrays and an untouched copy of each.
+    """
+
+    commands: list[tuple[Device, Launch | Copy]] = field(default_factory=list)
+    written: dict[int, Buffer] = field(default_factory=dict)
+    results: dict[int, Buffer] = field(default_factory=dict)
+    placed: dict[int, tuple[Buffer, np.ndarray, np.ndarray]] = field(default_factory=dict)
+
+    def add_plan(self, loaded: LoadedPlan, memory: Mapping[str, Sequence[Buffer]]) -> None:
+        """A plan that is being run."""
+        self.results.update((id(b), b) for b in memory["result"])
+        for step in loaded.plan.steps:
+            device = loaded.devices[step.device]
+            buffers = loaded.buffers_of(step, memory)
+            if step.program is None:
+                if buffers[0].nbytes:
+                    self.commands.append((device, Copy(buffers[0], buffers[1])))
+            elif step.parts > 0:
+                program = loaded.programs[step.program]
+                launch = Launch(program, tuple(buffers), (), (step.parts,))
+                self.commands.append((device, launch))
+
+    def add_written(self, memory: Buffer) -> None:
+        """An assign writes to this memory."""
+        self.written[id(memory)] = memory
+
+    def add_placed(self, memory: Buffer, array: np.ndarray) -> None:
+        """Host data came to this memory."""
+        self.placed[id(memory)] = (memory, array, array.copy())
+
+    def shared_arrays(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """(array, its content when it was placed) where others still hold the array's memory."""
+        found = []
+        for _, array, content in self.placed.values():
+            owner = array
+            while isinstance(owner.base, np.ndarray):
+                owner = owner.base
+            # Held by us: the base of `array` (or the table, for the array itself), `owner`, and
+            # the argument of getrefcount; `array` too where it is the owner.
+            ours = 4 if owner is array else 3
+            if sys.getrefcount(owner) > ours or owner.base is not None:
+                found.append((array, content))
+        return found
+
+
+def buffers_of(command: Launch | Copy) -> tuple[Buffer, ...]:
+    """The memory that a command reads or writes."""
+    if isinstance(command, Launch):
+        return command.buffers
+    return (command.destination, command.source)
+
+
+def root_of(buffer: Buffer) -> Buffer:
+    """The whole of which a buffer is a view."""
+    return buffer.base or buffer
