@@ -95,9 +95,7 @@ def test_a_dependent_reduction_gets_a_loop_of_its_own():
 def test_terms_of_a_group_are_added_one_after_the_other():
     r = UOp.range(4, AxisKind.REDUCE, 0)
     x = UOp.buffer(8, dtypes.float32, slot=1)
-    terms = UOp(
-        Op.GROUP, dtypes.float32, (x.index(r).load(), x.index(r + 4).load())
-    )
+    terms = UOp(Op.GROUP, dtypes.float32, (x.index(r).load(), x.index(r + 4).load()))
     value = UOp(Op.REDUCE, dtypes.float32, (terms, r), Op.ADD)
     kernel = UOp.sink(UOp.buffer(1, dtypes.float32, slot=0).index(0).store(value))
     data = kernels.numbers(8, dtypes.float32, 0)
