@@ -5,7 +5,7 @@ from __future__ import annotations
 import builtins
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import ml_dtypes
 import numpy as np
@@ -113,7 +113,7 @@ _SCALARS = {d.name: d for d in (*TENSOR_DTYPES, index, void)}
 globals()["bool"] = bool_  # `dtypes.bool`, as in torch.bool; this module itself uses bool_
 
 
-@lru_cache(maxsize=None)
+@cache
 def _lookup(name: str, lanes: int) -> DType:
     scalar = _SCALARS[name]
     return scalar if lanes == 1 else DType(name, scalar.itemsize, scalar.kind, lanes)

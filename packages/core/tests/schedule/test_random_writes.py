@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 
 pytest.importorskip("dovetile_cpu")
 
-from dovetile import Tensor  # noqa: E402
+from dovetile import Tensor
 
 _SIZE = 4
 Draw = Callable[[st.SearchStrategy[Any]], Any]

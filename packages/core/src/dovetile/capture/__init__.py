@@ -8,5 +8,6 @@
     step          one captured step: what must hold for a replay, and the replay
     build         makes a step of a recording
 """
+from __future__ import annotations
 
 from dovetile.capture.decorator import jit as jit

@@ -36,7 +36,7 @@ def bind_parts(sink: UOp) -> UOp:
     if not threads:
         return sink
     special = {r: UOp(Op.SPECIAL, r.dtype, r.src, "part") for r in threads}
-    return replace_axes(sink, special, {r: () for r in threads})
+    return replace_axes(sink, special, dict.fromkeys(threads, ()))
 
 
 def lower(sink: UOp, capabilities: Capabilities, name: str = "kernel") -> LinearKernel:

@@ -1,4 +1,4 @@
-"""Kernels from a placement: values get loops, kernels that share loops join, and all get an order."""
+"""Kernels from a placement: values get loops, kernels that share loops join, all get an order."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dovetile.ir.rewrite import substitute_ranges
 from dovetile.ir.uop import UOp, toposort
 from dovetile.plugins.specs import Capabilities
 from dovetile.schedule.place import Placement
-from dovetile.schedule.ranges import Check, RangeBuilder, _all
+from dovetile.schedule.ranges import Check, RangeBuilder, conjunction
 
 _ZERO = UOp.const(0)
 FAULT_SLOT = -1
@@ -156,9 +156,9 @@ class KernelMaker:
                 value = builder.value(root.src[1], indices)
                 address = buffer.index(position)
                 if root.arg is not None:
-                    guard = (value.const_like(0), _all(gate)) if gate else ()
+                    guard = (value.const_like(0), conjunction(gate)) if gate else ()
                     value = address.load(*guard).alu(root.arg, value)
-                effects.append(address.store(value, *([_all(gate)] if gate else [])))
+                effects.append(address.store(value, *([conjunction(gate)] if gate else [])))
                 kernel.writes[buffer] = root
                 if root.arg is not None or gate:
                     builder.reads.setdefault(buffer, set()).add(self._state_of(root.src[0]))
@@ -232,7 +232,7 @@ class KernelMaker:
     @staticmethod
     def _loop_order(loops: list[UOp], effects: list[UOp]) -> list[UOp]:
         """Loops that reductions inside depend on come first, so that each is computed once."""
-        used = {r: 0 for r in loops}
+        used = dict.fromkeys(loops, 0)
         for node in toposort(effects):
             if node.op is Op.REDUCE:
                 for r in node.ranges:
@@ -380,7 +380,7 @@ def _ordered_reductions(body: UOp) -> UOp:
     changes = {}
     for node in toposort(body):
         if node.op is Op.REDUCE and len(node.src) > 2:
-            used = {r: 0 for r in node.src[1:]}
+            used = dict.fromkeys(node.src[1:], 0)
             for inner in toposort(node.src[0]):
                 if inner.op is Op.REDUCE:
                     for r in inner.ranges:
