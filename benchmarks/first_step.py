@@ -14,7 +14,7 @@ import numpy
 import dovetile_nn
 import dovetile_optim
 from dovetile import Tensor, jit
-from dovetile.runtime import compiled_counts
+from dovetile.runtime import counters
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
     seconds = time.perf_counter() - start
     if not 1.0 < loss < 5.0:
         raise SystemExit(f"first_step.py: the loss is {loss}; with 10 classes it begins near 2.3")
-    print(seconds, compiled_counts.compiled)
+    print(seconds, counters().compiled)
 
 
 if __name__ == "__main__":

@@ -115,13 +115,13 @@ WARM = """
 import sys
 from dovetile.plugins import open_device
 from cpu_kernels import programs, zeros, read
-from dovetile.runtime import compiled_counts
+from dovetile.runtime import counters
 device = open_device("CPU")
 (parts,) = programs(device, "parts")
 out = zeros(device, 8)
 device.queue.launch(parts, [out, out], groups=(8,))
 assert read(out) == list(range(8))
-print(compiled_counts.compiled, "llvmlite" in sys.modules)
+print(counters().compiled, "llvmlite" in sys.modules)
 """
 
 

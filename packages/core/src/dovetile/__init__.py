@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from dovetile import dtypes as dtypes
     from dovetile.capture import jit as jit
+    from dovetile.runtime.counting import counters as counters
     from dovetile.tensor import Tensor as Tensor
     from dovetile.tensor import enable_grad as enable_grad
     from dovetile.tensor import is_grad_enabled as is_grad_enabled
@@ -31,6 +32,7 @@ _EXPORTS = {
     "grad": "dovetile.tensor.tensor",
     "jit": "dovetile.capture",
     "where": "dovetile.tensor.tensor",
+    "counters": "dovetile.runtime.counting",
     "get_rng_state": "dovetile.tensor.random",
     "host_generator": "dovetile.tensor.random",
     "initial_seed": "dovetile.tensor.random",

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from dovetile import environment
+from dovetile.runtime import counters
 from dovetile.runtime.compile import (
     binary_keys,
     compile_binaries,
     compile_programs,
-    compiled_counts,
 )
 
 
@@ -66,10 +66,10 @@ def test_each_distinct_source_is_compiled_once() -> None:
 def test_binaries_come_from_the_cache_in_the_next_process() -> None:
     compile_binaries(Compiler(), ["a", "b"])
     fresh = Compiler()
-    before = compiled_counts.from_cache
+    before = counters().from_cache
     assert compile_binaries(fresh, ["b", "z", "a"]) == [b"B", b"Z", b"A"]
     assert fresh.calls == [["z"]]
-    assert compiled_counts.from_cache == before + 2
+    assert counters().from_cache == before + 2
 
 
 def test_another_compiler_version_compiles_again() -> None:

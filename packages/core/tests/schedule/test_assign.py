@@ -7,12 +7,12 @@ import pytest
 
 pytest.importorskip("dovetile_cpu")
 
-from graphs import expect, place  # noqa: E402
+from graphs import expect, place
 
-from dovetile import Tensor, dtypes, schedule  # noqa: E402
-from dovetile.ir.ops import Op  # noqa: E402
-from dovetile.ir.uop import UOp  # noqa: E402
-from dovetile.schedule.realization import buffer_of  # noqa: E402
+from dovetile import Tensor, dtypes, schedule
+from dovetile.ir.ops import Op
+from dovetile.ir.uop import UOp
+from dovetile.schedule.realization import buffer_of
 
 
 def numbers(*shape: int) -> np.ndarray:
@@ -212,7 +212,7 @@ def test_views_share_memory() -> None:
 
 
 @pytest.mark.parametrize("same", [lambda x: x * 1, lambda x: x + 0, lambda x: x.maximum(x)])
-def test_a_result_equal_to_its_input_is_its_own(same) -> None:  # noqa: ANN001
+def test_a_result_equal_to_its_input_is_its_own(same) -> None:
     x = tensor(20)
     y = same(x)
     y.realize()

@@ -50,7 +50,7 @@ def test_nested_reductions_of_two_kinds_stay() -> None:
         lambda x: x.shrink(((0, 3), (1, 3))),
     ],
 )
-def test_sum_of_a_moved_sum_is_one(move) -> None:  # noqa: ANN001
+def test_sum_of_a_moved_sum_is_one(move) -> None:
     (only,) = reductions(simplified(move(ints(3, 4, 5).reduce(Op.ADD, 1)).reduce(Op.ADD, 1)))
     assert only.arg[0] is Op.ADD
 

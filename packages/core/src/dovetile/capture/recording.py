@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dovetile.runtime import Buffer, Copy, Device, Launch
+from dovetile.runtime import Buffer, Copy, Counters, Device, Launch
 
 if TYPE_CHECKING:
     from dovetile.schedule.run import LoadedPlan
@@ -23,16 +23,19 @@ class Recording:
     written: memory that assigns wrote to, by identity.
     results: memory that plans made for what they compute, by identity.
     placed: memory filled from host arrays, with the arrays and an untouched copy of each.
+    work: what the commands count for.
     """
 
     commands: list[tuple[Device, Launch | Copy]] = field(default_factory=list)
     written: dict[int, Buffer] = field(default_factory=dict)
     results: dict[int, Buffer] = field(default_factory=dict)
     placed: dict[int, tuple[Buffer, np.ndarray, np.ndarray]] = field(default_factory=dict)
+    work: Counters = field(default_factory=Counters)
 
     def add_plan(self, loaded: LoadedPlan, memory: Mapping[str, Sequence[Buffer]]) -> None:
         """A plan that is being run."""
         self.results.update((id(b), b) for b in memory["result"])
+        self.work.add(loaded.work)
         for step in loaded.plan.steps:
             device = loaded.devices[step.device]
             buffers = loaded.buffers_of(step, memory)

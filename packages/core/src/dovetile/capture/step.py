@@ -14,7 +14,8 @@ from dovetile import schedule
 from dovetile.capture.lists import Place, Replayable
 from dovetile.capture.surroundings import Surroundings
 from dovetile.ir.uop import UOp
-from dovetile.runtime import Buffer, Device
+from dovetile.runtime import Buffer, Counters, Device
+from dovetile.runtime.counting import total
 from dovetile.tensor import base, renewal
 from dovetile.tensor.base import TensorBase
 
@@ -87,6 +88,8 @@ class Step:
     arrays: list[tuple[np.ndarray, np.ndarray]]
     """Arrays of the user's whose values went in, with these values."""
     fresh: list[Fresh]
+    work: Counters
+    """What a replay counts for."""
     result: Result
     """Builds the function's result of the inputs and of the BUFFERs of the fresh results."""
     replays: int = 0
@@ -194,6 +197,7 @@ class Step:
         for state in self.states:
             state.set(state.value)
         self.replays += 1
+        total.add(self.work)
         result = self.result(tensors, nodes)
         self._seen_tensors = base._live.added
         return result

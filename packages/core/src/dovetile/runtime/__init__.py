@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dovetile.runtime.allocator import Allocation, CachingAllocator
 from dovetile.runtime.buffer import Buffer
-from dovetile.runtime.compile import Compiler, Renderer, compile_programs, compiled_counts
+from dovetile.runtime.compile import Compiler, Renderer, compile_programs
+from dovetile.runtime.counting import Counters, counters
 from dovetile.runtime.device import Device, get_device
 from dovetile.runtime.program import Program
 from dovetile.runtime.queue import (
@@ -31,6 +32,7 @@ __all__ = [
     "CommandList",
     "Compiler",
     "Copy",
+    "Counters",
     "Device",
     "Launch",
     "Program",
@@ -41,6 +43,6 @@ __all__ = [
     "SignalWait",
     "Timestamp",
     "compile_programs",
-    "compiled_counts",
+    "counters",
     "get_device",
 ]

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from dovetile import cache
 from dovetile.errors import CompileError, DovetileError
+from dovetile.runtime.counting import total
 
 if TYPE_CHECKING:
     from dovetile.lower.linear import LinearKernel
@@ -53,15 +53,6 @@ class Compiler(Protocol):
         ...
 
 
-@dataclass
-class Counts:
-    """How the kernels of this process came to be."""
-
-    compiled: int = 0
-    from_cache: int = 0
-
-
-compiled_counts = Counts()
 _NAMESPACE = "kernel"
 
 
@@ -90,13 +81,13 @@ def _binaries(compiler: Compiler, sources: dict[str, str]) -> dict[str, bytes]:
             missing[key] = source
         else:
             found[key] = entry[1]
-    compiled_counts.from_cache += len(found)
+    total.from_cache += len(found)
     if missing:
         header = {"compiler": compiler.fingerprint()}
         for key, binary in zip(missing, _compile(compiler, list(missing.values()))):
             cache.put(_NAMESPACE, key, header, binary)
             found[key] = binary
-        compiled_counts.compiled += len(missing)
+        total.compiled += len(missing)
     return found
 
 
@@ -145,7 +136,7 @@ def load_programs(kernels: Sequence[tuple[Device, str, str]]) -> list[Program] |
             entry = cache.get(_NAMESPACE, binary)
             if entry is None:
                 return None
-            compiled_counts.from_cache += 1
+            total.from_cache += 1
             with device.programs_lock:
                 program = device.programs.setdefault(key, device.load(entry[1], name))
         programs.append(program)

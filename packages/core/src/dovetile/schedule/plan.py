@@ -115,5 +115,5 @@ class Plan:
                 data["outputs"],
                 dict(data["faults"]),
             )
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, LookupError, TypeError, AttributeError):
             return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 from dovetile.runtime import Buffer, Device, Program
 from dovetile.runtime.compile import load_programs
 from dovetile.runtime.faults import check_faults, fault_buffer, register_faults
+from dovetile.runtime.counting import Counters, total
 from dovetile.schedule import debug
 from dovetile.schedule.plan import Plan, Step
 
@@ -35,10 +37,19 @@ class LoadedPlan:
             if any(r.kind == "fault" for r in step.memory):
                 fault_buffer(self.devices[step.device])
 
+    @functools.cached_property
+    def work(self) -> Counters:
+        """What one run counts for."""
+        launches = [s for s in self.plan.steps if s.program is not None and s.parts > 0]
+        return Counters(
+            len(launches), sum(s.operations for s in launches), sum(s.nbytes for s in launches)
+        )
+
     def run(self, inputs: Sequence[Buffer]) -> list[Buffer]:
         """Queues all steps; returns the buffers of the results. Does not wait."""
         memory, results = self.allocate(inputs)
         register_faults(self.plan.faults)
+        total.add(self.work)
         if (record := recording.get()) is not None:
             record.add_plan(self, memory)
         if debug.level() >= 2:
@@ -54,10 +65,10 @@ class LoadedPlan:
         """Runs step by step, each awaited and reported."""
         for step in self.plan.steps:
             device = self.devices[step.device]
-            device.synchronize()
+            device.wait()
             start = time.perf_counter()
             self.queue(step, memory)
-            device.synchronize()
+            device.wait()
             name = "copy" if step.program is None else self.plan.programs[step.program][1]
             debug.step(step, name, time.perf_counter() - start)
 

@@ -11,16 +11,16 @@ from dovetile.errors import ArgumentError, DTypeError, GradientError, ShapeError
 from dovetile.ir.ops import Op
 from dovetile.ir.uop import UOp
 from dovetile.tensor import placement
+from dovetile.tensor.attention import Attention
 from dovetile.tensor.base import TensorBase, detached
 from dovetile.tensor.creation import check_dtype, dtype_of_number
 from dovetile.tensor.nodes import constant
-from dovetile.tensor.random import Random
 
 if TYPE_CHECKING:
     import numpy as np
 
 
-class Tensor(Random):
+class Tensor(Attention):
     """An array of one dtype on one device, computed when its values are asked for.
 
     >>> from dovetile import Tensor
