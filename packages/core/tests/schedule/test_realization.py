@@ -19,7 +19,7 @@ from dovetile import Tensor, dtypes, environment, schedule  # noqa: E402
 from dovetile.errors import GraphError  # noqa: E402
 from dovetile.ir.ops import Op  # noqa: E402
 from dovetile.ir.uop import UOp, toposort  # noqa: E402
-from dovetile.runtime.compile import compiled_counts  # noqa: E402
+from dovetile.runtime.counting import total as compiled_counts  # noqa: E402
 from dovetile.schedule import make, realization  # noqa: E402
 
 
@@ -94,7 +94,7 @@ _PROGRAM = """
 import json
 import numpy as np
 from dovetile import Tensor
-from dovetile.runtime.compile import compiled_counts
+from dovetile.runtime.counting import total as compiled_counts
 from dovetile.schedule import realization
 
 made = []

@@ -33,7 +33,8 @@ class _Reference(weakref.ref):
 
 _table: dict[tuple, _Reference] = {}
 _lock = threading.RLock()
-_range_ids = itertools.count()
+# Canonical kernels number their loops from 0: a loop made later must not be one of those.
+_range_ids = itertools.count(1 << 32)
 _buffer_ids = itertools.count(1)
 
 

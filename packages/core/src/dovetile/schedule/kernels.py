@@ -23,11 +23,14 @@ _SMALL = 32768
 
 
 class NeedsCopy(Exception):
-    """A buffer's old content is needed after it has been overwritten."""
+    """The content that a buffer had in some state is needed after it has been overwritten.
 
-    def __init__(self, buffer: UOp) -> None:
-        super().__init__(buffer)
-        self.buffer = buffer
+    The state is the BUFFER for its first content, else the AFTER of the last write to it.
+    """
+
+    def __init__(self, state: UOp) -> None:
+        super().__init__(state)
+        self.state = state
 
 
 @dataclass(eq=False)
@@ -90,9 +93,9 @@ class KernelMaker:
             self._copy(root)
             return []
         kernel = Kernel([root], *self._shape_of(root))
-        builder = self.build(kernel)
         if 0 in kernel.shape:
             return []
+        builder = self.build(kernel)
         evicted = self._evict(kernel, builder)
         if root.op is Op.STORE and not evicted and self._overlaps(kernel):
             evicted = [root.src[1]]
@@ -424,7 +427,7 @@ class Dependencies:
                         self._edge(by_store.get(earlier), kernel)
             for buffer, states in kernel.reads.items():
                 if len(states) > 1:
-                    raise NeedsCopy(buffer)
+                    raise NeedsCopy(_oldest(buffer, states))
                 state = next(iter(states))
                 self._edge(writer.get(buffer), kernel)
                 seen = _history(state) if state is not None else set()
@@ -482,13 +485,19 @@ class Dependencies:
 
 
 def _contested(stack: list[Kernel]) -> UOp:
-    """A buffer of a dependency cycle whose old content should be kept aside."""
+    """A buffer of a dependency cycle, in the state that should be kept aside."""
     for kernel in stack:
         for other in stack:
             for buffer, root in other.writes.items():
                 if root.op is Op.STORE and buffer in kernel.reads and kernel is not other:
-                    return buffer
+                    return _oldest(buffer, kernel.reads[buffer])
     raise GraphError("[schedule] kernels depend on each other in a circle")
+
+
+def _oldest(buffer: UOp, states: Iterable[UOp | None]) -> UOp:
+    """The state that fewest writes have led to."""
+    state = min(states, key=lambda s: 0 if s is None else len(_history(s)))
+    return buffer if state is None else state
 
 
 def _history(view: UOp) -> set[UOp]:
