@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import arguments
+import augment
 import checkpoint
 import mnist_data
 import numpy
@@ -146,12 +147,13 @@ def main() -> None:
     while epoch < last:
         start = time.perf_counter()
         model.train()
-        # The order depends on the seed and the epoch alone, so a resumed run sees the same one.
-        order = numpy.random.default_rng([options.seed, epoch]).permutation(count)
+        # Order and shifts depend on the seed and the epoch alone: a resumed run sees the same.
+        generator = numpy.random.default_rng([options.seed, epoch])
+        order = generator.permutation(count)
         losses = []
         for step in range(steps):
             chosen = order[step * batch_size : (step + 1) * batch_size]
-            images = as_inputs(digits.train_images[chosen])
+            images = as_inputs(augment.shifted(digits.train_images[chosen], 2, generator))
             labels = Tensor(digits.train_labels[chosen].astype(numpy.int64))
             losses.append(train_step(images, labels).item())
             schedule.step()

@@ -8,9 +8,10 @@ import pytest
 
 from dovetile import dtypes
 from dovetile.ir.ops import AxisKind, Op
-from dovetile.ir.symbolic import linear_form
+from dovetile.ir.rewrite import rewrite, substitute
+from dovetile.ir.symbolic import linear_form, simplify_index
 from dovetile.ir.uop import UOp, toposort
-from dovetile.lower.expand import broadcast, expand, lane_numbers, lanes_of
+from dovetile.lower.expand import broadcast, expand, lane_pattern, lanes_of
 from dovetile.optimize.opts import Bind, Split, apply_opts
 
 UNROLL, VECTOR = AxisKind.UNROLL, AxisKind.VECTOR
@@ -60,11 +61,50 @@ def test_neighbours_become_one_access():
     assert not [n for n in toposort(expanded) if n.op is Op.RANGE and n is not r]
 
 
-def test_strides_become_a_vector_of_addresses():
+def test_near_strides_become_one_load_and_lanes_of_it():
     r, v = loop(2), loop(4, VECTOR, 1)
     expanded = expand(UOp.sink(OUT.index(r * 4 + v).store(A.index(v * 3 + r).load()).end(r, v)))
+    (load,), (extract,) = nodes(expanded, Op.LOAD), nodes(expanded, Op.EXTRACT)
+    assert load.dtype.lanes == 10  # from the first lane to the last, and not beyond
+    assert extract.arg == (0, 3, 6, 9)
+
+
+def test_far_strides_become_a_vector_of_addresses():
+    r, v = loop(2), loop(4, VECTOR, 1)
+    expanded = expand(UOp.sink(OUT.index(r * 4 + v).store(A.index(v * 20 + r).load()).end(r, v)))
     (load,) = nodes(expanded, Op.LOAD)
     assert load.src[0].src[1].dtype.lanes == 4
+
+
+def test_reversed_neighbours():
+    r, v = loop(2), loop(8, VECTOR, 1)
+    kernel = UOp.sink(OUT.index(r * 8 + v).store(A.index(v * -1 + r + 7).load()).end(r, v))
+    data, old = kernels.numbers(64, dtypes.float32, 3), kernels.numbers(64, dtypes.float32, 4)
+    expected = np.concatenate([data[7::-1], data[8:0:-1], old[16:]])
+    case = kernels.Case("reversed", kernel, (old, data), {0: expected})
+    case.compare(case.results(kernel))
+
+
+@pytest.mark.parametrize("op", [Op.FLOORDIV, Op.FLOORMOD])
+@pytest.mark.parametrize(("stride", "scale", "divisor"), [(12, 1, 3), (12, 2, 4), (6, -1, 6)])
+def test_quotients_and_remainders_have_known_lanes(op: Op, stride: int, scale: int, divisor: int):
+    r, v = loop(5), loop(8, VECTOR, 1)
+    index = (r * stride + v * scale + 8).alu(op, divisor)
+    pattern = lane_pattern(index)
+    assert pattern is not None
+    start, steps = pattern
+    for i in range(5):
+        first = rewrite(substitute(start, {r: UOp.const(i)}), simplify_index).arg
+        for lane in range(8):
+            whole = i * stride + lane * scale + 8
+            right = whole // divisor if op is Op.FLOORDIV else whole % divisor
+            assert first + steps[lane] == right
+
+
+def test_lanes_that_depend_on_other_loops_have_no_pattern():
+    r, v = loop(5), loop(8, VECTOR, 1)
+    assert lane_pattern((r * 5 + v).alu(Op.FLOORDIV, 3)) is None
+    assert lane_pattern(v.alu(Op.MIN, 3)) is None
 
 
 def test_one_element_is_loaded_once_and_repeated():
@@ -138,4 +178,3 @@ def test_helpers():
     one = UOp.const(1.0, dtypes.float32)
     assert broadcast(one, 4).dtype.lanes == 4 and broadcast(one, 1) is one
     assert broadcast(broadcast(one, 4), 4) is broadcast(one, 4)
-    assert [s.arg for s in lane_numbers(3, 5).src] == [0, 5, 10]

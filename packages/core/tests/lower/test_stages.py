@@ -29,9 +29,7 @@ def test_a_panel_is_filled_once_for_all_its_points():
     (panel,) = buffers(lowered, AddressSpace.LOCAL)
     assert (panel.arg.size, panel.arg.slot) == (20, 0)
     assert not [n for n in toposort(lowered) if n.op is Op.STAGE]
-    (fill,) = [
-        n for n in toposort(lowered) if n.op is Op.END and n is not lowered.src[0]
-    ]
+    (fill,) = [n for n in toposort(lowered) if n.op is Op.END and n is not lowered.src[0]]
     assert [r.src[0].arg for r in fill.src[1:]] == [4, 5]
     # The loops that fill are not those that read.
     assert not set(fill.src[1:]) & set(lowered.src[0].src[1:])
@@ -79,7 +77,9 @@ def test_a_stage_inside_a_stage():
     case.compare(case.results(kernel))
 
 
-@pytest.mark.parametrize(("sizes", "strides"), [([5], [1]), ([2, 5], [5, 1]), ([3, 2, 5], [10, 5, 1])])
+@pytest.mark.parametrize(
+    ("sizes", "strides"), [([5], [1]), ([2, 5], [5, 1]), ([3, 2, 5], [10, 5, 1])]
+)
 def test_positions_are_row_major(sizes: list[int], strides: list[int]):
     from dovetile.ir.symbolic import linear_form
 
