@@ -38,9 +38,7 @@ class _Run:
         self.scratch = np.full(kernel.local_bytes, 255, np.uint8)
         self.memory: dict[UOp, np.ndarray] = {}
         self.values: dict[UOp, np.ndarray] = {}
-        self.ends: dict[UOp, int] = {
-            n.src[1]: i for i, n in enumerate(self.uops) if n.op is Op.END
-        }
+        self.ends: dict[UOp, int] = {n.src[1]: i for i, n in enumerate(self.uops) if n.op is Op.END}
 
     def block(self, first: int, last: int) -> None:
         i = first

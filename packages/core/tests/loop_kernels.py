@@ -89,9 +89,11 @@ def numbers(count: int, dtype: DType, seed: int) -> np.ndarray:
     return random.integers(0, 2 if dtype.kind == "b" else 50, count).astype(dtypes.to_numpy(dtype))
 
 
-def case(name: str, value: UOp, inputs: Sequence[UOp], reference: Callable[..., np.ndarray]) -> Case:
+def case(
+    name: str, value: UOp, inputs: Sequence[UOp], reference: Callable[..., np.ndarray]
+) -> Case:
     """The case of a value that the scheduler computes in one kernel."""
-    devices = {"HOST": SimpleNamespace(capabilities=WIDE)}
+    devices = {"HOST": SimpleNamespace(capabilities=SCALAR)}
     kernels, _, _ = schedule(UOp.sink(value), devices, "HOST")  # type: ignore[arg-type]
     assert len(kernels) == 1, f"{name}: {len(kernels)} kernels"
     ast = kernels[0].ast

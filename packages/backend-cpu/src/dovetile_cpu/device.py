@@ -98,12 +98,12 @@ class CpuDevice(Device):
         memory_map.libc().free(ctypes.c_void_p(allocation.address))
 
     def copy_in(self, address: int, content: memoryview) -> None:
-        self.synchronize()
+        self.wait()
         memory = (ctypes.c_char * content.nbytes).from_address(address)
         memoryview(memory).cast("B")[:] = content.cast("B")
 
     def copy_out(self, content: memoryview, address: int) -> None:
-        self.synchronize()
+        self.wait()
         memory = (ctypes.c_char * content.nbytes).from_address(address)
         content.cast("B")[:] = memoryview(memory).cast("B")
 

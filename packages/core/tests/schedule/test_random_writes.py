@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import hypothesis.strategies as st
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ pytest.importorskip("dovetile_cpu")
 from dovetile import Tensor
 
 _SIZE = 4
+Draw = Callable[[st.SearchStrategy[Any]], Any]
 
 
 class Program:
@@ -23,7 +27,7 @@ class Program:
         self.tensors = [Tensor(a.copy()) for a in self.memory]
         self.lazy: list[tuple[Tensor, np.ndarray]] = []
 
-    def view(self, draw: st.DrawFn, pair: tuple) -> tuple:
+    def view(self, draw: Draw, pair: tuple) -> tuple:
         kind = draw(st.sampled_from(["whole", "whole", "transpose", "rows", "columns"]))
         x, a = pair
         if kind == "transpose":
@@ -35,11 +39,11 @@ class Program:
             return x[:, start : start + 2], a[:, start : start + 2]
         return x, a
 
-    def source(self, draw: st.DrawFn) -> tuple:
+    def source(self, draw: Draw) -> tuple:
         pairs = [*zip(self.tensors, self.memory), *self.lazy]
         return draw(st.sampled_from(pairs))
 
-    def value(self, draw: st.DrawFn) -> tuple:
+    def value(self, draw: Draw) -> tuple:
         x, a = self.source(draw)
         kind = draw(st.sampled_from(["scale", "flip", "transpose", "sum", "add", "self", "same"]))
         if kind == "scale":
@@ -58,7 +62,7 @@ class Program:
             return x + y, a + b
         return x.maximum(y) * 1, np.maximum(a, b)
 
-    def step(self, draw: st.DrawFn) -> None:
+    def step(self, draw: Draw) -> None:
         kind = draw(st.sampled_from(["assign", "assign", "assign", "lazy", "realize", "item"]))
         if kind == "lazy":
             x, a = self.value(draw)
@@ -86,17 +90,12 @@ class Program:
             np.testing.assert_array_equal(x.numpy(), a)
 
 
-@st.composite
-def programs(draw: st.DrawFn) -> Program:
-    program = Program()
-    for _ in range(draw(st.integers(1, 9))):
-        program.step(draw)
-    return program
-
-
 @settings(
-    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
 )
-@given(program=programs())
-def test_programs(program: Program) -> None:
+@given(data=st.data())
+def test_programs(data: st.DataObject) -> None:
+    program = Program()
+    for _ in range(data.draw(st.integers(1, 9))):
+        program.step(data.draw)
     program.check()

@@ -16,6 +16,7 @@ from dovetile.errors import JitError
 from dovetile.ir.ops import Op
 from dovetile.ir.uop import UOp
 from dovetile.runtime import Buffer, Copy
+from dovetile.schedule.run import copy
 from dovetile.tensor import base, no_grad, realize_all, renewal
 from dovetile.tensor.base import TensorBase
 
@@ -44,6 +45,9 @@ class Capture:
         self.recording = Recording()
         self.result: Any = None
         """The result of the run, where no step can be made of it."""
+        self.moved: set[tuple[int, int]] = set()
+        self.carried: dict[int, UOp] = {}
+        """What Tensors were that have moved to the memory of those before them, by identity."""
         self.end: list[Copy] = []
         """Copies after everything else: results that stay in use, state that moves on."""
 
@@ -130,9 +134,9 @@ class Capture:
         """The next replay is to find the new value where this one found the old one."""
         label = self.surroundings.label(index)
         target, source = schedule.memory_of(old.uop), schedule.memory_of(new.uop)
+        if (id(old), id(new)) in self.moved:
+            return
         if target is None or source is None or target is source:
-            if target is source and old.shape == new.shape:
-                return
             raise Unsteady(f"{label} was set to a view of itself or to a constant")
         if not any(new is t for t in self.escaped) and id(root_of(source)) in self.existing:
             raise JitError(
@@ -144,14 +148,36 @@ class Capture:
                 f"[jit] {label} goes from {old.dtype.name} {old.shape} to {new.dtype.name} "
                 f"{new.shape}; what a captured step carries on must keep its shape and dtype"
             )
-        if source.nbytes != target.nbytes or schedule.whole_memory(old.uop) is None:
+        if schedule.whole_memory(old.uop) is None:
             raise JitError(f"[jit] {label} is a view of a larger tensor; set it to a clone()")
-        self.end.append(Copy(target, source))
-        self.recording.written[id(target)] = target
+        if new.requires_grad and new.is_leaf:
+            raise JitError(
+                f"[jit] {label} is set to a new tensor with requires_grad=True; a captured step "
+                "keeps such tensors: assign() the new values"
+            )
+        again = any(identity == id(old) for identity, _ in self.moved)
+        if again or any(memory is target for memory in self.memory) or self._is_elsewhere(old):
+            raise Unsteady(f"{label} was set anew, while the old tensor has other uses")
+        self.moved.add((id(old), id(new)))
+        # In memory of its own: the old tensor may be in somebody's hands.
+        state = Buffer(target.device, target.nbytes, target.dtype)
+        self.end.append(Copy(state, source))
+        copy(state, source)
+        state.device.queue.submit()
+        self.recording.replace(target, state)
+        self.recording.written[id(state)] = state
+        self.used[id(state)] = state
+        self.carried[id(new)] = schedule.realized(new.uop)
+        node = UOp.buffer(old.uop.size, old.dtype, state.device.name)
+        schedule.attach(node, state)
         new.requires_grad = False
         new._release()
-        new._adopt(old.uop)
-        self.owners.setdefault(id(target), []).append(new)
+        new._adopt(node.reshape(new.shape))
+        self.owners[id(state)] = [new]
+
+    def _is_elsewhere(self, old: TensorBase) -> bool:
+        """Whether the function can still reach a tensor that it has replaced in one place."""
+        return any(value is old for value in self.surroundings.read())
 
     def _settle(self, tensors: list[TensorBase]) -> None:
         """Tensors made by the step are memory from now on: a replay builds no graph."""
@@ -228,9 +254,12 @@ class Capture:
         self, tensor: TensorBase, staying: set[int], numbers: dict[int, int]
     ) -> tuple[Callable[[Sequence[TensorBase], Sequence[UOp]], TensorBase], TensorBase]:
         """(what makes a result of a replay, the same of this run)."""
-        node = schedule.realized(tensor.uop)
-        memory = schedule.memory_of(node)
         kind = type(tensor)
+        node = schedule.realized(tensor.uop)
+        if id(tensor) in self.carried:
+            node = self.carried[id(tensor)]
+            tensor = _adopted(kind, _moves(node), _base(node))
+        memory = schedule.memory_of(node)
         if memory is None:  # a constant
             return lambda *_: kind._new(node), tensor
         moves = _moves(node)
@@ -251,9 +280,9 @@ class Capture:
             if alone:
                 self.fresh.append((memory, memory))
             else:
-                copy = Buffer(memory.device, memory.nbytes, memory.dtype)
-                self.end.insert(0, Copy(copy, memory))
-                self.fresh.append((copy, memory))
+                other = Buffer(memory.device, memory.nbytes, memory.dtype)
+                self.end.insert(0, Copy(other, memory))
+                self.fresh.append((other, memory))
         index = numbers[id(memory)]
         if self.fresh[index][0] is not memory:
             with no_grad():
@@ -334,12 +363,16 @@ def _moves(node: UOp) -> list[UOp]:
     return moves
 
 
-def _view(node: UOp) -> UOp:
-    """A view of memory without the history of the memory."""
-    moves = _moves(node)
+def _base(node: UOp) -> UOp:
+    """The BUFFER of a view of memory."""
     while node.op is not Op.BUFFER:
         node = schedule.realized(node.src[0])
-    return _moved(moves, node)
+    return node
+
+
+def _view(node: UOp) -> UOp:
+    """A view of memory without the history of the memory."""
+    return _moved(_moves(node), _base(node))
 
 
 def _moved(moves: list[UOp], node: UOp) -> UOp:

@@ -70,7 +70,7 @@ class Replayable:
 
     def _synchronize(self) -> None:
         for device in self._devices:
-            device.synchronize()
+            device.wait()
 
     # -- building ------------------------------------------------------------------------------
 

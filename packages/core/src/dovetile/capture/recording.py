@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -53,6 +54,18 @@ class Recording:
     def add_placed(self, memory: Buffer, array: np.ndarray) -> None:
         """Host data came to this memory."""
         self.placed[id(memory)] = (memory, array, array.copy())
+
+    def replace(self, old: Buffer, new: Buffer) -> None:
+        """Let the commands use other memory."""
+        swap = {id(old): new}
+        for number, (device, command) in enumerate(self.commands):
+            if any(buffer is old for buffer in buffers_of(command)):
+                buffers = tuple(swap.get(id(b), b) for b in buffers_of(command))
+                if isinstance(command, Launch):
+                    changed = dataclasses.replace(command, buffers=buffers)
+                else:
+                    changed = Copy(*buffers)
+                self.commands[number] = (device, changed)
 
     def shared_arrays(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """(array, its content when it was placed) where others still hold the array's memory."""

@@ -15,9 +15,8 @@ from __future__ import annotations
 import operator
 import os
 import sys
-import sysconfig
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
@@ -29,6 +28,7 @@ _MISSING = object()
 _LARGEST_CONTAINER = 4096  # larger ones count by identity and length alone
 _MOST_PLACES = 100_000
 _DEEPEST = 40
+_PACKAGE_FOLDERS = frozenset({"site-packages", "dist-packages"})
 
 
 @dataclass
@@ -38,7 +38,8 @@ class Holder:
     label: str
     read: Callable[[], Iterable[Any]]
     write: Callable[[int, Any], None]
-    count: int = 0
+    names: Sequence[str]
+    count: int
 
 
 class Surroundings:
@@ -88,7 +89,7 @@ class Surroundings:
     def label(self, place: int) -> str:
         """Where a place is, for messages."""
         holder, index = self._find(place)
-        return f"{holder.label}, item {index}" if holder.count > 1 else holder.label
+        return holder.names[index] if index < len(holder.names) else holder.label
 
     def setter(self, place: int) -> Callable[[Any], None]:
         """Sets the value of a place."""
@@ -105,10 +106,14 @@ class Surroundings:
     # -- finding the places --------------------------------------------------------------------
 
     def _add(
-        self, label: str, read: Callable[[], Iterable[Any]], write: Callable[[int, Any], None]
+        self,
+        label: str,
+        read: Callable[[], Iterable[Any]],
+        write: Callable[[int, Any], None],
+        names: Sequence[str] = (),
     ) -> list[Any]:
         values = list(read())
-        self._holders.append(Holder(label, read, write, len(values)))
+        self._holders.append(Holder(label, read, write, names, len(values)))
         self._places += len(values)
         return values
 
@@ -161,7 +166,7 @@ class Surroundings:
         return found
 
     def _walk_dict(self, table: dict, owner: object, label: str, depth: int) -> bool:
-        untracked = getattr(owner, "untracked_by_jit", ())
+        untracked = getattr(type(owner), "untracked_by_jit", ())
         if len(table) > _LARGEST_CONTAINER:
             return False
         if not untracked and not any(_is_ours(v) for v in table.values()):
@@ -170,9 +175,9 @@ class Surroundings:
         else:
             keys = [k for k, v in table.items() if k not in untracked and not _is_ours(v)]
             read = partial(_read_keys_and_size, table, keys)
-        values = self._add(label, read, lambda i, v: operator.setitem(table, keys[i], v))
         dotted = table is not owner
         names = [f"{label}.{k}" if dotted else f"{label}[{k!r}]" for k in keys]
+        values = self._add(label, read, lambda i, v: operator.setitem(table, keys[i], v), names)
         return any([self._walk(v, name, depth) for v, name in zip(values, names)])
 
     def _walk_sequence(self, items: list | tuple, label: str, depth: int) -> bool:
@@ -181,7 +186,8 @@ class Surroundings:
                 self._add(label, lambda: (len(items),), _refuse)
             return False
         if isinstance(items, list):
-            self._add(label, lambda: items, lambda i, v: operator.setitem(items, i, v))
+            names = [f"{label}[{i}]" for i in range(len(items))]
+            self._add(label, lambda: items, lambda i, v: operator.setitem(items, i, v), names)
         return any([self._walk(v, f"{label}[{i}]", depth) for i, v in enumerate(items)])
 
     def _walk_slots(self, value: object, label: str, depth: int) -> bool:
@@ -198,6 +204,7 @@ class Surroundings:
             label,
             lambda: [getattr(value, name, _MISSING) for name in names],
             lambda i, v: setattr(value, names[i], v),
+            [f"{label}.{name}" for name in names],
         )
         return any([self._walk(v, f"{label}.{n}", depth) for v, n in zip(values, names)])
 
@@ -205,13 +212,14 @@ class Surroundings:
         names = [
             name
             for name, held in vars(value).items()
-            if not name.startswith("__") and not callable(held) and not hasattr(held, "__get__")
+            if not name.startswith("__") and not callable(held) and not hasattr(type(held), "__get__")
         ]
         table = vars(value)
         values = self._add(
             label,
             lambda: [table.get(name, _MISSING) for name in names],
             lambda i, v: setattr(value, names[i], v),
+            [f"{label}.{name}" for name in names],
         )
         return any([self._walk(v, f"{label}.{n}", depth) for v, n in zip(values, names)])
 
@@ -221,12 +229,13 @@ class Surroundings:
         found = False
         cells = function.__closure__ or ()
         if cells:
+            names = function.__code__.co_freevars
             values = self._add(
                 f"variables of {label}",
                 lambda: [_content(cell) for cell in cells],
                 lambda i, v: setattr(cells[i], "cell_contents", v),
+                names,
             )
-            names = function.__code__.co_freevars
             found = any([self._walk(v, name, depth) for v, name in zip(values, names)])
         found = self._walk_globals(function, label, depth) or found
         for default in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
@@ -243,6 +252,7 @@ class Surroundings:
             f"globals of {label}",
             lambda: [table.get(name, _MISSING) for name in names],
             lambda i, v: operator.setitem(table, names[i], v),
+            names,
         )
         for value, name in zip(values, names):
             if isinstance(value, types.ModuleType) and not _is_foreign_module(value.__name__):
@@ -330,5 +340,4 @@ def _is_foreign_module(name: str | None) -> bool:
     if root.startswith("dovetile_"):
         return False
     path = getattr(sys.modules.get(root), "__file__", None) or ""
-    folders = {sysconfig.get_paths()[key] for key in ("purelib", "platlib")}
-    return any(path.startswith(folder + os.sep) for folder in folders)
+    return not _PACKAGE_FOLDERS.isdisjoint(path.split(os.sep))

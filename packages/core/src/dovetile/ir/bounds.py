@@ -97,9 +97,9 @@ def _exact(node: UOp) -> Bounds | None:
     if op is Op.XOR and node.dtype.kind == "b" and c == d:
         return (not b, not a) if c else (a, b)
     if op is Op.SHL and 0 <= c <= d < 64 and a >= 0:
-        return (a << c, b << d)
+        return (int(a) << int(c), int(b) << int(d))
     if op is Op.SHR and 0 <= c <= d < 64 and a >= 0:
-        return (a >> d, b >> c)
+        return (int(a) >> int(d), int(b) >> int(c))
     return None
 
 

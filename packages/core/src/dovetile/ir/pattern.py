@@ -194,7 +194,7 @@ class _Code:
         orders = [names]
         ops = pattern.op_list if op is None else (op,)
         if count == 2 and not pattern.ordered and all(o in COMMUTATIVE for o in ops):
-            if not _interchangeable(*pattern.src, bound):
+            if not _interchangeable(pattern.src[0], pattern.src[1], bound):
                 orders.append(names[::-1])
         for order in orders:
             yield from self.sources(pattern.src, order, lines, bound)

@@ -36,8 +36,8 @@ def rewrite(
     # (node, None): look at the node. (node, other): it becomes what `other` has become.
     stack: list[tuple[UOp, UOp | None]] = [(root, None)]
     enter = stack.append
-    replaced: set[UOp] = set()
-    limit = _FREE_STEPS
+    waiting_for: set[UOp] = set()  # replaced nodes whose replacement is not done
+    steps, limit = 0, _FREE_STEPS
     while stack:
         node, becomes = stack.pop()
         if node in done:
@@ -69,32 +69,43 @@ def rewrite(
         if not same and changed in done:
             done[node] = done[changed]
             continue
-        matcher = matchers[changed.op]
-        result = None if matcher is None else matcher(changed, ctx)
-        if result is None:
-            done[node] = done[changed] = changed
-            if bit:
-                mark_final(changed, changed._final | bit)
-        elif result in done:
-            done[node] = done[changed] = done[result]
-        else:
-            if changed in replaced:  # and not done: it has come up inside its own replacement
+        chain = [node] if same else [node, changed]
+        while True:
+            matcher = matchers[changed.op]
+            result = None if matcher is None else matcher(changed, ctx)
+            if result is None:
+                final = changed
+                if bit:
+                    mark_final(changed, changed._final | bit)
+                break
+            final = done.get(result)
+            if final is not None:
+                break
+            if result in chain or changed in waiting_for:
                 raise GraphError(
                     f"[rewrite] the rules {rules.name!r} turn {changed!r} into something that "
                     "contains it; a replacement must be simpler"
                 )
-            replaced.add(changed)
-            if len(replaced) > limit:
+            steps += 1
+            if steps > limit:
                 limit = _FREE_STEPS + _STEPS_PER_NODE * len(toposort(root))
-                if len(replaced) > limit:
+                if steps > limit:
                     raise GraphError(
                         f"[rewrite] the rules {rules.name!r} do not come to an end; "
                         f"the last node was {changed!r}"
                     )
-            if changed is not node:
-                enter((node, changed))
-            enter((changed, result))
+            if len(chain) < 16 and all(done.get(s) is s for s in result.src):
+                chain.append(result)  # nothing to wait for
+                changed = result
+                continue
+            waiting_for.update(chain)
+            for replaced in chain:
+                enter((replaced, result))
             enter((result, None))
+            break
+        if final is not None:
+            for replaced in chain:
+                done[replaced] = final
     return done[root]
 
 

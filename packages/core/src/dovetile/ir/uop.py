@@ -33,7 +33,8 @@ class _Reference(weakref.ref):
 
 _table: dict[tuple, _Reference] = {}
 _lock = threading.RLock()
-_range_ids = itertools.count()
+# Canonical kernels number their loops from 0: a loop made later must not be one of those.
+_range_ids = itertools.count(1 << 32)
 _buffer_ids = itertools.count(1)
 
 
@@ -164,6 +165,14 @@ class UOp:
     @staticmethod
     def const(value: Scalar, dtype: DType = dtypes.index) -> UOp:
         """A constant, rounded or wrapped to `dtype`."""
+        if dtype is dtypes.index and type(value) is int:
+            # Small ones are asked for all the time, and kept.
+            found = _small_integers.get(value)
+            if found is None:
+                found = UOp(Op.CONST, dtype, (), dtype.convert(value))
+                if -_SMALL <= value <= _SMALL:
+                    _small_integers[value] = found
+            return found
         return UOp(Op.CONST, dtype, (), dtype.convert(value))
 
     def const_like(self, value: Scalar) -> UOp:
@@ -382,6 +391,8 @@ class UOp:
 
 
 _new = object.__new__
+_small_integers: dict[int, UOp] = {}
+_SMALL = 4096
 # The way past __setattr__.
 _put_op, _put_dtype, _put_src, _put_arg, mark_final = (
     UOp.__dict__[name].__set__ for name in ("op", "dtype", "src", "arg", "_final")

@@ -43,7 +43,7 @@ def broadcast(value: UOp, lanes: int) -> UOp:
 class _Expander:
     def __init__(self) -> None:
         self.copies: dict[UOp, Copies] = {}
-        # For an address the places of its lanes from the first on; None where they are not constant.
+        # For an address the places of its lanes; None where they are only known at run time.
         self.offsets: dict[UOp, list[int] | None] = {}
 
     def run(self, sink: UOp) -> UOp:
@@ -152,6 +152,8 @@ class _Expander:
         address, rest = src[0], src[1:]
         gated = len(src) > (1 if node.op is Op.LOAD else 2)
         if offsets is not None and lanes > 1:
+            if len(offsets) == 1:  # one place for all lanes, which differ in their value or gate
+                offsets = offsets * lanes
             start, span = min(offsets), max(offsets) - min(offsets) + 1
             if span == 1 and node.op is Op.LOAD and all(s.dtype.lanes == 1 for s in rest):
                 return node.replace(src=src)  # one element, repeated where it is used

@@ -11,6 +11,7 @@ from dovetile.dtypes import DType, Scalar
 from dovetile.ir.ops import AddressSpace, Op
 from dovetile.ir.rewrite import substitute, substitute_ranges
 from dovetile.ir.uop import UOp, toposort
+from dovetile.lower.stages import unused_ids
 
 
 def identity(op: Op, dtype: DType) -> Scalar:
@@ -27,6 +28,7 @@ def constant(value: Scalar, dtype: DType) -> UOp:
 def lower_reductions(sink: UOp) -> UOp:
     """`sink` without REDUCE nodes."""
     slots = itertools.count()
+    ids = unused_ids(sink)
     used: set[UOp] = set()
     while groups := _innermost(sink):
         replacements: dict[UOp, UOp] = {}
@@ -34,7 +36,7 @@ def lower_reductions(sink: UOp) -> UOp:
             if used.isdisjoint(ranges):
                 inner = ranges
             else:  # these loops exist already: a second nest needs loops of its own
-                inner = tuple(UOp.range(r.src[0], r.arg.kind) for r in ranges)
+                inner = tuple(UOp.range(r.src[0], r.arg.kind, next(ids)) for r in ranges)
             used.update(inner)
             replacements.update(_loop(reductions, dict(zip(ranges, inner)), outer, slots))
         sink = substitute(sink, replacements)

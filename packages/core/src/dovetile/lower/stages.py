@@ -6,7 +6,9 @@ the linearizer puts it at the innermost open loop of its value.
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterator
 
 from dovetile.ir.ops import AddressSpace, Op
 from dovetile.ir.rewrite import substitute, substitute_ranges
@@ -17,7 +19,7 @@ _ALIGNMENT = 64
 
 def lower_stages(sink: UOp) -> tuple[UOp, int]:
     """`sink` without STAGE nodes, and the bytes of LOCAL memory that it needs."""
-    offset = 0
+    offset, ids = 0, unused_ids(sink)
     while (stages := [n for n in toposort(sink) if n.op is Op.STAGE]) :
         # Innermost first: the list is sorted sources first, and one replacement may hold others.
         stage = stages[0]
@@ -30,7 +32,7 @@ def lower_stages(sink: UOp) -> tuple[UOp, int]:
         if space is AddressSpace.LOCAL:
             nbytes = count * value.dtype.itemsize
             offset += -(-nbytes // _ALIGNMENT) * _ALIGNMENT
-        inner = tuple(UOp.range(r.src[0], r.arg.kind) for r in ranges)
+        inner = tuple(UOp.range(r.src[0], r.arg.kind, next(ids)) for r in ranges)
         fill_value = substitute_ranges(value, dict(zip(ranges, inner)))
         outer = sorted(fill_value.ranges.difference(inner), key=lambda r: r.arg.id)
         place = buffer.after(*outer)
@@ -38,6 +40,13 @@ def lower_stages(sink: UOp) -> tuple[UOp, int]:
         held = buffer.after(fill).index(position(ranges, sizes)).load()
         sink = substitute(sink, {stage: held})
     return sink, offset
+
+
+def unused_ids(sink: UOp) -> Iterator[int]:
+    """Numbers for new RANGEs: those of a kernel count from 0, as those of a process do, so that a
+    number which is new in the process may be taken here."""
+    taken = [n.arg.id for n in toposort(sink) if n.op is Op.RANGE]
+    return itertools.count(max(taken, default=-1) + 1)
 
 
 def position(ranges: tuple[UOp, ...], sizes: list[int]) -> UOp:

@@ -105,9 +105,7 @@ def _priced(
     # Two multiply-adds, two loads a cycle; four cycles until a sum can be added to again.
     per_step = max(rows * vectors / 2, (rows + vectors) / 2, 4.0) + 0.5
     cycles = steps * blocks_v * blocks_c * per_step
-    reuse = blocks_c * extent(
-        tuple(r for r in facts.free if r not in b.ranges and r is not column)
-    )
+    reuse = blocks_c * extent(tuple(r for r in facts.free if r not in b.ranges and r is not column))
     panel = extent(reduced) * width * b.dtype.itemsize
     packed = (not contiguous or not plain or (reuse >= 6 and panel > 8192)) and (
         panel <= capabilities.local_bytes
@@ -155,6 +153,7 @@ def _schedule(
     sizes[panel], sizes[block] = panels, blocks
     loops = [*(r.arg.id for r in batch), panel, *(r.arg.id for r in others), block]
     parallel = _parallel_axis(loops, sizes, batch, capabilities, facts.work)
+    shared: int | None = None
     if parallel is not None:
         axis, parts = parallel
         n = sizes[axis]
@@ -165,6 +164,7 @@ def _schedule(
         else:
             loops.remove(axis)
             loops.insert(0, axis)
+        shared = axis
     opts.append(Order((*loops, c, unrolled, v)))
     opts.append(Bind(v, AxisKind.VECTOR))
     opts.append(Bind(unrolled, AxisKind.UNROLL))
@@ -175,8 +175,8 @@ def _schedule(
     if tile.packed:
         held = tuple(r.arg.id for r in reduced if r in b.ranges)
         opts.append(Stage(tile.operand, (*held, unrolled, v)))
-    if parallel is not None:
-        opts.append(Bind(axis, AxisKind.THREAD))
+    if shared is not None:
+        opts.append(Bind(shared, AxisKind.THREAD))
     return opts
 
 

@@ -140,7 +140,7 @@ def _vector_axes(
         for node in facts.reductions:
             if vector is None or vector not in node.ranges:
                 choice = _reduced_axis(facts, node, lanes, unrolled)
-                if choice is not None:
+                if choice is not None and _lanes_free(node, choice, reduced):
                     reduced[node] = choice
         inside = {r: axis for r in facts.reductions if (axis := reduced.get(r)) is not None}
         axes = set(inside.values())
@@ -152,6 +152,15 @@ def _vector_axes(
             best = (cost, vector, reduced)
     assert best is not None
     return best[1], best[2]
+
+
+def _lanes_free(node: UOp, axis: UOp, reduced: dict[UOp, UOp]) -> bool:
+    """Whether no value would get lanes along `axis` and along that of another reduction, which is
+    nested with this one."""
+    return all(
+        other is axis or other not in node.src[0].ranges and axis not in inner.src[0].ranges
+        for inner, other in reduced.items()
+    )
 
 
 def _reduced_axis(facts: Analysis, node: UOp, lanes: int, unrolled: list[UOp]) -> UOp | None:

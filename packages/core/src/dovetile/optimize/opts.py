@@ -276,11 +276,10 @@ class Tail:
             if node.op is Op.REDUCE and old in node.src[1:]:
                 ranges = tuple(body if r is old else r for r in node.src[1:])
                 tails = tuple(rest if r is old else r for r in node.src[1:])
-                first = UOp(Op.REDUCE, node.dtype,
-                            (substitute_ranges(node.src[0], {old: body}), *ranges), node.arg)  # fmt: skip
-                last = UOp(Op.REDUCE, node.dtype,
-                           (substitute_ranges(node.src[0], {old: rest + main}), *tails), node.arg)  # fmt: skip
-                changes[node] = first.alu(node.arg, last)
+                main_body = substitute_ranges(node.src[0], {old: body})
+                tail_body = substitute_ranges(node.src[0], {old: rest + main})
+                first = node.replace(src=(main_body, *ranges))
+                changes[node] = first.alu(node.arg, node.replace(src=(tail_body, *tails)))
         if not changes:
             raise OptError(f"[Tail] axis {self.axis} is not reduced")
         return rewrite_listed(kernel, changes)

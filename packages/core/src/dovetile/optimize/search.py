@@ -116,11 +116,11 @@ class _Search:
     def run(self) -> Candidate | None:
         """The best candidate, or None where not even the kernel as it came can be measured."""
         reason = prove(self.task.kernel)
+        seconds: float | Refused = Refused(reason or "")
         if reason is None:
             seconds = self.workers.ask_first(Reference(self.task), _REFERENCE_SECONDS)
-            reason = seconds.reason if isinstance(seconds, Refused) else None
-        if reason is not None:
-            _note(1, f"{self.task.name}: no search: {reason}")
+        if isinstance(seconds, Refused):
+            _note(1, f"{self.task.name}: no search: {seconds.reason}")
             return None
         self.run_seconds = _RUN_SECONDS + 4 * seconds  # a fresh worker needs the reference again
         beam = self._round([self.start, ()])

@@ -15,7 +15,7 @@ import signal
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 
@@ -208,14 +208,14 @@ def same(got: np.ndarray, expected: np.ndarray) -> bool:
 # -- The process -------------------------------------------------------------------------------
 
 
-def send(stream: BinaryIO, value: Any) -> None:
+def send(stream: IO[bytes], value: Any) -> None:
     """Write a value as one frame."""
     data = pickle.dumps(value)
     stream.write(_LENGTH.pack(len(data)) + data)
     stream.flush()
 
 
-def receive(stream: BinaryIO) -> Any:
+def receive(stream: IO[bytes]) -> Any:
     """The value of the next frame. Raises EOFError where the other side is gone."""
     header = stream.read(_LENGTH.size)
     if len(header) < _LENGTH.size:

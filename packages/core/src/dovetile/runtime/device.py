@@ -32,7 +32,7 @@ class Device(ABC):
     def __init__(self, keep_bytes: int = 1 << 30) -> None:
         """Set up the pool of freed memory, of at most `keep_bytes`."""
         self.allocator = CachingAllocator(
-            self.allocate_memory, self.release_memory, self.synchronize, keep_bytes
+            self.allocate_memory, self.release_memory, self.wait, keep_bytes
         )
         self.programs: dict[str, Program] = {}
         """Loaded programs by the key of their content."""
@@ -70,7 +70,17 @@ class Device(ABC):
     # -- What all devices share --------------------------------------------------------------
 
     def synchronize(self) -> None:
-        """Wait until all work is complete. Raises DeviceFault where a kernel failed."""
+        """Wait until all work is complete.
+
+        Raises DeviceFault where a kernel failed, IndexOutOfRangeError where one met a bad index.
+        """
+        from dovetile.runtime.faults import check_faults
+
+        self.wait()
+        check_faults(self)
+
+    def wait(self) -> None:
+        """Wait until all work is complete, but leave reports of bad indices to `synchronize`."""
         self.queue.synchronize()
         self.queue.collect_retired()
 

@@ -1,4 +1,4 @@
-"""Kernels from a placement: values get loops, kernels that share loops join, and all get an order."""
+"""Kernels from a placement: values get loops, kernels that share loops join, all get an order."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dovetile.ir.rewrite import substitute_ranges
 from dovetile.ir.uop import UOp, toposort
 from dovetile.plugins.specs import Capabilities
 from dovetile.schedule.place import Placement
-from dovetile.schedule.ranges import Check, RangeBuilder, _all
+from dovetile.schedule.ranges import Check, RangeBuilder, conjunction
 
 _ZERO = UOp.const(0)
 FAULT_SLOT = -1
@@ -23,11 +23,14 @@ _SMALL = 32768
 
 
 class NeedsCopy(Exception):
-    """A buffer's old content is needed after it has been overwritten."""
+    """The content that a buffer had in some state is needed after it has been overwritten.
 
-    def __init__(self, buffer: UOp) -> None:
-        super().__init__(buffer)
-        self.buffer = buffer
+    The state is the BUFFER for its first content, else the AFTER of the last write to it.
+    """
+
+    def __init__(self, state: UOp) -> None:
+        super().__init__(state)
+        self.state = state
 
 
 @dataclass(eq=False)
@@ -90,9 +93,9 @@ class KernelMaker:
             self._copy(root)
             return []
         kernel = Kernel([root], *self._shape_of(root))
-        builder = self.build(kernel)
         if 0 in kernel.shape:
             return []
+        builder = self.build(kernel)
         evicted = self._evict(kernel, builder)
         if root.op is Op.STORE and not evicted and self._overlaps(kernel):
             evicted = [root.src[1]]
@@ -156,9 +159,9 @@ class KernelMaker:
                 value = builder.value(root.src[1], indices)
                 address = buffer.index(position)
                 if root.arg is not None:
-                    guard = (value.const_like(0), _all(gate)) if gate else ()
+                    guard = (value.const_like(0), conjunction(gate)) if gate else ()
                     value = address.load(*guard).alu(root.arg, value)
-                effects.append(address.store(value, *([_all(gate)] if gate else [])))
+                effects.append(address.store(value, *([conjunction(gate)] if gate else [])))
                 kernel.writes[buffer] = root
                 if root.arg is not None or gate:
                     builder.reads.setdefault(buffer, set()).add(self._state_of(root.src[0]))
@@ -337,6 +340,10 @@ class KernelMaker:
         self.build(joined)
         if self._overlaps(joined) or any(len(s) > 1 for s in joined.reads.values()):
             return None
+        # A value that one kernel read from memory may now be computed at other indices: no
+        # reduction may be among what is computed again.
+        if len(joined.reductions) > len(a.reductions) + len(b.reductions):
+            return None
         if joined.reductions and len(set(joined.reductions)) > len(set(a.reductions)):
             return None
         # What one writes the other must have got as a value, never by reading it back.
@@ -420,7 +427,7 @@ class Dependencies:
                         self._edge(by_store.get(earlier), kernel)
             for buffer, states in kernel.reads.items():
                 if len(states) > 1:
-                    raise NeedsCopy(buffer)
+                    raise NeedsCopy(_oldest(buffer, states))
                 state = next(iter(states))
                 self._edge(writer.get(buffer), kernel)
                 seen = _history(state) if state is not None else set()
@@ -478,13 +485,19 @@ class Dependencies:
 
 
 def _contested(stack: list[Kernel]) -> UOp:
-    """A buffer of a dependency cycle whose old content should be kept aside."""
+    """A buffer of a dependency cycle, in the state that should be kept aside."""
     for kernel in stack:
         for other in stack:
             for buffer, root in other.writes.items():
                 if root.op is Op.STORE and buffer in kernel.reads and kernel is not other:
-                    return buffer
+                    return _oldest(buffer, kernel.reads[buffer])
     raise GraphError("[schedule] kernels depend on each other in a circle")
+
+
+def _oldest(buffer: UOp, states: Iterable[UOp | None]) -> UOp:
+    """The state that fewest writes have led to."""
+    state = min(states, key=lambda s: 0 if s is None else len(_history(s)))
+    return buffer if state is None else state
 
 
 def _history(view: UOp) -> set[UOp]:

@@ -101,7 +101,8 @@ def _uses(kernel: UOp) -> list[dict[UOp, int]]:
 
 
 def _mergeable(outer: UOp, inner: UOp, forms: list[dict[UOp, int]], kernel: UOp) -> bool:
-    if outer.arg.kind is not inner.arg.kind or not (outer.src[0].is_const and inner.src[0].is_const):
+    constant = outer.src[0].is_const and inner.src[0].is_const
+    if outer.arg.kind is not inner.arg.kind or not constant:
         return False
     size = inner.src[0].arg
     for terms in forms:
@@ -127,7 +128,7 @@ def _lists_of_any(kernel: UOp) -> list[tuple[UOp, ...]]:
 def number(kernel: UOp) -> tuple[UOp, tuple[UOp, ...]]:
     """Loops and buffers numbered by appearance; buffers lose their device."""
     nodes = toposort(kernel)
-    order = [r for r in kernel.src[0].src[1:]] if kernel.src[0].op is Op.END else []
+    order = list(kernel.src[0].src[1:]) if kernel.src[0].op is Op.END else []
     order += [r for n in nodes if n.op in (Op.REDUCE, Op.END) for r in n.src[1:]]
     ranges = {
         r: UOp.range(r.src[0], r.arg.kind, i) for i, r in enumerate(dict.fromkeys(order))

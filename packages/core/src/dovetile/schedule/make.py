@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from dovetile.environment import settings
+from dovetile.errors import GraphError
 from dovetile.ir.ops import Op
 from dovetile.ir.rewrite import substitute
 from dovetile.ir.spec import check
@@ -31,6 +34,26 @@ def make_plan(
     sink: UOp, devices: Mapping[str, Device], default: str
 ) -> tuple[Plan, list[Program]]:
     """The plan of a graph whose BUFFERs are slots, and its programs, compiled."""
+    with _uncollected():
+        return _make_plan(sink, devices, default)
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Pauses the cyclic garbage collector: graphs have no cycles, but so many nodes that looking
+    for some takes a third of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _make_plan(
+    sink: UOp, devices: Mapping[str, Device], default: str
+) -> tuple[Plan, list[Program]]:
     started = time.perf_counter()
     kernels, maker, sink = schedule(sink, devices, default)
     debug.kernels(kernels, time.perf_counter() - started)
@@ -67,12 +90,14 @@ def schedule(
     sink = _own_results(sink, simplify_tensors(sink))
     check(sink, "tensor", "schedule.simplify")
     capabilities = {name: d.capabilities for name, d in devices.items()}
-    while True:
+    # Each round settles the readers of one state of one buffer, so they are soon all settled.
+    for _ in range(1 + sum(n.op in (Op.BUFFER, Op.AFTER) for n in toposort(sink))):
         maker = KernelMaker(place(sink), capabilities, default)
         try:
             return maker.run(), maker, sink
         except NeedsCopy as conflict:
-            sink = _copy_first(sink, conflict.buffer)
+            sink = _copy_state(sink, conflict.state)
+    raise GraphError("[schedule] copies of what is overwritten do not untangle its readers")
 
 
 def _own_results(sink: UOp, simplified: UOp) -> UOp:
@@ -85,27 +110,36 @@ def _own_results(sink: UOp, simplified: UOp) -> UOp:
     return UOp.sink(*roots)
 
 
-def _copy_first(sink: UOp, buffer: UOp) -> UOp:
-    """The graph with reads of a buffer's first content going to a copy made before all writes."""
-    kept = buffer.stage()
-    targets = {}
+def _copy_state(sink: UOp, state: UOp) -> UOp:
+    """The graph with reads of a buffer in some state going to a copy made in that state."""
+    done: dict[UOp, UOp] = {}
+    # Where a node stands for memory and not for a value, it goes on standing for that memory.
+    places: dict[UOp, UOp] = {}
     for node in toposort(sink):
         if node.op in (Op.STORE, Op.AFTER):
-            chain = node.src[0]
-            while chain.op is not Op.BUFFER and chain.src:
-                chain = chain.src[0]
-            if chain is buffer:
-                targets[node] = node.src[0]
-    done: dict[UOp, UOp] = {}
-    for node in toposort(sink):
-        if node is buffer:
-            done[node] = kept
-        elif node in targets:
-            view = substitute(targets[node], {n: d for n, d in done.items() if n.op is Op.AFTER})
-            done[node] = node.replace(src=(view, *(done[s] for s in node.src[1:])))
+            target = _place(node.src[0], places)
+            made = node.replace(src=(target, *(done[s] for s in node.src[1:])))
+        elif node is sink:
+            made = node.replace(src=tuple(_root(s, done, places) for s in node.src))
         else:
-            done[node] = node.replace(src=tuple(done[s] for s in node.src))
+            made = node.replace(src=tuple(done[s] for s in node.src))
+        if node.op in (Op.BUFFER, Op.AFTER):
+            places[node] = made
+        done[node] = made.stage() if node is state else made
     return done[sink]
+
+
+def _place(view: UOp, places: Mapping[UOp, UOp]) -> UOp:
+    """A view of memory after the writes to it were rebuilt."""
+    return substitute(view, {n: places[n] for n in toposort(view) if n in places})
+
+
+def _root(root: UOp, done: Mapping[UOp, UOp], places: Mapping[UOp, UOp]) -> UOp:
+    """A result: still in its buffer where it was."""
+    base = root
+    while base.op is Op.RESHAPE:
+        base = base.src[0]
+    return _place(root, places) if base.op is Op.AFTER else done[root]
 
 
 class _Code:

@@ -15,7 +15,6 @@ is used. The rules, in order:
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 from dovetile.ir.ops import ELEMENTWISE, MOVEMENT, Op
@@ -25,7 +24,6 @@ from dovetile.ir.uop import UOp, consumers, toposort
 _COST = {Op.EXP2: 8, Op.LOG2: 10, Op.SIN: 16, Op.DIV: 4, Op.SQRT: 4, Op.FLOORDIV: 8, Op.FLOORMOD: 8}
 _CHEAP = 12
 _REUSE = 4
-_EFFECTS = (Op.STORE, Op.SINK, Op.GROUP)
 
 
 @dataclass
@@ -130,7 +128,7 @@ def epilogue(node: UOp, placement: Placement) -> UOp | None:
 
 
 def _work(node: UOp, placement: Placement, limit: int = 4 * _CHEAP) -> int:
-    """Cost of computing one element from held values; `limit` where a reduction is below."""
+    """Cost of computing one element from held values; `limit` where a reduction is inside."""
     total, stack, seen = 0, [node], set()
     while stack and total < limit:
         current = stack.pop()
@@ -173,12 +171,6 @@ def _shared(placement: Placement) -> None:
             _hold(_smallest_epilogue(node, placement, needs), placement)
         elif node.op in ELEMENTWISE:
             work = _work(node, placement)
-            if work >= 4 * _CHEAP:  # a reduction below: decided there, unless its users diverge here
-                if _reduces_inside(node, placement):
-                    _hold(node, placement)
-                elif work > _CHEAP:
-                    _hold(node, placement)
-                continue
             kernels = len(needs[node])
             again = _leaf_bytes(node, placement) * kernels
             hold = node.size * node.dtype.itemsize * (kernels + 1)
@@ -203,22 +195,6 @@ def _smallest_epilogue(node: UOp, placement: Placement, needs: dict[UOp, frozens
             return last
 
 
-def _reduces_inside(node: UOp, placement: Placement) -> bool:
-    """Whether a reduction as large as the value itself is computed on the way to it."""
-    stack, seen = [node], set()
-    while stack:
-        current = stack.pop()
-        if current in seen or (current is not node and current in placement.held):
-            continue
-        seen.add(current)
-        if current.op is Op.REDUCE:
-            return True
-        if current.op in (Op.BUFFER, Op.CONST, Op.IOTA, Op.AFTER):
-            continue
-        stack.extend(current.src)
-    return False
-
-
 def kernels_of(placement: Placement) -> dict[UOp, frozenset[UOp]]:
     """For every node the kernels (held nodes and STOREs) it is computed in."""
     needs: dict[UOp, frozenset[UOp]] = {}
@@ -234,7 +210,3 @@ def kernels_of(placement: Placement) -> dict[UOp, frozenset[UOp]]:
                 found |= needs.get(user, frozenset())
         needs[node] = frozenset(found)
     return needs
-
-
-def elements(shape: tuple[int, ...]) -> int:
-    return math.prod(shape)

@@ -113,7 +113,7 @@ class Plan:
                 [memory(m) for m in data["results"]],
                 data["arenas"],
                 data["outputs"],
-                {code: text for code, text in data["faults"]},
+                dict(data["faults"]),
             )
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, LookupError, TypeError, AttributeError):
             return None

@@ -10,7 +10,6 @@ import math
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 
-from dovetile import dtypes
 from dovetile.errors import GraphError
 from dovetile.ir.ops import AxisKind, Op
 from dovetile.ir.rewrite import rewrite
@@ -78,7 +77,7 @@ class RangeBuilder:
             elif view.op in _MOVES and view.op is not Op.PAD:
                 view, indices = view.src[0], self._moved(view, indices)
             else:
-                raise GraphError(f"[STORE] {view.op.name} is not a view of memory; write to a buffer")
+                raise GraphError(f"[STORE] to {view.op.name}; it must be a view of memory")
 
     def _run(self, key: tuple) -> UOp:
         memo = self._memo
@@ -119,6 +118,8 @@ class RangeBuilder:
             return node
         if op is Op.IOTA:
             return indices[0]
+        if op is Op.AFTER and len(node.src) == 1:  # waits for nothing: where gradients stop
+            return (yield (node.src[0], indices, gate, state))
         if node in self.inline and op is Op.AFTER:
             return (yield (node.src[1].src[1].reshape(node.shape), indices, gate, None))
         if op in (Op.AFTER, Op.STAGE):
@@ -238,7 +239,7 @@ class RangeBuilder:
         value = yield (node.src[0], tuple(moved), gate | own, state)
         if own <= self._zero_outside.get(value, _OPEN):
             return value
-        result = _all(own).where(value, UOp.const(0, value.dtype)) if own else value
+        result = conjunction(own).where(value, UOp.const(0, value.dtype)) if own else value
         self._zero_outside[result] = self._zero_outside.get(value, _OPEN) | own
         return result
 
@@ -272,7 +273,7 @@ class RangeBuilder:
             for p, n in zip(positions, source.shape):
                 inside |= self._inside(p, n)
             if inside:
-                self.checks.append(Check(_implies(gate, _all(frozenset(inside))), node.arg))
+                self.checks.append(Check(_implies(gate, conjunction(frozenset(inside))), node.arg))
                 gate = gate | inside
         return source, (*positions, *rest), gate
 
@@ -299,7 +300,7 @@ class RangeBuilder:
         clauses = frozenset(c for c in gate if c.ranges & ranges or not c.ranges)
         if not clauses:
             return address.load()
-        load = address.load(UOp.const(0, buffer.dtype), _all(clauses))
+        load = address.load(UOp.const(0, buffer.dtype), conjunction(clauses))
         self._zero_outside[load] = clauses
         return load
 
@@ -343,7 +344,7 @@ _ZERO_FROM_ALL = frozenset(
 )
 
 
-def _all(clauses: Gate) -> UOp:
+def conjunction(clauses: Gate) -> UOp:
     """The conjunction, in an order that does not depend on hashing."""
     ordered = sorted(clauses, key=clause_key)
     result = ordered[0]
@@ -353,20 +354,11 @@ def _all(clauses: Gate) -> UOp:
 
 
 def _implies(gate: Gate, condition: UOp) -> UOp:
-    return condition | _all(gate).logical_not() if gate else condition
+    return condition | conjunction(gate).logical_not() if gate else condition
 
 
 def clause_key(clause: UOp) -> tuple:
     """A total order on conditions that is the same in every process."""
     ids = sorted(r.arg.id for r in clause.ranges)
-    return (ids, clause.op is Op.XOR, repr(linear_key(clause)))
-
-
-def linear_key(clause: UOp) -> list:
-    """Operations and arguments of a small expression, in order."""
-    return [(n.op.name, repr(n.arg)) for n in clause.toposort() if n.op is not Op.RANGE]
-
-
-def index_tensor(value: UOp) -> UOp:
-    """`value` as an index."""
-    return value.cast(dtypes.index)
+    rest = [(n.op.name, repr(n.arg)) for n in clause.toposort() if n.op is not Op.RANGE]
+    return (ids, clause.op is Op.XOR, rest)

@@ -77,7 +77,7 @@ def realized(node: UOp) -> UOp:
 
 
 def forget(node: UOp) -> None:
-    """Compute `node` again when it is next needed: what it has become is about to be overwritten."""
+    """Compute `node` again when it is needed: what it has become is about to be overwritten."""
     _realized.pop(node, None)
 
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from dovetile.runtime import Buffer, Device, Program
 from dovetile.runtime.compile import load_programs
+from dovetile.runtime.faults import check_faults, fault_buffer, register_faults
 from dovetile.runtime.counting import Counters, total
-from dovetile.runtime.faults import fault_buffer, register_faults
 from dovetile.schedule import debug
 from dovetile.schedule.plan import Plan, Step
 
@@ -30,6 +30,12 @@ class LoadedPlan:
     plan: Plan
     devices: Mapping[str, Device]
     programs: Sequence[Program]
+
+    def __post_init__(self) -> None:
+        # Made now: later, its first zero would wait for everything queued by then.
+        for step in self.plan.steps:
+            if any(r.kind == "fault" for r in step.memory):
+                fault_buffer(self.devices[step.device])
 
     @functools.cached_property
     def work(self) -> Counters:
@@ -59,10 +65,10 @@ class LoadedPlan:
         """Runs step by step, each awaited and reported."""
         for step in self.plan.steps:
             device = self.devices[step.device]
-            device.synchronize()
+            device.wait()
             start = time.perf_counter()
             self.queue(step, memory)
-            device.synchronize()
+            device.wait()
             name = "copy" if step.program is None else self.plan.programs[step.program][1]
             debug.step(step, name, time.perf_counter() - start)
 
@@ -105,6 +111,8 @@ def copy(destination: Buffer, source: Buffer) -> None:
         destination.device.queue.copy(destination, source)
     else:
         destination.copy_in(source.to_numpy())
+        # Whoever reads the copy waits for its device only.
+        check_faults(source.device)
 
 
 def load_plan(plan: Plan, devices: Mapping[str, Device]) -> LoadedPlan | None:

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import math
+
 from dovetile.ir.ops import MOVEMENT, Op
 from dovetile.ir.pattern import Pat, RuleSet
 from dovetile.ir.rewrite import rewrite
 from dovetile.ir.symbolic import simplify_constants
 from dovetile.ir.symbolic.movement import simplify_movement
-from dovetile.ir.uop import UOp
+from dovetile.ir.uop import UOp, toposort
+from dovetile.lower.reductions import identity
 
 # A sum over more elements than this per output, with few outputs, is done in parts.
 _LONG_SUM = 1 << 14
 _FEW_OUTPUTS = 1 << 18
 _PART = 1 << 12
+
+
+def _sum_of_nothing(node: UOp) -> UOp | None:
+    """A reduction of no elements is a constant; loops that never run would still be compiled."""
+    empty = 0 in node.src[0].shape and 0 not in node.shape
+    return node.const_like(identity(node.arg[0], node.dtype)) if empty else None
 
 
 def _nested_sum(outer: UOp, inner: UOp) -> UOp | None:
@@ -72,9 +81,7 @@ def _long_sum(node: UOp) -> UOp | None:
     op, count = node.arg
     x = node.src[0]
     kept, axes = x.shape[: len(x.shape) - count], x.shape[len(x.shape) - count :]
-    total = 1
-    for n in axes:
-        total *= n
+    total = math.prod(axes)
     outputs = max(node.size, 1)
     if op is not Op.ADD or total < _LONG_SUM or outputs > _FEW_OUTPUTS:
         return None
@@ -104,11 +111,9 @@ def _is_product(x: UOp) -> bool:
 
 _sums = RuleSet(
     [
-        (
-            Pat(Op.REDUCE, (Pat(Op.REDUCE, name="inner"),), name="outer"),
-            _nested_sum,
-        ),
-        (Pat(Op.REDUCE, name="outer"), lambda outer: _sum_of_moved_sum(outer)),
+        (Pat(Op.REDUCE, name="node"), _sum_of_nothing),
+        (Pat(Op.REDUCE, (Pat(Op.REDUCE, name="inner"),), name="outer"), _nested_sum),
+        (Pat(Op.REDUCE, name="outer"), _sum_of_moved_sum),
     ],
     "sums",
 )
@@ -121,21 +126,11 @@ def simplify_tensors(sink: UOp) -> UOp:
 
 
 def _split_long_sums(sink: UOp) -> UOp:
-    from dovetile.ir.rewrite import substitute
-
-    changes = {}
-    for node in sink.toposort():
-        if node.op is Op.REDUCE:
-            split = _long_sum(node)
-            if split is not None:
-                changes[node] = split
-    if not changes:
-        return sink
+    # In one pass over the graph, and not as a rule: the parts are sums again.
     done: dict[UOp, UOp] = {}
-    for node in sink.toposort():
+    for node in toposort(sink):
         src = tuple(done[s] for s in node.src)
-        same = node if src == node.src else node.replace(src=src)
-        done[node] = substitute(changes[node], {node.src[0]: done[node.src[0]]}) if (
-            node in changes
-        ) else same
+        changed = node if src == node.src else node.replace(src=src)
+        split = _long_sum(changed) if node.op is Op.REDUCE else None
+        done[node] = changed if split is None else split
     return done[sink]

@@ -12,7 +12,7 @@ from functools import lru_cache
 
 from dovetile import dtypes
 from dovetile.dtypes import DType, Scalar
-from dovetile.errors import IndexOutOfRangeError, ShapeError
+from dovetile.errors import DTypeError, IndexOutOfRangeError, ShapeError
 from dovetile.ir.ops import Op
 from dovetile.ir.uop import UOp
 
@@ -97,7 +97,12 @@ def broadcast_shapes(op: str, *shapes: Shape) -> Shape:
 
 
 def axis_of(op: str, dim: int, rank: int) -> int:
-    """`dim` counted from the front. Raises IndexOutOfRangeError in the name of `op`."""
+    """`dim` counted from the front.
+
+    Raises DTypeError where it is no int, IndexOutOfRangeError otherwise, in the name of `op`.
+    """
+    if not hasattr(dim, "__index__"):
+        raise DTypeError(f"[{op}] dim {dim!r}; it must be an int")
     if not -max(rank, 1) <= dim < max(rank, 1):
         raise IndexOutOfRangeError(
             f"[{op}] dim {dim} of a tensor with {rank} dims; it must lie in "
@@ -110,7 +115,7 @@ def axes_of(op: str, dim: int | Sequence[int] | None, rank: int) -> tuple[int, .
     """The axes `dim` names, all for None, in order. Raises for repeated or out-of-range ones."""
     if dim is None:
         return tuple(range(rank))
-    dims = (dim,) if isinstance(dim, int) else tuple(dim)
+    dims = tuple(dim) if isinstance(dim, (tuple, list)) else (dim,)
     axes = [axis_of(op, d, rank) for d in dims]
     if len(set(axes)) != len(axes):
         raise ShapeError(f"[{op}] dim {dims} names an axis twice; each may appear once")

@@ -16,30 +16,30 @@ from dovetile.runtime import Device, get_device
 SKIP_PREFIX = "capability: "
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def device_name(request: pytest.FixtureRequest) -> str:
     """The name to write after ``DEV=``."""
     return request.config.getoption("--device") or default_device_name()
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def default_device(device_name: str) -> Generator[None]:
     """Makes the device under test the default one."""
     with environment.context(DEV=device_name):
         yield
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def device(device_name: str, default_device: None) -> Device:
     return get_device(device_name)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def spec(device_name: str) -> DeviceSpec:
     return manager().spec(Request.parse(device_name).device)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def capabilities(device: Device) -> Capabilities:
     return device.capabilities
 

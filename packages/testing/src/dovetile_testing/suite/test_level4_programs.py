@@ -7,7 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from dovetile import Tensor, jit, manual_seed
+import dovetile
+from dovetile import Tensor, manual_seed
 from dovetile.plugins import DeviceSpec
 from dovetile.plugins.selection import Request, manager
 from dovetile.runtime import Device, counters, get_device
@@ -65,7 +66,7 @@ def test_training_converges(random: np.random.Generator) -> None:
 def test_a_captured_step_replays(random: np.random.Generator) -> None:
     state = Tensor(np.zeros((4, 3), np.float32)).realize()
 
-    @jit
+    @dovetile.jit
     def step(x: Tensor) -> Tensor:
         state.assign(state + x)
         return (state * 2).sum(0).realize()
@@ -101,7 +102,7 @@ def test_a_graph_with_many_kernels(random: np.random.Generator) -> None:
 def test_random_numbers_within_a_captured_step() -> None:
     manual_seed(7)
 
-    @jit
+    @dovetile.jit
     def draw() -> Tensor:
         return Tensor.rand(100).realize()
 

@@ -58,6 +58,10 @@ class NumpyQueue(Queue):
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
 
+    @property
+    def position(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self._submitted + len(self._recorded)
+
     # -- Recording ---------------------------------------------------------------------------
 
     def launch(

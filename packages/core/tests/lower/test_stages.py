@@ -1,0 +1,92 @@
+"""STAGE becomes a buffer and the nest that fills it."""
+
+from __future__ import annotations
+
+import loop_kernels as kernels
+import pytest
+
+from dovetile import dtypes
+from dovetile.ir.ops import AddressSpace, AxisKind, Op
+from dovetile.ir.uop import UOp, toposort
+from dovetile.lower.stages import lower_stages, position
+from dovetile.optimize.opts import Bind, Split, Stage, apply_opts
+
+
+def buffers(kernel: UOp, space: AddressSpace) -> list[UOp]:
+    return [n for n in toposort(kernel) if n.op is Op.BUFFER and n.arg.space is space]
+
+
+def test_kernels_without_stages_stay_as_they_are():
+    kernel = kernels.matmul(3, 4, 5).kernel
+    assert lower_stages(kernel) == (kernel, 0)
+
+
+def test_a_panel_is_filled_once_for_all_its_points():
+    case = kernels.matmul(3, 4, 5)
+    staged = Stage(1, (2, 1)).apply(case.kernel)
+    lowered, nbytes = lower_stages(staged)
+    assert nbytes == 128  # 4 x 5 float32, in whole cache lines
+    (panel,) = buffers(lowered, AddressSpace.LOCAL)
+    assert (panel.arg.size, panel.arg.slot) == (20, 0)
+    assert not [n for n in toposort(lowered) if n.op is Op.STAGE]
+    (fill,) = [n for n in toposort(lowered) if n.op is Op.END and n is not lowered.src[0]]
+    assert [r.src[0].arg for r in fill.src[1:]] == [4, 5]
+    # The loops that fill are not those that read.
+    assert not set(fill.src[1:]) & set(lowered.src[0].src[1:])
+    case.compare(case.results(staged))
+
+
+def test_panels_of_several_operands_do_not_overlap():
+    case = kernels.matmul(3, 4, 5)
+    staged = apply_opts(case.kernel, [Stage(0, (2,)), Stage(1, (2,))])
+    lowered, nbytes = lower_stages(staged)
+    first, second = sorted(buffers(lowered, AddressSpace.LOCAL), key=lambda b: b.arg.slot)
+    assert first.arg.slot + first.arg.size * 4 <= second.arg.slot
+    assert second.arg.slot % 64 == 0 and nbytes == 128
+
+
+def test_registers_take_no_local_memory():
+    case = kernels.matmul(3, 4, 5)
+    staged = Stage(1, (2,), AddressSpace.REG).apply(case.kernel)
+    lowered, nbytes = lower_stages(staged)
+    assert nbytes == 0
+    assert [b.arg.size for b in buffers(lowered, AddressSpace.REG)] == [4]
+
+
+def test_kinds_of_axes_are_kept():
+    case = kernels.matmul(3, 4, 8)
+    opts = [Split(1, 4), Bind(1, AxisKind.VECTOR), Stage(1, (2, 1))]
+    lowered, _ = lower_stages(apply_opts(case.kernel, opts))
+    (fill,) = [n for n in toposort(lowered) if n.op is Op.END and n is not lowered.src[0]]
+    assert [r.arg.kind for r in fill.src[1:]] == [AxisKind.REDUCE, AxisKind.VECTOR]
+
+
+def test_a_stage_inside_a_stage():
+    """The value of one is made from another: both get their place."""
+    r, s = UOp.range(4, id=0), UOp.range(6, AxisKind.REDUCE, 1)
+    x = UOp.buffer(24, dtypes.float32, slot=1).index(r * 6 + s).load()
+    inner = (x + 1.0).stage(s, space=AddressSpace.LOCAL)
+    outer = (inner * 2.0).stage(s, space=AddressSpace.LOCAL)
+    out = UOp.buffer(4, dtypes.float32, slot=0).index(r)
+    kernel = UOp.sink(out.store(UOp(Op.REDUCE, dtypes.float32, (outer, s), Op.ADD)).end(r))
+    data = kernels.numbers(24, dtypes.float32, 0)
+    expected = ((data.reshape(4, 6) + 1) * 2).sum(1)
+    case = kernels.Case("nested", kernel, (data[:4].copy(), data), {0: expected})
+    lowered, nbytes = lower_stages(kernel)
+    assert nbytes == 128 and len(buffers(lowered, AddressSpace.LOCAL)) == 2
+    case.compare(case.results(kernel))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "strides"), [([5], [1]), ([2, 5], [5, 1]), ([3, 2, 5], [10, 5, 1])]
+)
+def test_positions_are_row_major(sizes: list[int], strides: list[int]):
+    from dovetile.ir.symbolic import linear_form
+
+    ranges = tuple(UOp.range(n, id=i) for i, n in enumerate(sizes))
+    terms, constant = linear_form(position(ranges, sizes))
+    assert constant == 0 and [terms[r] for r in ranges] == strides
+
+
+def test_position_of_nothing_is_zero():
+    assert position((), []) is UOp.const(0)
