@@ -176,6 +176,11 @@ def _shared(placement: Placement, target: Capabilities) -> None:
         kernels = len(needs.get(node, ()))
         if node in placement.held or kernels < 2:
             continue
+        users = placement.users[node]
+        if all(u in placement.held or u.op in ELEMENTWISE for u in users) and all(
+            needs[u] == needs[node] for u in users
+        ):
+            continue  # its users go on together: what follows is the better one to hold
         if node.op is Op.REDUCE:
             _hold(_smallest_epilogue(node, placement, needs), placement)
         elif node.op in ELEMENTWISE:
