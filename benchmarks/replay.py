@@ -92,7 +92,9 @@ def main() -> None:
         device.queue.synchronize()
 
     report("one launch, submitted and awaited", measure(single, repeats * 10, 1))
-    report(f"{count} eager launches", measure(eager(device, program, buffer, count), repeats, count))
+    report(
+        f"{count} eager launches", measure(eager(device, program, buffer, count), repeats, count)
+    )
     one = Launch(program, (buffer,), (1,))
     work = Launch(program, (buffer,), (1000,))
     replayed = measure(replay(device, one, count), repeats, count)
@@ -101,7 +103,10 @@ def main() -> None:
     report("  of which the kernel's own time", own)
     report("  overhead", (replayed[0] - own[0], replayed[1] - own[1]))
     shared = Launch(program, (buffer,), (1,), groups=(2,))
-    report(f"replay of {count} kernels of 2 parts", measure(replay(device, shared, count), repeats, count))
+    report(
+        f"replay of {count} kernels of 2 parts",
+        measure(replay(device, shared, count), repeats, count),
+    )
     add = device.queue.capture([one] * count)
     slots = [add.buffer_slot(i, 0) for i in range(count)]
     others = [buffer, Buffer.from_numpy(device, np.zeros(2, np.int64))]

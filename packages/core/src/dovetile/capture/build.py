@@ -337,7 +337,7 @@ class Capture:
         ]
         step = Step(
             lists, inputs, owners, used, written, self.surroundings, expected, states,
-            self.recording.shared_arrays(), fresh, self.recording.work, build,
+            self.recording.arrays(), fresh, self.recording.work, build,
         )  # fmt: skip
         step._last = [role.memory for role in inputs]
         return step
