@@ -194,7 +194,7 @@ def _ready(
 ) -> tuple[list[TensorBase], list[Buffer], dict[int, TensorBase]]:
     """(the Tensors, realised, their memory, stand-ins by the identity of what they stand for)."""
     memory = [schedule.whole_memory(t.uop) for t in given]
-    if base._written or None in memory:
+    if base._pending.written or None in memory:
         realize_all(given)
         memory = [schedule.whole_memory(t.uop) for t in given]
     if None not in memory:

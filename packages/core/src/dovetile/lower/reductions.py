@@ -27,46 +27,71 @@ def constant(value: Scalar, dtype: DType) -> UOp:
 
 def lower_reductions(sink: UOp) -> UOp:
     """`sink` without REDUCE nodes."""
+    sink = _with_own_loops(sink)
     slots = itertools.count()
-    ids = unused_ids(sink)
-    used: set[UOp] = set()
-    while groups := _innermost(sink):
+    while groups := _groups(sink):
         replacements: dict[UOp, UOp] = {}
-        for (ranges, outer), reductions in groups.items():
-            if used.isdisjoint(ranges):
-                inner = ranges
-            else:  # these loops exist already: a second nest needs loops of its own
-                inner = tuple(UOp.range(r.src[0], r.arg.kind, next(ids)) for r in ranges)
-            used.update(inner)
-            replacements.update(_loop(reductions, dict(zip(ranges, inner)), outer, slots))
+        for (ranges, outer, below), reductions in groups.items():
+            if below == 0:
+                replacements.update(_loop(reductions, ranges, outer, slots))
         sink = substitute(sink, replacements)
     return sink
 
 
-def _innermost(sink: UOp) -> dict[tuple, list[UOp]]:
-    """Reductions whose values hold no other reduction, by what loop they can share."""
+Nest = tuple[tuple[UOp, ...], tuple[UOp, ...], int]
+
+
+def _groups(sink: UOp) -> dict[Nest, list[UOp]]:
+    """Reductions by the loops they can share: by their ranges, those outside, and how many
+    reductions they have below them."""
     depth: dict[UOp, int] = {}
-    groups: dict[tuple, list[UOp]] = {}
+    groups: dict[Nest, list[UOp]] = {}
     for node in toposort(sink):
         below = max((depth[s] for s in node.src), default=0)
         depth[node] = below + (node.op is Op.REDUCE)
-        if node.op is Op.REDUCE and below == 0:
+        if node.op is Op.REDUCE:
             outer = tuple(sorted(node.ranges, key=lambda r: r.arg.id))
-            groups.setdefault((node.src[1:], outer), []).append(node)
+            groups.setdefault((node.src[1:], outer, below), []).append(node)
     return groups
 
 
+def _with_own_loops(sink: UOp) -> UOp:
+    """Gives every nest of loops ranges that no other nest has.
+
+    Outer nests come first: what they reduce then differs, and with it the nests inside.
+    """
+    ids = unused_ids(sink)
+    while (found := _sharing(sink)) is not None:
+        ranges, reductions = found
+        own = {r: UOp.range(r.src[0], r.arg.kind, next(ids)) for r in ranges}
+        changes = {
+            node: node.replace(src=(substitute_ranges(node.src[0], own), *own.values()))
+            for node in reductions
+        }
+        sink = substitute(sink, changes)
+    return sink
+
+
+def _sharing(sink: UOp) -> tuple[tuple[UOp, ...], list[UOp]] | None:
+    """The ranges and the reductions of an outermost nest of which another has a range too."""
+    taken: set[UOp] = set()
+    groups = _groups(sink)
+    for nest in sorted(groups, key=lambda nest: -nest[2]):
+        if not taken.isdisjoint(nest[0]):
+            return nest[0], groups[nest]
+        taken.update(nest[0])
+    return None
+
+
 def _loop(
-    reductions: list[UOp], renamed: dict[UOp, UOp], outer: tuple[UOp, ...], slots: itertools.count
+    reductions: list[UOp], inner: tuple[UOp, ...], outer: tuple[UOp, ...], slots: itertools.count
 ) -> dict[UOp, UOp]:
-    inner = tuple(renamed.values())
     updates, registers = [], []
-    changed = {old: new for old, new in renamed.items() if old is not new}
     for node in reductions:
         register = UOp.buffer(1, node.dtype, slot=next(slots), space=AddressSpace.REG)
         start = constant(identity(node.arg, node.dtype.scalar), node.dtype)
         first = register.after(*outer).index(0).store(start)
-        body = substitute_ranges(node.src[0], changed)
+        body = node.src[0]
         terms = body.src if body.op is Op.GROUP else (body,)
         value = register.after(first, *inner).index(0).load(dtype=node.dtype)
         for term in terms:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import threading
 import weakref
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -31,11 +32,20 @@ _leaves: weakref.WeakKeyDictionary[UOp, weakref.ref] = weakref.WeakKeyDictionary
 # The expression whose value a BUFFER was made for: other graphs with that expression read the
 # BUFFER too, until it is written to.
 _origins: weakref.WeakKeyDictionary[UOp, weakref.ref[UOp]] = weakref.WeakKeyDictionary()
-# BUFFERs that an assign has written to, in the graph but not yet in memory. Whatever is computed
-# next carries these writes out too, so that they never pile up.
-_written: weakref.WeakKeyDictionary[UOp, None] = weakref.WeakKeyDictionary()
-
 _VIEWS = frozenset({Op.RESHAPE, Op.PERMUTE, Op.SHRINK, Op.FLIP})
+
+
+class _Pending(threading.local):
+    """BUFFERs that assigns of this thread have written to, in the graph but not yet in memory.
+
+    Whatever the thread computes next carries these writes out too, so that they never pile up.
+    """
+
+    def __init__(self) -> None:
+        self.written: weakref.WeakKeyDictionary[UOp, None] = weakref.WeakKeyDictionary()
+
+
+_pending = _Pending()
 
 
 def live_tensors() -> list[TensorBase]:
@@ -204,7 +214,7 @@ class TensorBase:
             view = buffer.reshape(self.shape)
             state = buffer.after(view.store(self.uop if value is None else value))
             self._adopt(state.reshape(self.shape))
-            _written[buffer] = None
+            _pending.written[buffer] = None
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
         """Ask for (or no longer ask for) this Tensor's gradient. Returns the Tensor itself.
@@ -240,7 +250,7 @@ class TensorBase:
         new = state.after(target.store(value, arg=op))
         for alias in list(_aliases[self._buffer]):
             alias.uop = _with_state(alias.uop, new)
-        _written[self._buffer] = None
+        _pending.written[self._buffer] = None
         origin = _origins.pop(self._buffer, None)
         node = None if origin is None else origin()
         if node is not None:
@@ -353,19 +363,20 @@ def check_number(op: str, value: object) -> None:
 
 def realize_all(tensors: tuple[TensorBase, ...] | list[TensorBase]) -> None:
     """Compute all these Tensors together, and carry out the assigns that are pending."""
-    states: dict[UOp, UOp] = {}
-    for buffer in list(_written):
-        for alias in _aliases.get(buffer, ()):
-            state = state_of(alias.uop)
-            if state is not None:
-                states[buffer] = state
-                break
-    _written.clear()
-    placement.realize([*(tensor.uop for tensor in tensors), *states.values()])
-    for buffer in states:
-        _renew(buffer)
-    for tensor in tensors:
-        tensor._settle()
+    with placement.lock:
+        states: dict[UOp, UOp] = {}
+        for buffer in list(_pending.written):
+            for alias in _aliases.get(buffer, ()):
+                state = state_of(alias.uop)
+                if state is not None:
+                    states[buffer] = state
+                    break
+        _pending.written.clear()
+        placement.realize([*(tensor.uop for tensor in tensors), *states.values()])
+        for buffer in states:
+            _renew(buffer)
+        for tensor in tensors:
+            tensor._settle()
 
 
 def _renew(buffer: UOp) -> None:

@@ -5,6 +5,7 @@ Everything is imported at first use, so that building graphs costs no import of 
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 from dovetile import dtypes
@@ -15,6 +16,10 @@ from dovetile.ir.uop import UOp
 
 if TYPE_CHECKING:
     import numpy as np
+
+lock = threading.RLock()
+"""Held while nodes are computed, and while a state that all threads share moves on: the readers of
+what is overwritten must be known by then."""
 
 
 def default_device_name() -> str:
@@ -73,7 +78,8 @@ def realize(nodes: list[UOp]) -> None:
     """Compute the nodes."""
     from dovetile import schedule
 
-    schedule.realize(nodes)
+    with lock:
+        schedule.realize(nodes)
 
 
 def realized(node: UOp) -> UOp:

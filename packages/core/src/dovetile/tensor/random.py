@@ -10,7 +10,6 @@ computed next also carries this assign out, so a captured step draws fresh numbe
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeVar
 
@@ -34,7 +33,6 @@ _DEFAULT_SEED = 0
 _seed = _DEFAULT_SEED
 _states: dict[str, Random] = {}  # device -> uint64 (key, counter)
 _host: np.random.Generator | None = None
-_lock = threading.RLock()
 
 
 def threefry(key: tuple[UOp, UOp], counter: tuple[UOp, UOp]) -> tuple[UOp, UOp]:
@@ -55,7 +53,7 @@ def manual_seed(seed: int) -> None:
     global _seed, _host
     if not isinstance(seed, int) or not 0 <= seed < 1 << 64:
         raise ArgumentError(f"[manual_seed] {seed!r}; it must be an int from 0 to 2**64 - 1")
-    with _lock:
+    with placement.lock:
         _seed, _host = seed, None
         for device, state in _states.items():  # in place: captured steps refer to the memory
             state.assign(_initial(device))
@@ -75,7 +73,7 @@ def host_generator() -> np.random.Generator:
     global _host
     import numpy as np
 
-    with _lock:
+    with placement.lock:
         if _host is None:
             _host = np.random.Generator(np.random.Philox(key=_seed))
         return _host
@@ -109,7 +107,7 @@ def _initial(device: str) -> Random:
 
 
 def _state(device: str) -> Random:
-    with _lock:
+    with placement.lock:
         found = _states.get(device)
         if found is None:
             found = _states[device] = _initial(device)
@@ -119,7 +117,7 @@ def _state(device: str) -> Random:
 def _words(shape: Sequence[int], device: str) -> tuple[UOp, UOp]:
     """Two fresh uint32 words per element of a flat tensor of that many elements."""
     size = count(tuple(shape))
-    with _lock:
+    with placement.lock:
         state = _state(device)
         both = state.uop
         key, start = (both.shrink(((i, i + 1),)).reshape(()) for i in (0, 1))
@@ -160,8 +158,9 @@ class Random(Creation):
             raise ArgumentError(f"[{op}] shape {shape}; sizes must not be negative")
         dtype = dtype or dtypes.float32
         check_dtype(op, dtype)
-        words = _words(shape, placement.device_name(device))
-        result = cls._new(make(*words).reshape(shape).cast(dtype))
+        name = placement.device_name(device)
+        with placement.lock:  # until a Tensor refers to the words: then a write waits for it
+            result = cls._new(make(*_words(shape, name)).reshape(shape).cast(dtype))
         return result.requires_grad_() if requires_grad else result
 
     @classmethod
