@@ -20,7 +20,7 @@ TARGET = Capabilities(
 
 def matmul(a: UOp, b: UOp) -> UOp:
     """(m, k) @ (k, n)"""
-    (m, k), n = a.shape, b.shape[1]
+    m, n = a.shape[0], b.shape[1]
     left = a.expand((n,)).permute((0, 2, 1))
     right = b.permute((1, 0)).expand((m,)).permute((2, 0, 1))
     return (left * right).reduce(Op.ADD, 1)

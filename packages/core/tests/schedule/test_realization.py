@@ -13,14 +13,14 @@ import pytest
 
 pytest.importorskip("dovetile_cpu")
 
-from graphs import expect, place, run  # noqa: E402
+from graphs import expect, place, run
 
-from dovetile import Tensor, dtypes, environment, schedule  # noqa: E402
-from dovetile.errors import GraphError  # noqa: E402
-from dovetile.ir.ops import Op  # noqa: E402
-from dovetile.ir.uop import UOp, toposort  # noqa: E402
-from dovetile.runtime.counting import total as compiled_counts  # noqa: E402
-from dovetile.schedule import make, realization  # noqa: E402
+from dovetile import Tensor, dtypes, environment, schedule
+from dovetile.errors import GraphError
+from dovetile.ir.ops import Op
+from dovetile.ir.uop import UOp, toposort
+from dovetile.runtime.counting import total as compiled_counts
+from dovetile.schedule import make, realization
 
 
 def numbers(*shape: int) -> np.ndarray:
