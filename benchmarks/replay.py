@@ -112,6 +112,38 @@ def main() -> None:
         device.queue.synchronize()
 
     report(f"replay of {count} kernels, all patched", measure(patched, repeats, count))
+    report_captured(device, count, repeats)
+
+
+def report_captured(device: Device, count: int, repeats: int) -> None:
+    """A captured function of `count` small kernels: what its calls cost beyond its command list."""
+    from dovetile import Tensor, jit
+
+    state = Tensor(np.zeros(8, np.float32), device=device.name).realize()
+
+    @jit
+    def step() -> None:
+        for _ in range(count):
+            state.assign(state + 1).realize()
+
+    for _ in range(3):
+        step()
+    (captured,) = step.captures
+    assert captured.kernels == count
+
+    def called() -> None:
+        step()
+        device.queue.synchronize()
+
+    def bare() -> None:
+        captured.commands.submit([])
+        device.queue.synchronize()
+
+    called_times, bare_times = measure(called, repeats, count), measure(bare, repeats, count)
+    report(f"call of a captured function of {count} kernels", called_times)
+    report("  of which its command list", bare_times)
+    overhead = (called_times[0] - bare_times[0], called_times[1] - bare_times[1])
+    report("  overhead", overhead)
 
 
 if __name__ == "__main__":
