@@ -69,12 +69,7 @@ def train(decorate: Callable[[Any], Any], make_optimizer: Callable[..., Any]) ->
     [
         lambda parameters: SGD(parameters, lr=0.1, momentum=0.9),
         lambda parameters: Adam(parameters, lr=0.01),
-        pytest.param(
-            lambda parameters: SGD(parameters, lr=0.1, momentum=0.9, weight_decay=0.01),
-            marks=pytest.mark.xfail(
-                raises=GraphError, strict=True, reason="the plain step cannot be scheduled yet"
-            ),
-        ),
+        lambda parameters: SGD(parameters, lr=0.1, momentum=0.9, weight_decay=0.01),
     ],
     ids=["SGD", "Adam", "SGD with weight decay"],
 )
