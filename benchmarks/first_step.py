@@ -1,7 +1,7 @@
 """One MNIST training step in this process: prints its seconds and how many kernels it compiled.
 
 Run by compile_time.py in fresh processes. The time begins after the imports and includes making
-the model, whose initial values are computed by kernels as well.
+the model and its optimiser.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ import numpy
 
 import dovetile_nn
 import dovetile_optim
-from dovetile import Tensor, jit
-from dovetile.runtime import counters
+from dovetile import Tensor, counters, jit
 
 
 def main() -> None:

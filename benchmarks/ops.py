@@ -15,6 +15,7 @@ import numpy  # noqa: E402
 import torch  # noqa: E402
 
 from dovetile import Tensor, jit  # noqa: E402
+from dovetile.runtime import get_device  # noqa: E402
 
 
 def arrays(*shapes: tuple[int, ...]) -> list[numpy.ndarray]:
@@ -33,7 +34,7 @@ def captured(function: Callable[..., Tensor], *inputs: Tensor) -> Callable[[], T
 
     def call() -> Tensor:
         result = step(*inputs)
-        result.synchronize()
+        get_device(result.device).synchronize()
         return result
 
     return call

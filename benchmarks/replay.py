@@ -92,7 +92,9 @@ def main() -> None:
         device.queue.synchronize()
 
     report("one launch, submitted and awaited", measure(single, repeats * 10, 1))
-    report(f"{count} eager launches", measure(eager(device, program, buffer, count), repeats, count))
+    report(
+        f"{count} eager launches", measure(eager(device, program, buffer, count), repeats, count)
+    )
     one = Launch(program, (buffer,), (1,))
     work = Launch(program, (buffer,), (1000,))
     replayed = measure(replay(device, one, count), repeats, count)
@@ -101,7 +103,10 @@ def main() -> None:
     report("  of which the kernel's own time", own)
     report("  overhead", (replayed[0] - own[0], replayed[1] - own[1]))
     shared = Launch(program, (buffer,), (1,), groups=(2,))
-    report(f"replay of {count} kernels of 2 parts", measure(replay(device, shared, count), repeats, count))
+    report(
+        f"replay of {count} kernels of 2 parts",
+        measure(replay(device, shared, count), repeats, count),
+    )
     add = device.queue.capture([one] * count)
     slots = [add.buffer_slot(i, 0) for i in range(count)]
     others = [buffer, Buffer.from_numpy(device, np.zeros(2, np.int64))]
@@ -112,6 +117,38 @@ def main() -> None:
         device.queue.synchronize()
 
     report(f"replay of {count} kernels, all patched", measure(patched, repeats, count))
+    report_captured(device, count, repeats)
+
+
+def report_captured(device: Device, count: int, repeats: int) -> None:
+    """A captured function of `count` small kernels: what its calls cost beyond its command list."""
+    from dovetile import Tensor, jit
+
+    state = Tensor(np.zeros(8, np.float32), device=device.name).realize()
+
+    @jit
+    def step() -> None:
+        for _ in range(count):
+            state.assign(state + 1).realize()
+
+    for _ in range(3):
+        step()
+    (captured,) = step.captures
+    assert captured.kernels == count
+
+    def called() -> None:
+        step()
+        device.queue.synchronize()
+
+    def bare() -> None:
+        captured.commands.submit([])
+        device.queue.synchronize()
+
+    called_times, bare_times = measure(called, repeats, count), measure(bare, repeats, count)
+    report(f"call of a captured function of {count} kernels", called_times)
+    report("  of which its command list", bare_times)
+    overhead = (called_times[0] - bare_times[0], called_times[1] - bare_times[1])
+    report("  overhead", overhead)
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ def draw(
 
 def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train a small network on scikit-learn's digits.")
-    parser.add_argument("--epochs", type=arguments.integer(1), default=12)
+    parser.add_argument("--epochs", type=arguments.integer(1), default=16)
     parser.add_argument("--batch-size", type=arguments.integer(1), default=64)
     parser.add_argument("--seed", type=arguments.integer(0), default=0)
     parser.add_argument(

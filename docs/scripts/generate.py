@@ -12,6 +12,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import tensor_to_kernel
+
 from dovetile import environment, errors
 from dovetile.ir import ops
 
@@ -97,6 +99,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "reference/environment.md": environment_page,
     "reference/errors.md": errors_page,
     "reference/ir.md": ir_page,
+    "explanation/tensor-to-kernel.md": tensor_to_kernel.page,
 }
 
 

@@ -56,7 +56,6 @@ large_cases = st.one_of(
     st.builds(kernels.transpose, st.integers(200, 400), st.integers(300, 600)),
     st.builds(kernels.row_sums, st.integers(1, 400), st.integers(300, 600)),
     st.builds(kernels.column_maxima, st.integers(300, 600), st.integers(1, 400)),
-    st.builds(kernels.total, st.integers(100_000, 300_000)),
     st.builds(kernels.normalized, st.integers(300, 600), st.integers(200, 400)),
     st.builds(kernels.accumulated, st.integers(100_000, 300_000)),
 )  # fmt: skip

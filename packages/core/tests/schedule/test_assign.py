@@ -102,7 +102,11 @@ def test_writes_to_parts_leave_the_rest() -> None:
     b, x = memory(6, 8)
     state = written(b, x.shrink(((1, 3), (2, 5))), UOp.const(-1.0, dtypes.float32).expand((2, 3)))
     view = state.reshape((6, 8))
-    state = written(state, view.permute((1, 0)).shrink(((0, 8), (5, 6))), x.shrink(((0, 1), (0, 8))).reshape((8, 1)))
+    state = written(
+        state,
+        view.permute((1, 0)).shrink(((0, 8), (5, 6))),
+        x.shrink(((0, 1), (0, 8))).reshape((8, 1)),
+    )
     expect(state)
 
 

@@ -7,13 +7,13 @@ import pytest
 
 pytest.importorskip("dovetile_cpu")
 
-from graphs import DEVICE, place, run  # noqa: E402
+from graphs import DEVICE, place, run
 
-from dovetile import Tensor, dtypes, schedule  # noqa: E402
-from dovetile.errors import IndexOutOfRangeError  # noqa: E402
-from dovetile.ir.ops import Op  # noqa: E402
-from dovetile.ir.uop import UOp  # noqa: E402
-from dovetile.runtime import get_device  # noqa: E402
+from dovetile import Tensor, dtypes, schedule
+from dovetile.errors import IndexOutOfRangeError
+from dovetile.ir.ops import Op
+from dovetile.ir.uop import UOp
+from dovetile.runtime import get_device
 
 
 def rows(x: UOp, positions: list[int], text: str) -> UOp:

@@ -9,12 +9,12 @@ import pytest
 
 pytest.importorskip("dovetile_cpu")
 
-from graphs import buffer, plan_kernels  # noqa: E402
+from graphs import buffer, plan_kernels
 
-from dovetile import Tensor, dtypes  # noqa: E402
-from dovetile.ir.ops import Op  # noqa: E402
-from dovetile.ir.uop import UOp  # noqa: E402
-from dovetile.schedule.kernels import fault_code  # noqa: E402
+from dovetile import Tensor, dtypes
+from dovetile.ir.ops import Op
+from dovetile.ir.uop import UOp
+from dovetile.schedule.kernels import fault_code
 
 
 def zeros(*shape: int) -> Tensor:

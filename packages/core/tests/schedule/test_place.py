@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 from graphs import buffer
 
 from dovetile import dtypes
 from dovetile.ir.ops import Op
 from dovetile.ir.uop import UOp
+from dovetile.plugins import Capabilities
 from dovetile.schedule.place import epilogue, is_memory, kernels_of, place, storage
+
+TARGET = Capabilities(
+    architecture="test", bytes_per_second=16e9, operations_per_second=320e9, launch_seconds=3e-6
+)
 
 
 def matmul(a: UOp, b: UOp) -> UOp:
     """(m, k) @ (k, n)"""
-    (m, k), n = a.shape, b.shape[1]
+    m, n = a.shape[0], b.shape[1]
     left = a.expand((n,)).permute((0, 2, 1))
     right = b.permute((1, 0)).expand((m,)).permute((2, 0, 1))
     return (left * right).reduce(Op.ADD, 1)
 
 
 def held(*roots: UOp) -> set[UOp]:
-    return set(place(UOp.sink(*roots)).held)
+    return set(place(UOp.sink(*roots), TARGET).held)
 
 
 def total(x: UOp) -> UOp:
@@ -39,7 +46,7 @@ product = matmul(x, y)
 again = matmul(exp(x) + 1, y)
 row_sum = total(x)
 cheap = x + y
-dear = exp(exp(x + y))
+dear = functools.reduce(lambda value, _: exp(value), range(4000), x + y)
 
 # name: (roots, held besides the roots, not held)
 CASES: dict[str, tuple[list[UOp], list[UOp], list[UOp]]] = {
@@ -59,7 +66,7 @@ CASES: dict[str, tuple[list[UOp], list[UOp], list[UOp]]] = {
     "a dear value is held for both kernels": (
         [total(dear), dear.permute((1, 0)).reduce(Op.MAX, 2)],
         [dear],
-        [exp(x + y)],
+        [exp(x + y), dear.src[0]],
     ),
     "a sum that two kernels need is held": (
         [row_sum + 1, row_sum.expand((3,)) * 2],
@@ -110,7 +117,7 @@ def test_storage_is_below_movement_and_casts() -> None:
 def test_epilogue_ends_where_the_value_is_shared() -> None:
     first = product + 1
     second, third = exp(first), first * 2
-    placement = place(UOp.sink(second.permute((1, 0)).reduce(Op.MAX, 1), third))
+    placement = place(UOp.sink(second.permute((1, 0)).reduce(Op.MAX, 1), third), TARGET)
     placement.held.clear()
     assert epilogue(product, placement) is first
 
@@ -119,6 +126,6 @@ def test_kernels_of_names_every_kernel_a_value_is_computed_in() -> None:
     a, b = x + 1, x * 2
     shared = x.permute((1, 0))
     roots = [shared + a.permute((1, 0)), shared * b]
-    needs = kernels_of(place(UOp.sink(*roots)))
+    needs = kernels_of(place(UOp.sink(*roots), TARGET))
     assert needs[shared] == set(roots)
     assert needs[a] == {roots[0]} and needs[b] == {roots[1]}

@@ -111,7 +111,7 @@ def test_an_unknown_index_is_checked_and_gated() -> None:
 
 
 def test_only_views_of_memory_can_be_written() -> None:
-    with pytest.raises(GraphError, match=r"\[STORE\] ADD is not a view of memory"):
+    with pytest.raises(GraphError, match=r"\[STORE\] to ADD; it must be a view of memory"):
         RangeBuilder({}).address(ints(3) + 1, (UOp.const(0),))
 
 

@@ -58,7 +58,9 @@ def test_sum_of_a_moved_sum_is_one(move) -> None:
 def test_sum_of_a_gathered_sum_is_one() -> None:
     rows = UOp(Op.IOTA, dtypes.index, (), 4) % 3
     sums = ints(3, 4, 5).reduce(Op.ADD, 1)
-    assert len(reductions(simplified(UOp(Op.INDEX, sums.dtype, (sums, rows)).reduce(Op.ADD, 1)))) == 1
+    assert (
+        len(reductions(simplified(UOp(Op.INDEX, sums.dtype, (sums, rows)).reduce(Op.ADD, 1)))) == 1
+    )
 
 
 def test_a_movement_that_repeats_sums_stays() -> None:

@@ -62,7 +62,7 @@ def save_file(
 
 
 def load_file(path: str | os.PathLike[str], device: Any = None) -> dict[str, Tensor]:
-    """The tensors of a safetensors file by their names, on `device`.
+    """The tensors of a safetensors file by their names, in order of these, on `device`.
 
     Raises FileNotFoundError where there is none, FileFormatError where it is damaged, is not a
     safetensors file, or holds a dtype that Dovetile has not.
@@ -74,7 +74,7 @@ def load_file(path: str | os.PathLike[str], device: Any = None) -> dict[str, Ten
             f"[load_file] {os.fspath(path)} is not a whole safetensors file ({error})"
         ) from error
     tensors: dict[str, Tensor] = {}
-    for name, entry in entries:
+    for name, entry in sorted(entries, key=lambda pair: pair[0]):
         dtype = _NUMPY_DTYPES.get(entry["dtype"])
         if dtype is None:
             raise FileFormatError(

@@ -333,12 +333,11 @@ class Capture:
             if identity in self.recording.written:
                 written += [weakref.ref(t) for t in showing]
         fresh = [
-            Fresh(b.device, b.nbytes // b.dtype.itemsize, b, lists.places(b))
-            for b, _ in self.fresh
+            Fresh(b.device, b.nbytes // b.dtype.itemsize, b, lists.places(b)) for b, _ in self.fresh
         ]
         step = Step(
             lists, inputs, owners, used, written, self.surroundings, expected, states,
-            self.recording.shared_arrays(), fresh, self.recording.work, build,
+            self.recording.arrays(), fresh, self.recording.work, build,
         )  # fmt: skip
         step._last = [role.memory for role in inputs]
         return step

@@ -72,14 +72,14 @@ class JitFunction(Generic[Function]):
         attributes = getattr(instance, "__dict__", None)
         name = f"{self.function.__name__} (jit)"
         bound = None if attributes is None else attributes.get(name)
+        if attributes is None:
+            raise JitError(
+                f"[jit] {self.function.__qualname__} belongs to a class without a __dict__ to keep "
+                "captures in; add '__dict__' to its __slots__"
+            )
         if bound is None or bound.function.__self__ is not instance:
-            bound = JitFunction(types.MethodType(self.function, instance), self.most_captures)
-            if attributes is None:
-                raise JitError(
-                    f"[jit] {self.function.__qualname__} is a method of a {type(instance).__name__}, "
-                    "which has no __dict__ to keep captures in; add '__dict__' to its __slots__"
-                )
-            attributes[name] = bound
+            method = types.MethodType(self.function, instance)
+            bound = attributes[name] = JitFunction(method, self.most_captures)
         return bound
 
     @property
@@ -240,8 +240,8 @@ def jit(function: Any = None, *, most_captures: int = _MOST_CAPTURES) -> Any:
       Another shape, dtype, device, or another value of any other argument is another capture.
     * Tensors that the function reaches in other ways are state: assigns to them, and attributes
       set to new Tensors, take place at every replay.
-    * Python values that it reads are watched; where one has changed, the function is captured again.
-      Other effects on Python (prints, counters, lists that grow) happen at captures only.
+    * Python values that it reads are watched; where one has changed, it is captured again. Other
+      effects on Python (prints, counters) happen at captures only.
     * Results are new Tensors each time, without a graph: gradients are computed inside. Tensors
       that the function leaves elsewhere (such as `grad` of parameters) are overwritten at replays.
 

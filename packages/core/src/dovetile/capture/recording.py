@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -67,19 +66,9 @@ class Recording:
                     changed = Copy(*buffers)
                 self.commands[number] = (device, changed)
 
-    def shared_arrays(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """(array, its content when it was placed) where others still hold the array's memory."""
-        found = []
-        for _, array, content in self.placed.values():
-            owner = array
-            while isinstance(owner.base, np.ndarray):
-                owner = owner.base
-            # Held by us: the base of `array` (or the table, for the array itself), `owner`, and
-            # the argument of getrefcount; `array` too where it is the owner.
-            ours = 4 if owner is array else 3
-            if sys.getrefcount(owner) > ours or owner.base is not None:
-                found.append((array, content))
-        return found
+    def arrays(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """(array, its content when it was placed) of all host data."""
+        return [(array, content) for _, array, content in self.placed.values()]
 
 
 def buffers_of(command: Launch | Copy) -> tuple[Buffer, ...]:

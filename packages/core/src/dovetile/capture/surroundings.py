@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 
+from dovetile.runtime import Device
 from dovetile.tensor.base import TensorBase
 
 _SCALARS = (bool, int, float, complex, str, bytes, type(None))
@@ -134,6 +135,12 @@ class Surroundings:
             self._places = mark[1]
         return found
 
+    def _walk_all(self, values: Sequence[Any], labels: Sequence[str], depth: int) -> bool:
+        found = False
+        for value, label in zip(values, labels):
+            found = self._walk(value, label, depth) or found
+        return found
+
     def _walk_inside(self, value: Any, label: str, depth: int) -> bool:
         if isinstance(value, types.FunctionType):
             return self._walk_function(value, label, depth)
@@ -142,10 +149,10 @@ class Surroundings:
             return self._walk(value.__func__, label, depth) or inside
         if isinstance(value, partial):
             parts = (value.func, value.args, value.keywords)
-            return any([self._walk(part, label, depth) for part in parts])
+            return self._walk_all(parts, [label] * len(parts), depth)
         if isinstance(value, type):
             return not _is_foreign(value) and self._walk_namespace(value, label, depth)
-        if isinstance(value, (types.ModuleType, types.BuiltinFunctionType)):
+        if isinstance(value, (types.ModuleType, types.BuiltinFunctionType, Device)):
             return False
         found = False
         if isinstance(value, dict):
@@ -178,7 +185,7 @@ class Surroundings:
         dotted = table is not owner
         names = [f"{label}.{k}" if dotted else f"{label}[{k!r}]" for k in keys]
         values = self._add(label, read, lambda i, v: operator.setitem(table, keys[i], v), names)
-        return any([self._walk(v, name, depth) for v, name in zip(values, names)])
+        return self._walk_all(values, names, depth)
 
     def _walk_sequence(self, items: list | tuple, label: str, depth: int) -> bool:
         if len(items) > _LARGEST_CONTAINER:
@@ -188,7 +195,7 @@ class Surroundings:
         if isinstance(items, list):
             names = [f"{label}[{i}]" for i in range(len(items))]
             self._add(label, lambda: items, lambda i, v: operator.setitem(items, i, v), names)
-        return any([self._walk(v, f"{label}[{i}]", depth) for i, v in enumerate(items)])
+        return self._walk_all(items, [f"{label}[{i}]" for i in range(len(items))], depth)
 
     def _walk_slots(self, value: object, label: str, depth: int) -> bool:
         names = [
@@ -206,13 +213,15 @@ class Surroundings:
             lambda i, v: setattr(value, names[i], v),
             [f"{label}.{name}" for name in names],
         )
-        return any([self._walk(v, f"{label}.{n}", depth) for v, n in zip(values, names)])
+        return self._walk_all(values, [f"{label}.{name}" for name in names], depth)
 
     def _walk_namespace(self, value: Any, label: str, depth: int) -> bool:
         names = [
             name
             for name, held in vars(value).items()
-            if not name.startswith("__") and not callable(held) and not hasattr(type(held), "__get__")
+            if not name.startswith("__")
+            and not callable(held)
+            and not hasattr(type(held), "__get__")
         ]
         table = vars(value)
         values = self._add(
@@ -221,7 +230,7 @@ class Surroundings:
             lambda i, v: setattr(value, names[i], v),
             [f"{label}.{name}" for name in names],
         )
-        return any([self._walk(v, f"{label}.{n}", depth) for v, n in zip(values, names)])
+        return self._walk_all(values, [f"{label}.{name}" for name in names], depth)
 
     def _walk_function(self, function: types.FunctionType, label: str, depth: int) -> bool:
         if function is not self._root and _is_foreign_module(function.__module__):
@@ -236,7 +245,7 @@ class Surroundings:
                 lambda i, v: setattr(cells[i], "cell_contents", v),
                 names,
             )
-            found = any([self._walk(v, name, depth) for v, name in zip(values, names)])
+            found = self._walk_all(values, names, depth)
         found = self._walk_globals(function, label, depth) or found
         for default in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
             found = self._walk(default, f"a default of {label}", depth) or found
@@ -262,7 +271,7 @@ class Surroundings:
                 )
                 for item, attribute in zip(inside, held):
                     self._walk(item, f"{name}.{attribute}", depth)
-        return any([self._walk(v, name, depth) for v, name in zip(values, names)])
+        return self._walk_all(values, names, depth)
 
     def _add_gradients(self) -> None:
         leaves = [t for t in self.tensors.values() if t.requires_grad]

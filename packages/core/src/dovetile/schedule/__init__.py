@@ -8,6 +8,7 @@
     loops       loops made canonical
     memory      temporaries that live at different times share memory
     plan, run   the result as data, and how it is executed
+    explain     all of these stages printed
 """
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def schedule(
     capabilities = {name: d.capabilities for name, d in devices.items()}
     # Each round settles the readers of one state of one buffer, so they are soon all settled.
     for _ in range(1 + sum(n.op in (Op.BUFFER, Op.AFTER) for n in toposort(sink))):
-        maker = KernelMaker(place(sink), capabilities, default)
+        maker = KernelMaker(place(sink, capabilities[default]), capabilities, default)
         try:
             return maker.run(), maker, sink
         except NeedsCopy as conflict:

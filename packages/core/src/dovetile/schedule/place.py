@@ -6,9 +6,12 @@ is used. The rules, in order:
 1. Results, STAGE, COPY and the targets of STORE are held.
 2. A contraction (each operand element is used many times) reads its operands from memory, and is
    itself held, together with the elementwise work that follows it one to one (its epilogue).
-3. A value needed by several kernels is held if it contains a reduction or computing it again costs
-   more than reading it back: recompute moves `leaf bytes` per kernel, holding moves the value once
-   out and once in per kernel.
+3. A value that k kernels need is held if a reduction is inside of it, or if computing it again costs
+   more time. With the bytes of what it is computed from (leaf), its own bytes (own), its operations
+   (work), and the target's bandwidth B, rate of operations R and time of a launch L:
+
+       compute again:  k * leaf / B + (k - 1) * work / R
+       hold:           leaf / B + (k + 1) * own / B + L
 4. Any other reduction is computed inside its only kernel, at the loop level of its own axes, if
    that repeats no work and leaves enough parallel iterations; `kernels` checks that on the loops.
 """
@@ -19,11 +22,16 @@ from dataclasses import dataclass, field
 
 from dovetile.ir.ops import ELEMENTWISE, MOVEMENT, Op
 from dovetile.ir.uop import UOp, consumers, toposort
+from dovetile.plugins.specs import Capabilities
 
-# How many additions the operations cost about; the unit of the recompute decision.
+# How many additions the operations cost about.
 _COST = {Op.EXP2: 8, Op.LOG2: 10, Op.SIN: 16, Op.DIV: 4, Op.SQRT: 4, Op.FLOORDIV: 8, Op.FLOORMOD: 8}
-_CHEAP = 12
+# A contraction uses each element of its operands at least so often.
 _REUSE = 4
+# More work per element than this is never done once per window of a convolution.
+_WINDOW_WORK = 2
+# What `_work` counts for a reduction: too much to be repeated.
+_UNBOUNDED = 1 << 20
 
 
 @dataclass
@@ -36,13 +44,13 @@ class Placement:
     contractions: set[UOp] = field(default_factory=set)
 
 
-def place(sink: UOp) -> Placement:
+def place(sink: UOp, target: Capabilities) -> Placement:
     """Decides rules 1 to 3 for the whole graph."""
     nodes = toposort(sink)
     placement = Placement(nodes, consumers(nodes))
     _forced(sink, placement)
     _contractions(placement)
-    _shared(placement)
+    _shared(placement, target)
     return placement
 
 
@@ -94,7 +102,7 @@ def _contractions(placement: Placement) -> None:
                 _hold(s, placement)
         elif node.op is Op.INDEX and node.size >= 2 * node.src[0].size:
             source = storage(node.src[0])
-            if source.op in ELEMENTWISE and _work(source, placement) > 2:
+            if source.op in ELEMENTWISE and _work(source, placement) > _WINDOW_WORK:
                 _hold(source, placement)
     # Users first: an epilogue may itself be the operand that another contraction holds.
     for node in reversed(placement.nodes):
@@ -127,10 +135,10 @@ def epilogue(node: UOp, placement: Placement) -> UOp | None:
     return last
 
 
-def _work(node: UOp, placement: Placement, limit: int = 4 * _CHEAP) -> int:
-    """Cost of computing one element from held values; `limit` where a reduction is inside."""
+def _work(node: UOp, placement: Placement) -> int:
+    """Operations to compute one element from held values; _UNBOUNDED where a reduction is inside."""
     total, stack, seen = 0, [node], set()
-    while stack and total < limit:
+    while stack:
         current = stack.pop()
         if current in seen or current.op in (Op.BUFFER, Op.CONST, Op.IOTA, Op.AFTER):
             continue
@@ -138,7 +146,7 @@ def _work(node: UOp, placement: Placement, limit: int = 4 * _CHEAP) -> int:
         if current is not node and current in placement.held:
             continue
         if current.op is Op.REDUCE:
-            return limit
+            return _UNBOUNDED
         if current.op in ELEMENTWISE:
             total += _COST.get(current.op, 1)
         stack.extend(current.src)
@@ -161,20 +169,26 @@ def _leaf_bytes(node: UOp, placement: Placement) -> int:
     return total
 
 
-def _shared(placement: Placement) -> None:
+def _shared(placement: Placement, target: Capabilities) -> None:
     """Rule 3, sources first, so that what a value costs is known when it is decided."""
     needs = kernels_of(placement)
     for node in placement.nodes:
-        if node in placement.held or len(needs.get(node, ())) < 2:
+        kernels = len(needs.get(node, ()))
+        if node in placement.held or kernels < 2:
             continue
+        users = placement.users[node]
+        if all(u in placement.held or u.op in ELEMENTWISE for u in users) and all(
+            needs[u] == needs[node] for u in users
+        ):
+            continue  # its users go on together: what follows is the better one to hold
         if node.op is Op.REDUCE:
             _hold(_smallest_epilogue(node, placement, needs), placement)
         elif node.op in ELEMENTWISE:
-            work = _work(node, placement)
-            kernels = len(needs[node])
-            again = _leaf_bytes(node, placement) * kernels
-            hold = node.size * node.dtype.itemsize * (kernels + 1)
-            if work > _CHEAP or again > 2 * hold:
+            leaf = _leaf_bytes(node, placement) / target.bytes_per_second
+            own = node.size * node.dtype.itemsize / target.bytes_per_second
+            work = node.size * _work(node, placement) / target.operations_per_second
+            again = kernels * leaf + (kernels - 1) * work
+            if again > leaf + (kernels + 1) * own + target.launch_seconds:
                 _hold(node, placement)
 
 

@@ -118,8 +118,6 @@ class RangeBuilder:
             return node
         if op is Op.IOTA:
             return indices[0]
-        if op is Op.AFTER and len(node.src) == 1:  # waits for nothing: where gradients stop
-            return (yield (node.src[0], indices, gate, state))
         if node in self.inline and op is Op.AFTER:
             return (yield (node.src[1].src[1].reshape(node.shape), indices, gate, None))
         if op in (Op.AFTER, Op.STAGE):

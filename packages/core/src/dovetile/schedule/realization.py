@@ -184,6 +184,8 @@ def normalize(roots: Sequence[UOp], nodes: Iterable[UOp]) -> tuple[UOp, tuple[UO
             done[node] = slotted(node)
         elif not node.src:
             done[node] = node
+        elif node.op is Op.AFTER and len(node.src) == 1:
+            done[node] = done[node.src[0]]  # it only tells gradients to stop
         else:
             src = tuple([done[s] for s in node.src])
             done[node] = node if src == node.src else UOp(node.op, node.dtype, src, node.arg)

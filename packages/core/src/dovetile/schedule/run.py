@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from dovetile.runtime import Buffer, Device, Program
 from dovetile.runtime.compile import load_programs
-from dovetile.runtime.faults import check_faults, fault_buffer, register_faults
 from dovetile.runtime.counting import Counters, total
+from dovetile.runtime.faults import check_faults, fault_buffer, register_faults
 from dovetile.schedule import debug
 from dovetile.schedule.plan import Plan, Step
 
