@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from dovetile import cache
@@ -147,7 +148,7 @@ def compile_programs(device: Device, kernels: Sequence[tuple[str, str]]) -> list
             if programs[i] not in device.programs:
                 name, source = kernels[i]
                 device.programs[programs[i]] = _loaded(
-                    compiler, keys[i], source, binaries[keys[i]], lambda b: device.load(b, name)
+                    compiler, keys[i], source, binaries[keys[i]], partial(device.load, name=name)
                 )
     return [device.programs[program] for program in programs]
 
