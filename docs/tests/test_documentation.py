@@ -44,7 +44,7 @@ def test_link_checker(
     assert check_links.problems(page) == expected
 
 
-@pytest.mark.parametrize("name", ["tutorial/first-steps.md"])
+@pytest.mark.parametrize("name", ["tutorial/first-steps.md", "how-to/find-out-why-it-is-slow.md"])
 def test_examples_run(name: str) -> None:
     results = doctest.testfile(
         str(DOCS / name),
@@ -52,5 +52,5 @@ def test_examples_run(name: str) -> None:
         optionflags=doctest.ELLIPSIS | doctest.IGNORE_EXCEPTION_DETAIL,
         encoding="utf-8",
     )
-    assert results.attempted > 10
+    assert results.attempted >= 5
     assert results.failed == 0

@@ -11,7 +11,6 @@ import pytest
 nn = pytest.importorskip("dovetile_nn")
 
 from dovetile import Tensor, jit, manual_seed, no_grad  # noqa: E402
-from dovetile.errors import GraphError  # noqa: E402
 from dovetile_optim import SGD, Adam  # noqa: E402
 from dovetile_optim.lr_scheduler import CosineAnnealingLR  # noqa: E402
 

@@ -72,9 +72,7 @@ class _Expander:
             strides[r] = stride
             stride *= r.src[0].arg
         factors = [strides.get(r, 0) for r in dims]
-        return [
-            copies[sum(f * x for f, x in zip(factors, point))] for point in self._points(dims)
-        ]
+        return [copies[sum(f * x for f, x in zip(factors, point))] for point in self._points(dims)]
 
     def _expand(self, node: UOp, dims: tuple[UOp, ...]) -> list[UOp]:
         op = node.op
@@ -175,9 +173,7 @@ class _Expander:
         body, ranges = node.src[0], node.src[1:]
         unrolled = tuple(r for r in ranges if r.arg.kind is AxisKind.UNROLL)
         vector = [r for r in ranges if r.arg.kind is AxisKind.VECTOR]
-        loops = tuple(
-            self.copies[r][1][0] for r in ranges if r not in unrolled and r not in vector
-        )
+        loops = tuple(self.copies[r][1][0] for r in ranges if r not in unrolled and r not in vector)
         inner = dims + unrolled
         bodies = self._select(body, inner)
         group = math.prod(r.src[0].arg for r in unrolled)

@@ -20,7 +20,7 @@ _ALIGNMENT = 64
 def lower_stages(sink: UOp) -> tuple[UOp, int]:
     """`sink` without STAGE nodes, and the bytes of LOCAL memory that it needs."""
     offset, ids = 0, unused_ids(sink)
-    while (stages := [n for n in toposort(sink) if n.op is Op.STAGE]) :
+    while stages := [n for n in toposort(sink) if n.op is Op.STAGE]:
         # Innermost first: the list is sorted sources first, and one replacement may hold others.
         stage = stages[0]
         space, _depth = stage.arg

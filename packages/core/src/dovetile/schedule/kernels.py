@@ -64,9 +64,7 @@ class KernelMaker:
 
     def run(self) -> list[Kernel]:
         """All kernels (a COPY has no ast), in an order that respects every dependency."""
-        roots = [
-            n for n in self.placement.nodes if n in self.placement.held or n.op is Op.STORE
-        ]
+        roots = [n for n in self.placement.nodes if n in self.placement.held or n.op is Op.STORE]
         for root in roots:
             self._buffer(root)
         waiting, made = list(reversed(roots)), set()
@@ -248,9 +246,7 @@ class KernelMaker:
         assert kernel.ast is not None
         end = kernel.ast.src[0]
         outer = set(end.src[1:]) if end.op is Op.END else set()
-        inside = [
-            n for n in toposort(kernel.ast) if n.op is Op.REDUCE and n in builder.reduced
-        ]
+        inside = [n for n in toposort(kernel.ast) if n.op is Op.REDUCE and n in builder.reduced]
         own = {kernel.roots[0]}
         evicted: list[UOp] = []
         chain: list[frozenset[UOp]] = []

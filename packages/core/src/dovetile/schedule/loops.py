@@ -81,9 +81,7 @@ def merge_axes(kernel: UOp) -> UOp:
 
 
 def _lists(kernel: UOp) -> list[tuple[UOp, ...]]:
-    return [
-        n.src[1:] for n in toposort(kernel) if n.op in (Op.END, Op.REDUCE) and len(n.src) > 2
-    ]
+    return [n.src[1:] for n in toposort(kernel) if n.op in (Op.END, Op.REDUCE) and len(n.src) > 2]
 
 
 def _uses(kernel: UOp) -> list[dict[UOp, int]]:
@@ -130,12 +128,8 @@ def number(kernel: UOp) -> tuple[UOp, tuple[UOp, ...]]:
     nodes = toposort(kernel)
     order = list(kernel.src[0].src[1:]) if kernel.src[0].op is Op.END else []
     order += [r for n in nodes if n.op in (Op.REDUCE, Op.END) for r in n.src[1:]]
-    ranges = {
-        r: UOp.range(r.src[0], r.arg.kind, i) for i, r in enumerate(dict.fromkeys(order))
-    }
-    buffers = [
-        n for n in nodes if n.op is Op.BUFFER and n.arg.space is AddressSpace.GLOBAL
-    ]
+    ranges = {r: UOp.range(r.src[0], r.arg.kind, i) for i, r in enumerate(dict.fromkeys(order))}
+    buffers = [n for n in nodes if n.op is Op.BUFFER and n.arg.space is AddressSpace.GLOBAL]
     values = dict(ranges)
     for slot, b in enumerate(buffers):
         values[b] = UOp.buffer(b.arg.size, b.dtype, slot=slot)

@@ -30,9 +30,7 @@ from dovetile.schedule.plan import Memory, Plan, Reference, Step
 from dovetile.schedule.simplify import simplify_tensors
 
 
-def make_plan(
-    sink: UOp, devices: Mapping[str, Device], default: str
-) -> tuple[Plan, list[Program]]:
+def make_plan(sink: UOp, devices: Mapping[str, Device], default: str) -> tuple[Plan, list[Program]]:
     """The plan of a graph whose BUFFERs are slots, and its programs, compiled."""
     with _uncollected():
         return _make_plan(sink, devices, default)

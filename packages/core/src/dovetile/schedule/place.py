@@ -6,7 +6,7 @@ is used. The rules, in order:
 1. Results, STAGE, COPY and the targets of STORE are held.
 2. A contraction (each operand element is used many times) reads its operands from memory, and is
    itself held, together with the elementwise work that follows it one to one (its epilogue).
-3. A value that k kernels need is held if a reduction is inside of it, or if computing it again costs
+3. A value that k kernels need is held if a reduction is inside it, or if computing it again costs
    more time. With the bytes of what it is computed from (leaf), its own bytes (own), its operations
    (work), and the target's bandwidth B, rate of operations R and time of a launch L:
 
@@ -136,7 +136,7 @@ def epilogue(node: UOp, placement: Placement) -> UOp | None:
 
 
 def _work(node: UOp, placement: Placement) -> int:
-    """Operations to compute one element from held values; _UNBOUNDED where a reduction is inside."""
+    """Operations to compute one element from held values; _UNBOUNDED with a reduction inside."""
     total, stack, seen = 0, [node], set()
     while stack:
         current = stack.pop()

@@ -192,9 +192,7 @@ class RangeBuilder:
             stride *= n
         return self.simplify(flat)
 
-    def _reshaped(
-        self, new: tuple[int, ...], old: tuple[int, ...], indices: Indices
-    ) -> list[UOp]:
+    def _reshaped(self, new: tuple[int, ...], old: tuple[int, ...], indices: Indices) -> list[UOp]:
         """Indices into `old` of an element of `new`; groups of axes of equal extent go together."""
         result: list[UOp] = []
         i = j = 0
@@ -254,9 +252,7 @@ class RangeBuilder:
             clauses.add(self.simplify(base < size - offset))
         return clauses
 
-    def _through_index(
-        self, node: UOp, indices: Indices, gate: Gate
-    ) -> tuple[UOp, Indices, Gate]:
+    def _through_index(self, node: UOp, indices: Indices, gate: Gate) -> tuple[UOp, Indices, Gate]:
         leading = indices[: len(node.src[1].shape)]
         positions = [self._run((i, leading, gate, None)) for i in node.src[1:]]
         return self._positioned(node, positions, indices, gate)
@@ -277,9 +273,7 @@ class RangeBuilder:
 
     # -- reading memory ----------------------------------------------------------------------------
 
-    def _read(
-        self, node: UOp, buffer: UOp, indices: Indices, gate: Gate, state: UOp | None
-    ) -> UOp:
+    def _read(self, node: UOp, buffer: UOp, indices: Indices, gate: Gate, state: UOp | None) -> UOp:
         outside = [self._inside(i, n) for i, n in zip(indices, node.shape)]
         needed: Gate = frozenset().union(*outside)
         if self.pad_operands and needed and needed <= gate and len(node.shape) > 1:

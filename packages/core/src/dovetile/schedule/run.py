@@ -77,12 +77,8 @@ class LoadedPlan:
     ) -> tuple[dict[str, Sequence[Buffer]], list[Buffer]]:
         """(the buffers by kind of reference, the results)."""
         plan = self.plan
-        arenas = {
-            name: Buffer(self.devices[name], nbytes) for name, nbytes in plan.arenas.items()
-        }
-        temporaries = [
-            arenas[t.device].view(t.offset, t.nbytes, t.dtype) for t in plan.temporaries
-        ]
+        arenas = {name: Buffer(self.devices[name], nbytes) for name, nbytes in plan.arenas.items()}
+        temporaries = [arenas[t.device].view(t.offset, t.nbytes, t.dtype) for t in plan.temporaries]
         results = [Buffer(self.devices[r.device], r.nbytes, r.dtype) for r in plan.results]
         return {"input": inputs, "temporary": temporaries, "result": results}, results
 
