@@ -16,7 +16,7 @@ from dovetile.ir.ops import Op
 from dovetile.ir.uop import UOp, toposort
 from dovetile.plugins import Capabilities
 from dovetile.schedule import make
-from dovetile.schedule.kernels import Kernel
+from dovetile.schedule.dependencies import Kernel
 from dovetile.schedule.realization import normalize
 from dovetile.tensor.placement import fetch
 

@@ -1,14 +1,15 @@
 """From a graph of tensors to kernels that have run.
 
-realization normalise the graph, find its plan or make it, run it
-simplify    rewrites of the tensor graph
-place       what to hold in memory, what to recompute
-ranges      loop indices instead of shapes
-kernels     kernels, joined where they share loops, in order
-loops       loops made canonical
-memory      temporaries that live at different times share memory
-plan, run   the result as data, and how it is executed
-explain     all of these stages printed
+realization   normalise the graph, find its plan or make it, run it
+simplify      rewrites of the tensor graph
+place         what to hold in memory, what to recompute
+ranges        loop indices instead of shapes
+kernels       kernels, joined where they share loops
+dependencies  which kernel must run before which
+loops         loops made canonical
+memory        temporaries that live at different times share memory
+plan, run     the result as data, and how it is executed
+explain       all of these stages printed
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from dovetile.optimize.analysis import extent
 
 if TYPE_CHECKING:
     from dovetile.optimize.opts import Opt
-    from dovetile.schedule.kernels import Kernel
+    from dovetile.schedule.dependencies import Kernel
     from dovetile.schedule.plan import Plan, Step
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterable
-from dataclasses import dataclass, field
 
 from dovetile import dtypes
 from dovetile.errors import GraphError
@@ -13,40 +11,16 @@ from dovetile.ir.ops import AxisKind, Op
 from dovetile.ir.rewrite import substitute_ranges
 from dovetile.ir.uop import UOp, toposort
 from dovetile.plugins.specs import Capabilities
+from dovetile.schedule.dependencies import Dependencies, Kernel
 from dovetile.schedule.place import Placement
-from dovetile.schedule.ranges import Check, RangeBuilder, conjunction
+from dovetile.schedule.ranges import RangeBuilder, conjunction
 
 _ZERO = UOp.const(0)
 FAULT_SLOT = -1
 # A reduction of fewer elements is computed inside its kernel even if that leaves few parallel rows.
 _SMALL = 32768
-
-
-class NeedsCopy(Exception):
-    """The content that a buffer had in some state is needed after it has been overwritten.
-
-    The state is the BUFFER for its first content, else the AFTER of the last write to it.
-    """
-
-    def __init__(self, state: UOp) -> None:
-        super().__init__(state)
-        self.state = state
-
-
-@dataclass(eq=False)
-class Kernel:
-    """A kernel in the making: its roots (held values and STOREs) and what they touch."""
-
-    roots: list[UOp]
-    shape: tuple[int, ...]
-    device: str
-    ast: UOp | None = None
-    reads: dict[UOp, set[UOp | None]] = field(default_factory=dict)
-    writes: dict[UOp, UOp] = field(default_factory=dict)
-    checks: list[Check] = field(default_factory=list)
-    reductions: tuple[tuple[int, ...], ...] = ()
-    contraction: bool = False
-    sequential: bool = False
+# A kernel may join one of so many that come just before it.
+_NEAR = 24
 
 
 class KernelMaker:
@@ -60,7 +34,6 @@ class KernelMaker:
         self.default_device = device
         self.buffers: dict[UOp, UOp] = {}
         self.kernels: list[Kernel] = []
-        self.copies: list[Kernel] = []
 
     def run(self) -> list[Kernel]:
         """All kernels (a COPY has no ast), in an order that respects every dependency."""
@@ -78,7 +51,7 @@ class KernelMaker:
             else:
                 made.add(root)
         kernels = self._joined(self.kernels)
-        return order(kernels, self.buffers)
+        return Dependencies(kernels).sorted()
 
     def _buffer(self, root: UOp) -> None:
         if root.op is not Op.STORE and root not in self.buffers:
@@ -297,24 +270,20 @@ class KernelMaker:
 
     def _joined(self, kernels: list[Kernel]) -> list[Kernel]:
         """Kernels over the same loops that share what they read become one."""
-        graph = Dependencies(kernels, self.buffers)
+        graph = Dependencies(kernels)
         ordered = graph.sorted()
         groups: list[Kernel] = []
-        group_of: dict[Kernel, Kernel] = {}
         for kernel in ordered:
-            target = None
-            for candidate in reversed(groups[-24:]):
-                if self._may_join(candidate, kernel) and not graph.between(
-                    candidate, kernel, group_of
+            for group in reversed(groups[-_NEAR:]):
+                if (
+                    self._may_join(group, kernel)
+                    and not graph.between(group, kernel)
+                    and self._join(group, kernel)
                 ):
-                    target = self._join(candidate, kernel)
-                    if target is not None:
-                        break
-            if target is None:
-                groups.append(kernel)
-                group_of[kernel] = kernel
+                    graph.joined(group, kernel)
+                    break
             else:
-                group_of[kernel] = target
+                groups.append(kernel)
         return groups
 
     def _may_join(self, a: Kernel, b: Kernel) -> bool:
@@ -329,33 +298,31 @@ class KernelMaker:
         shared = set(a.reads) | set(a.writes)
         return any(buffer in shared for buffer in b.reads)
 
-    def _join(self, a: Kernel, b: Kernel) -> Kernel | None:
+    def _join(self, a: Kernel, b: Kernel) -> bool:
+        """Makes b a part of a, unless that would repeat work or read what it has just written."""
         joined = Kernel([*a.roots, *b.roots], a.shape, a.device)
         if set(a.writes) & set(b.writes):
-            return None
+            return False
         self.build(joined)
         if self._overlaps(joined) or any(len(s) > 1 for s in joined.reads.values()):
-            return None
+            return False
         # A value that one kernel read from memory may now be computed at other indices: no
         # reduction may be among what is computed again.
         if len(joined.reductions) > len(a.reductions) + len(b.reductions):
-            return None
+            return False
         if joined.reductions and len(set(joined.reductions)) > len(set(a.reductions)):
-            return None
+            return False
         # What one writes the other must have got as a value, never by reading it back.
         if any(w in joined.reads and w not in a.reads and w not in b.reads for w in joined.writes):
-            return None
-        if any(w in joined.reads for w in a.writes if self._is_new(w)):
-            return None
+            return False
+        if any(w in joined.reads for w, root in a.writes.items() if root.op is not Op.STORE):
+            return False
         work = sum(len(toposort(k.ast)) for k in (a, b) if k.ast is not None)
         if len(toposort(joined.ast)) > work:  # something is now computed at several indices
-            return None
+            return False
         a.roots, a.ast, a.reads, a.writes = joined.roots, joined.ast, joined.reads, joined.writes
         a.reductions = joined.reductions
-        return a
-
-    def _is_new(self, buffer: UOp) -> bool:
-        return any(buffer is b for b in self.buffers.values())
+        return True
 
 
 def fault_buffer(device: str | None) -> UOp:
@@ -396,116 +363,3 @@ def _reshaped(view: UOp) -> UOp:
     while view.op is Op.RESHAPE:
         view = view.src[0]
     return view
-
-
-class Dependencies:
-    """Which kernel must run before which: values read after they are written, and buffers
-    overwritten after their old content has been read."""
-
-    def __init__(self, kernels: list[Kernel], held: dict[UOp, UOp]) -> None:
-        self.kernels = kernels
-        self.before: dict[Kernel, set[Kernel]] = {k: set() for k in kernels}
-        writer: dict[UOp, Kernel] = {}
-        by_store: dict[UOp, Kernel] = {}
-        stores: dict[UOp, list[UOp]] = {}
-        for kernel in kernels:
-            for buffer, root in kernel.writes.items():
-                if root.op is Op.STORE:
-                    by_store[root] = kernel
-                    stores.setdefault(buffer, []).append(root)
-                else:
-                    writer[buffer] = kernel
-        for kernel in kernels:
-            for buffer, root in kernel.writes.items():
-                if root.op is Op.STORE:
-                    self._edge(writer.get(buffer), kernel)
-                    for earlier in _history(root.src[0]) - {root}:
-                        self._edge(by_store.get(earlier), kernel)
-            for buffer, states in kernel.reads.items():
-                if len(states) > 1:
-                    raise NeedsCopy(_oldest(buffer, states))
-                state = next(iter(states))
-                self._edge(writer.get(buffer), kernel)
-                seen = _history(state) if state is not None else set()
-                for store in stores.get(buffer, ()):
-                    if store in seen:
-                        self._edge(by_store[store], kernel)
-                    elif store not in kernel.writes.values():
-                        self._edge(kernel, by_store[store])
-
-    def _edge(self, first: Kernel | None, then: Kernel) -> None:
-        if first is not None and first is not then:
-            self.before[then].add(first)
-
-    def sorted(self) -> list[Kernel]:
-        """The kernels in order; raises NeedsCopy where there is none."""
-        done: dict[Kernel, None] = {}
-        open_: set[Kernel] = set()
-        for start in self.kernels:
-            stack = [start]
-            while stack:
-                kernel = stack[-1]
-                if kernel in done:
-                    stack.pop()
-                    continue
-                missing = [k for k in self.before[kernel] if k not in done]
-                if missing:
-                    if kernel in open_ and any(k in open_ for k in missing):
-                        raise NeedsCopy(_contested(stack))
-                    open_.add(kernel)
-                    stack.extend(sorted(missing, key=self.kernels.index))
-                else:
-                    stack.pop()
-                    open_.discard(kernel)
-                    done[kernel] = None
-        return list(done)
-
-    def between(self, group: Kernel, kernel: Kernel, group_of: dict[Kernel, Kernel]) -> bool:
-        """Whether something outside of `group` stands between it and `kernel`."""
-        stack = [k for k in self.before[kernel] if group_of.get(k) is not group]
-        seen: set[Kernel] = set()
-        members: dict[Kernel, list[Kernel]] = {}
-        for member, owner in group_of.items():
-            members.setdefault(owner, []).append(member)
-        while stack:
-            current = stack.pop()
-            owner = group_of.get(current, current)
-            if owner is group:
-                return True
-            if owner in seen:
-                continue
-            seen.add(owner)
-            for member in members.get(owner, [current]):
-                stack.extend(self.before[member])
-        return False
-
-
-def _contested(stack: list[Kernel]) -> UOp:
-    """A buffer of a dependency cycle, in the state that should be kept aside."""
-    for kernel in stack:
-        for other in stack:
-            for buffer, root in other.writes.items():
-                if root.op is Op.STORE and buffer in kernel.reads and kernel is not other:
-                    return _oldest(buffer, kernel.reads[buffer])
-    raise GraphError("[schedule] kernels depend on each other in a circle")
-
-
-def _oldest(buffer: UOp, states: Iterable[UOp | None]) -> UOp:
-    """The state that fewest writes have led to."""
-    state = min(states, key=lambda s: 0 if s is None else len(_history(s)))
-    return buffer if state is None else state
-
-
-def _history(view: UOp) -> set[UOp]:
-    """All STOREs that have happened to the buffer of this view."""
-    found: set[UOp] = set()
-    while view.src:
-        if view.op is Op.AFTER:
-            found.update(s for s in view.src[1:] if s.op is Op.STORE)
-        view = view.src[0]
-    return found
-
-
-def order(kernels: Iterable[Kernel], held: dict[UOp, UOp]) -> list[Kernel]:
-    """The kernels in an order that respects every dependency."""
-    return Dependencies(list(kernels), held).sorted()

@@ -20,7 +20,8 @@ from dovetile.optimize import optimize
 from dovetile.runtime import Device, Program
 from dovetile.runtime.compile import binary_keys, compile_programs
 from dovetile.schedule import debug
-from dovetile.schedule.kernels import FAULT_SLOT, Kernel, KernelMaker, NeedsCopy, fault_code
+from dovetile.schedule.dependencies import Kernel, NeedsCopy
+from dovetile.schedule.kernels import FAULT_SLOT, KernelMaker, fault_code
 from dovetile.schedule.keys import digest
 from dovetile.schedule.loops import canonical
 from dovetile.schedule.memory import Life
