@@ -58,6 +58,9 @@ class ClangCompiler:
         target = f"--target={host.machine().replace('arm64', 'aarch64')}-unknown-none-elf"
         tuning = "-mcpu=native" if host.machine() in ("aarch64", "arm64") else "-march=native"
         self._options = (*_OPTIONS, target, tuning)
+        if host.machine() == "x86_64":
+            # Kernels say themselves how wide vectors are; clang would halve the widest ones.
+            self._options += (f"-mprefer-vector-width={8 * host.capabilities().vector_bytes}",)
         if host.machine() == "arm64":
             self._options += ("-ffixed-x18",)  # macOS keeps this register for itself
 

@@ -11,7 +11,7 @@ import time
 from functools import cache
 from importlib import resources
 
-from dovetile.runtime.compile import compile_binaries
+from dovetile.runtime.compile import load_compiled
 from dovetile_cpu import elf_loader, host
 from dovetile_cpu.llvm_compiler import LlvmCompiler
 
@@ -79,8 +79,7 @@ class Library:
     """The native functions, callable from Python. Addresses are plain integers."""
 
     def __init__(self) -> None:
-        (binary,) = compile_binaries(LlvmCompiler(), [source()])
-        functions = elf_loader.load_object(binary).functions
+        functions = load_compiled(LlvmCompiler(), source(), elf_loader.load_object).functions
         word, address = ctypes.c_int64, ctypes.c_void_p
         # Short and never blocking: cheaper with the interpreter's lock held (PYFUNCTYPE).
         self.start = ctypes.PYFUNCTYPE(None, address, word)(functions["dovetile_start"])

@@ -17,12 +17,11 @@ from dovetile.cache.disk import DiskCache, _decode, _encode
 
 PROGRAM = """
 import numpy as np
-from dovetile import Tensor
-from dovetile.runtime import compiled_counts
+from dovetile import Tensor, counters
 x = np.arange(60, dtype=np.float32).reshape(12, 5) / 60
 result = ((Tensor(x) @ Tensor(x).mT).exp().sum(0) + 1).log().numpy()
 np.testing.assert_allclose(result, np.log(np.exp(x @ x.T).sum(0) + 1), rtol=1e-5)
-print(compiled_counts.compiled, compiled_counts.from_cache)
+print(counters().compiled, counters().from_cache)
 """
 ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 

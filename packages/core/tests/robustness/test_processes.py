@@ -89,6 +89,7 @@ import os, signal, threading, time
 import numpy as np
 from dovetile import Tensor
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
 x = Tensor(np.full((1000, 1000), 0.001, np.float32))
 y = (x @ x).realize()
 y.numpy()
@@ -117,6 +118,7 @@ def work(n):
     expected = (e / e.sum(-1, keepdims=True)).sum(0) + n
     np.testing.assert_allclose((t.softmax(-1).sum(0) + n).numpy(), expected, rtol=1e-4)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
 work(3)
 for number in range(6):
     timer = threading.Timer(0.03 * (number + 1), os.kill, (os.getpid(), signal.SIGINT))

@@ -7,8 +7,9 @@ key of everything that decides the code: the compiler's fingerprint, the kernel'
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from dovetile import cache
 from dovetile.errors import CompileError, DovetileError
@@ -54,6 +55,7 @@ class Compiler(Protocol):
 
 
 _NAMESPACE = "kernel"
+Loaded = TypeVar("Loaded")
 
 
 def binary_keys(compiler: Compiler, sources: Sequence[str]) -> list[str]:
@@ -69,6 +71,29 @@ def compile_binaries(compiler: Compiler, sources: Sequence[str]) -> list[bytes]:
     keys = binary_keys(compiler, sources)
     found = _binaries(compiler, dict(zip(keys, sources)))
     return [found[key] for key in keys]
+
+
+def load_compiled(compiler: Compiler, source: str, load: Callable[[bytes], Loaded]) -> Loaded:
+    """What `load` makes of the binary of a source.
+
+    A binary from the disk that `load` raises CompileError for is compiled anew.
+    """
+    (key,) = binary_keys(compiler, [source])
+    return _loaded(compiler, key, source, _binaries(compiler, {key: source})[key], load)
+
+
+def _loaded(
+    compiler: Compiler, key: str, source: str, binary: bytes, load: Callable[[bytes], Loaded]
+) -> Loaded:
+    try:
+        return load(binary)
+    except CompileError:
+        (fresh,) = _compile(compiler, [source])
+        if fresh == binary:
+            raise
+        cache.put(_NAMESPACE, key, {"compiler": compiler.fingerprint()}, fresh)
+        total.compiled += 1
+        return load(fresh)
 
 
 def _binaries(compiler: Compiler, sources: dict[str, str]) -> dict[str, bytes]:
@@ -121,7 +146,10 @@ def compile_programs(device: Device, kernels: Sequence[tuple[str, str]]) -> list
     with device.programs_lock:
         for i in new:
             if programs[i] not in device.programs:
-                device.programs[programs[i]] = device.load(binaries[keys[i]], kernels[i][0])
+                name, source = kernels[i]
+                device.programs[programs[i]] = _loaded(
+                    compiler, keys[i], source, binaries[keys[i]], partial(device.load, name=name)
+                )
     return [device.programs[program] for program in programs]
 
 
@@ -136,8 +164,12 @@ def load_programs(kernels: Sequence[tuple[Device, str, str]]) -> list[Program] |
             entry = cache.get(_NAMESPACE, binary)
             if entry is None:
                 return None
+            try:
+                fresh = device.load(entry[1], name)
+            except CompileError:  # damaged: as good as not there
+                return None
             total.from_cache += 1
             with device.programs_lock:
-                program = device.programs.setdefault(key, device.load(entry[1], name))
+                program = device.programs.setdefault(key, fresh)
         programs.append(program)
     return programs

@@ -113,5 +113,7 @@ def copy(destination: Buffer, source: Buffer) -> None:
 
 def load_plan(plan: Plan, devices: Mapping[str, Device]) -> LoadedPlan | None:
     """The plan with programs from the kernel cache; None where one is missing there."""
+    if not {d for d, _, _ in plan.programs} <= devices.keys():
+        return None
     programs = load_programs([(devices[d], name, key) for d, name, key in plan.programs])
     return None if programs is None else LoadedPlan(plan, devices, programs)
