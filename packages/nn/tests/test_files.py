@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy
 import pytest
-import safetensors.torch
-import torch
 
 from dovetile import Tensor, dtypes
 from dovetile.errors import FileFormatError
@@ -29,13 +28,15 @@ def test_round_trip(tmp_path: Path, name: str, shape: tuple[int, ...]) -> None:
     assert load_metadata(path) == {"step": "3"}
 
 
-def test_torch_reads_and_writes_the_same_files(tmp_path: Path) -> None:
+def test_torch_reads_and_writes_the_same_files(tmp_path: Path, torch: Any) -> None:
+    from safetensors import torch as torch_files
+
     ours, theirs = Linear(4, 2), torch.nn.Linear(4, 2)
     save_file(ours.state_dict(), tmp_path / "ours.safetensors")
-    theirs.load_state_dict(safetensors.torch.load_file(tmp_path / "ours.safetensors"))
+    theirs.load_state_dict(torch_files.load_file(tmp_path / "ours.safetensors"))
     assert theirs.weight.tolist() == ours.weight.numpy().tolist()
     mixed = {"half": torch.tensor([1.5, -2.0], dtype=torch.bfloat16), "whole": torch.tensor(7)}
-    safetensors.torch.save_file(mixed, tmp_path / "theirs.safetensors")
+    torch_files.save_file(mixed, tmp_path / "theirs.safetensors")
     loaded = load_file(tmp_path / "theirs.safetensors")
     assert loaded["half"].dtype == dtypes.bfloat16
     assert loaded["half"].cast(dtypes.float32).numpy().tolist() == [1.5, -2.0]
@@ -65,9 +66,11 @@ def test_damaged_file(tmp_path: Path, damage: bytes | None) -> None:
             read(path)
 
 
-def test_unsupported_dtype(tmp_path: Path) -> None:
+def test_unsupported_dtype(tmp_path: Path, torch: Any) -> None:
+    from safetensors import torch as torch_files
+
     path = tmp_path / "eight.safetensors"
-    safetensors.torch.save_file({"values": torch.zeros(2).to(torch.float8_e5m2)}, path)
+    torch_files.save_file({"values": torch.zeros(2).to(torch.float8_e5m2)}, path)
     with pytest.raises(FileFormatError, match="has dtype F8_E5M2"):
         load_file(path)
 

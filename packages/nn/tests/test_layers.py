@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy
 import pytest
-import torch
 
 import dovetile_nn
 from dovetile import Tensor
@@ -49,20 +48,24 @@ def random(*shape: int, seed: int = 0) -> numpy.ndarray:
     return numpy.random.default_rng(seed).standard_normal(shape).astype(numpy.float32)
 
 
-def close(ours: Tensor | None, theirs: torch.Tensor | None) -> None:
+def close(ours: Tensor | None, theirs: Any) -> None:
     assert ours is not None and theirs is not None
     numpy.testing.assert_allclose(
         ours.numpy(), theirs.detach().numpy(), rtol=2e-5, atol=2e-5, strict=True
     )
 
 
-def as_torch(state: dict[str, Tensor]) -> dict[str, torch.Tensor]:
+def as_torch(torch: Any, state: dict[str, Tensor]) -> dict[str, Any]:
     return {name: torch.tensor(tensor.numpy()) for name, tensor in state.items()}
 
 
 @pytest.mark.parametrize(("name", "arguments", "options", "shape"), CASES, ids=IDS)
 def test_agrees_with_torch(
-    name: str, arguments: tuple[Any, ...], options: dict[str, Any], shape: tuple[int, ...]
+    name: str,
+    arguments: tuple[Any, ...],
+    options: dict[str, Any],
+    shape: tuple[int, ...],
+    torch: Any,
 ) -> None:
     ours = getattr(dovetile_nn, name)(*arguments, **options)
     theirs = getattr(torch.nn, name)(*arguments, **options)
@@ -86,14 +89,14 @@ def test_agrees_with_torch(
             our_parameter.grad.numpy(), their_parameter.grad.numpy(), rtol=1e-4, atol=1e-4
         )
     # And back: what training changed, PyTorch can load; both then agree in evaluation mode.
-    theirs.load_state_dict(as_torch(ours.state_dict()))
+    theirs.load_state_dict(as_torch(torch, ours.state_dict()))
     ours.eval()
     theirs.eval()
     values = random(*shape, seed=7)
     close(ours(Tensor(values)), theirs(torch.tensor(values)))
 
 
-def test_embedding() -> None:
+def test_embedding(torch: Any) -> None:
     ours, theirs = dovetile_nn.Embedding(7, 3), torch.nn.Embedding(7, 3)
     ours.load_state_dict(theirs.state_dict())
     indices = numpy.array([[0, 6, 2], [2, 2, 1]])

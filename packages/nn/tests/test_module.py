@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy
 import pytest
-import torch
 
 from dovetile import Tensor
 from dovetile.errors import ArgumentError, ShapeError
@@ -49,7 +50,7 @@ def test_names() -> None:
     assert network(Tensor.ones(5, 2)).shape == (5, 1)
 
 
-def test_names_are_those_of_torch() -> None:
+def test_names_are_those_of_torch(torch: Any) -> None:
     ours = Sequential(Conv2d(1, 2, 3), BatchNorm2d(2), ReLU(), Sequential(Linear(3, 4)))
     theirs = torch.nn.Sequential(
         torch.nn.Conv2d(1, 2, 3),

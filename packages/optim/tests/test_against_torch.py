@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy
 import pytest
-import torch
 
 import dovetile_optim
 from dovetile import Tensor, jit
+
+torch: Any = pytest.importorskip("torch")
 
 SHAPES = [(3, 5), (7,), ()]
 STEPS = 6

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import torch
 
 from dovetile import Tensor
 from dovetile.errors import ArgumentError
@@ -28,7 +27,7 @@ def ours() -> SGD:
 
 
 @pytest.mark.parametrize(("name", "options"), CASES, ids=[name for name, _ in CASES])
-def test_rates_agree(name: str, options: dict[str, Any]) -> None:
+def test_rates_agree(name: str, options: dict[str, Any], torch: Any) -> None:
     weights = [torch.ones(1, requires_grad=True) for _ in range(2)]
     theirs = torch.optim.SGD([{"params": weights[:1]}, {"params": weights[1:], "lr": 0.3}], lr=0.1)
     our_schedule = getattr(lr_scheduler, name)(ours(), **options)
