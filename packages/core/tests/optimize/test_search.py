@@ -26,7 +26,7 @@ from dovetile.optimize.heuristic import heuristic
 from dovetile.optimize.opts import Bind, OptError, Split, apply_opts
 from dovetile.optimize.search import search
 from dovetile.optimize.worker import Bench, Build, Built, Refused, Task, numbers, same
-from dovetile.optimize.worker_pool import WorkerPool
+from dovetile.optimize.worker_pool import Worker, WorkerPool
 from dovetile.runtime import Device
 
 # Adds a compiler to a device: the same as its first one, but for sources longer than the variable
@@ -257,6 +257,28 @@ def test_interruption_ends_the_workers(
     assert all(w._process is None for w in workers.workers)
     monkeypatch.setenv("BROKEN_LENGTH", "1000000")
     assert isinstance(workers.ask_first(Build(task, ()), 30.0), Built)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
+def test_interruption_while_workers_start(
+    device: Device, tmp_path: Path, workers: WorkerPool, monkeypatch: pytest.MonkeyPatch
+):
+    case = kernels.elementwise(30, 30)
+    stand_in = broken(device, "time.sleep(1000)", tmp_path, monkeypatch, case)
+    monkeypatch.setenv("BROKEN_LENGTH", "0")
+    start = Worker._start
+
+    def slow(worker: Worker):
+        time.sleep(1.0)
+        return start(worker)
+
+    monkeypatch.setattr(Worker, "_start", slow)
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        workers.ask_all([Build(Task(case.kernel, stand_in.name, "kernel"), ())] * 5, 300.0)
+    assert time.monotonic() - started < 20
+    assert all(w._process is None for w in workers.workers)
 
 
 # -- The bench itself --------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
@@ -107,12 +108,17 @@ class WorkerPool:
                 idle.put(worker)
 
         pool = ThreadPoolExecutor(len(self.workers))
+        answers = [pool.submit(ask, request) for request in requests]
         try:
-            return list(pool.map(ask, requests))
+            return [answer.result() for answer in answers]
         except BaseException:
-            # Ctrl-C: nothing new begins, and what is under way ends with its process.
+            # Ctrl-C: nothing new begins, and what is under way ends with its process. More than
+            # once, as a process may be starting that cannot be ended yet.
             pool.shutdown(wait=False, cancel_futures=True)
             self.close()
+            while not all(answer.done() for answer in answers):
+                time.sleep(0.05)
+                self.close()
             raise
         finally:
             pool.shutdown()
