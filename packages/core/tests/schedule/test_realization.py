@@ -15,7 +15,7 @@ pytest.importorskip("dovetile_cpu")
 
 from graphs import expect, place, run
 
-from dovetile import Tensor, dtypes, environment, schedule
+from dovetile import Tensor, counters, dtypes, environment, schedule
 from dovetile.errors import GraphError
 from dovetile.ir.ops import Op
 from dovetile.ir.uop import UOp, toposort
@@ -162,3 +162,12 @@ def test_sources_are_let_go() -> None:
     assert [n.op for n in toposort(known)][0] is Op.BUFFER and Op.MUL not in {
         n.op for n in toposort(known)
     }
+
+
+def test_a_realized_constant_stays_a_constant() -> None:
+    zeros = Tensor.zeros(64, 64).realize()
+    assert zeros.numpy().sum() == 0 and Tensor(7.0).realize().item() == 7.0
+    before = counters()
+    (Tensor([[1.0] * 64] * 64) + zeros).maximum(zeros).numpy()
+    work = counters() - before
+    assert work.nbytes <= 2 * 64 * 64 * 4  # x and the result: zeros are not read

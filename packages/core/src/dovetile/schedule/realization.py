@@ -88,6 +88,13 @@ def is_realized(node: UOp) -> bool:
     return node.op is Op.BUFFER
 
 
+def is_constant(node: UOp) -> bool:
+    """Whether this is one number, at most moved and repeated."""
+    while node.op in (Op.RESHAPE, Op.EXPAND, Op.PERMUTE, Op.SHRINK, Op.FLIP):
+        node = node.src[0]
+    return node.op is Op.CONST
+
+
 def strip(node: UOp) -> UOp:
     """A view of memory without the AFTERs that led to its state."""
     chain = []
@@ -104,10 +111,13 @@ def realize(values: Sequence[UOp]) -> None:
     """Computes all of these values; `realized` then gives what they have become.
 
     Values that other live tensors still have to read from a buffer that is overwritten are
-    computed along, so that they keep the content they were built on.
+    computed along, so that they keep the content they were built on. Constants get no memory:
+    every graph with that constant would then read it there.
     """
     with _lock:
-        roots = [v for v in dict.fromkeys(values) if not is_realized(realized(v))]
+        roots = [
+            v for v in dict.fromkeys(values) if not is_realized(realized(v)) and not is_constant(v)
+        ]
         if roots:
             run(roots)
 
