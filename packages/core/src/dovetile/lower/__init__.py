@@ -42,12 +42,14 @@ def bind_parts(sink: UOp) -> UOp:
 def lower(sink: UOp, capabilities: Capabilities, name: str = "kernel") -> LinearKernel:
     """The program of an optimised kernel for a target."""
     from dovetile.lower.decompose import decompositions
+    from dovetile.plugins.passes import run_passes
 
     sink = bind_parts(sink)
     sink, _ = lower_stages(sink)
     sink = expand(sink)
     sink = lower_reductions(sink)
     sink = rewrite(sink, decompositions(capabilities))
+    sink = run_passes("lower", sink, capabilities)
     program = linearize(sink)
     check(program, "program", "lower")
     return LinearKernel.of(name, program)

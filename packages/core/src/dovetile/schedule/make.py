@@ -17,6 +17,7 @@ from dovetile.ir.spec import check
 from dovetile.ir.uop import UOp, toposort
 from dovetile.lower import lower
 from dovetile.optimize import optimize
+from dovetile.plugins.passes import run_passes
 from dovetile.runtime import Device, Program
 from dovetile.runtime.compile import binary_keys, compile_programs
 from dovetile.schedule import debug
@@ -86,9 +87,10 @@ def schedule(
     sink: UOp, devices: Mapping[str, Device], default: str
 ) -> tuple[list[Kernel], KernelMaker, UOp]:
     """(the kernels in order, the maker that knows their buffers, the simplified graph)."""
-    sink = _own_results(sink, simplify_tensors(sink))
-    check(sink, "tensor", "schedule.simplify")
     capabilities = {name: d.capabilities for name, d in devices.items()}
+    simplified = run_passes("tensor", simplify_tensors(sink), capabilities[default])
+    sink = _own_results(sink, simplified)
+    check(sink, "tensor", "schedule.simplify")
     # Each round settles the readers of one state of one buffer, so they are soon all settled.
     for _ in range(1 + sum(n.op in (Op.BUFFER, Op.AFTER) for n in toposort(sink))):
         maker = KernelMaker(place(sink, capabilities[default]), capabilities, default)
@@ -190,7 +192,9 @@ def _source_of(device: Device, ast: UOp) -> tuple[str, str, int]:
     found = _sources.get(key)
     if found is None:
         name = f"kernel_{digest(ast)[:16]}"
-        optimized = optimize(ast, device.capabilities, name, device)
+        scheduled = run_passes("schedule", ast, device.capabilities)
+        optimized = optimize(scheduled, device.capabilities, name, device)
+        optimized = run_passes("optimize", optimized, device.capabilities)
         linear = lower(optimized, device.capabilities, name)
         source = device.renderer.render(linear)
         debug.source(name, optimized, source)

@@ -241,6 +241,7 @@ def pending_readers(written: set[UOp], roots: Sequence[UOp] = ()) -> list[UOp]:
 
 def _plan_of(sink: UOp, slots: tuple[UOp, ...]) -> LoadedPlan:
     from dovetile.plugins import default_device_name
+    from dovetile.plugins.passes import passes_key
 
     default = default_device_name()
     names = {b.arg.device for b in slots if b.arg.device} | {default}
@@ -254,7 +255,13 @@ def _plan_of(sink: UOp, slots: tuple[UOp, ...]) -> LoadedPlan:
         return found
     check(sink, "tensor", "building the graph")
     context = [
-        (name, d.capabilities, d.compiler.fingerprint(), d.renderer.language)
+        (
+            name,
+            d.capabilities,
+            d.compiler.fingerprint(),
+            d.renderer.language,
+            passes_key(d.capabilities),
+        )
         for name, d in devices.items()
     ]
     text = digest(sink, default, context, settings(), code_fingerprint())
