@@ -66,6 +66,7 @@ def test_promotion_follows_torch(a: str, b: str) -> None:
 @pytest.mark.parametrize("name", INTEGERS)
 @given(data=st.data())
 @settings(max_examples=25, deadline=None)
+@pytest.mark.filterwarnings("ignore:overflow encountered")  # NumPy's, where least // -1 wraps
 def test_integer_division_is_pythons(name: str, data: st.DataObject) -> None:
     info = np.iinfo(name)
     numbers = st.lists(st.integers(int(info.min), int(info.max)), min_size=1, max_size=6)
