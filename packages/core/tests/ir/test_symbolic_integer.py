@@ -347,6 +347,12 @@ def test_gated_values_agree_where_the_gate_holds(node: UOp, gate: UOp):
     np.testing.assert_array_equal(before[holds], after[holds])
 
 
+def test_a_gate_that_fixes_a_value_leaves_other_constants_alone():
+    r, other = UOp.range(9, id=100), UOp.range(5, id=101)
+    after = simplify_gate(simplify(r * 2 + other), simplify((r < 6) & (r >= 5)))
+    assert after is simplify(other + 10)
+
+
 # -- the rules of division for all integers, by Z3 -------------------------------------------------
 
 

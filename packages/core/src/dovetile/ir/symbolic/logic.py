@@ -177,7 +177,8 @@ def simplify_gate(value: UOp, gate: UOp) -> UOp:
         ((term, a), *rest) = fact.terms.items()
         if not rest and a == 1 and term in inside and fact.least <= fact.greatest:
             narrow[term] = _stand_in(number, fact)
-            back[narrow[term]] = term
+            if not narrow[term].is_const:  # a constant stays, and others of its value are not meant
+                back[narrow[term]] = term
     if narrow:
         value = _simplify_with(_simplify_with(value, narrow), back)
     for number, fact in enumerate(facts.values()):
