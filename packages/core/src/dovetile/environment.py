@@ -154,11 +154,11 @@ DEV: Variable[str] = Variable(
 DEBUG: Variable[int] = Variable(
     "DEBUG",
     default=lambda: 0,
-    parse=_integer(0, 6),
-    valid="an integer from 0 to 6",
+    parse=_integer(0, 5),
+    valid="an integer from 0 to 5",
     summary="What is printed to standard error, each level adding to those below: 1 notes (cache "
     "problems, fallbacks, recaptures), 2 each kernel with its time, 3 each kernel's Opts, "
-    "4 its source, 5 its graph after each stage, 6 after each pass.",
+    "4 its source, 5 its loops before and after the optimiser.",
 )
 CHECK: Variable[bool] = Variable(
     "CHECK",
