@@ -14,8 +14,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
@@ -23,6 +24,7 @@ from dovetile import environment
 from dovetile.optimize.worker import Refused, Request, receive, send
 
 _MOST_WORKERS = 8
+_SLICE = 0.1
 # Starting takes an import of the compiler, on a machine that may be busy.
 _START_SECONDS = 60.0
 _START = (
@@ -107,9 +109,20 @@ class WorkerPool:
             finally:
                 idle.put(worker)
 
+        return self._all([partial(ask, request) for request in requests])
+
+    def ask_first(self, request: Request, seconds: float) -> Any:
+        """The answer of one worker, always the same, while all others are idle."""
+        return self._all([partial(self.workers[0].ask, request, seconds)])[0]
+
+    def _all(self, jobs: Sequence[Callable[[], Any]]) -> list[Any]:
+        """What the jobs return, in order; they run in threads, as many as there are workers."""
         pool = ThreadPoolExecutor(len(self.workers))
-        answers = [pool.submit(ask, request) for request in requests]
+        answers = [pool.submit(job) for job in jobs]
         try:
+            # In slices: Ctrl-C may reach another thread, and is then only seen between two waits.
+            while wait(answers, _SLICE).not_done:
+                pass
             return [answer.result() for answer in answers]
         except BaseException:
             # Ctrl-C: nothing new begins, and what is under way ends with its process. More than
@@ -122,10 +135,6 @@ class WorkerPool:
             raise
         finally:
             pool.shutdown()
-
-    def ask_first(self, request: Request, seconds: float) -> Any:
-        """The answer of one worker, always the same, while all others are idle."""
-        return self.workers[0].ask(request, seconds)
 
     def close(self) -> None:
         """End all processes; a later request starts new ones."""
