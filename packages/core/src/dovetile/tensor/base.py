@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dovetile import dtypes
 from dovetile.dtypes import DType, Scalar
-from dovetile.errors import DeviceError, DTypeError, ShapeError
+from dovetile.errors import DeviceError, DTypeError, OutOfMemoryError, ShapeError
 from dovetile.ir.ops import Op
 from dovetile.ir.uop import UOp
 from dovetile.tensor import placement
@@ -276,7 +276,13 @@ class TensorBase:
         import numpy as np
 
         realize_all((self,))
-        return np.array(placement.fetch(self.uop))
+        values = placement.fetch(self.uop)
+        try:
+            return np.array(values)
+        except MemoryError as error:
+            raise OutOfMemoryError(
+                f"[allocate] {values.nbytes} bytes for a NumPy array; this machine has not as many"
+            ) from error
 
     def item(self) -> Scalar:
         """The only element as a Python number. Raises ShapeError where there are others."""
