@@ -13,7 +13,6 @@ import pytest
 from dovetile import dtypes
 from dovetile.errors import GraphError
 from dovetile.ir import Op, Pat, RuleSet, UOp, rewrite, substitute, toposort
-from dovetile.ir.rewrite import rewrite_top_down
 from dovetile.ir.symbolic import symbolic
 from dovetile.ir.uop import consumers
 
@@ -63,17 +62,6 @@ def test_replace_decides_nodes_and_collects_results():
 def test_substitute_does_not_look_into_values():
     assert substitute(A + B, {A: A * 2}) is A * 2 + B
     assert substitute(A + B, {}) is A + B
-
-
-def test_top_down_matches_users_first():
-    seen = []
-
-    def note(n, ctx):
-        ctx.append(n.op)
-
-    root = UOp(Op.SIN, F, (UOp(Op.SQRT, F, (LEAF,)),))
-    assert rewrite_top_down(root, RuleSet([(Pat(name="n"), note)]), seen) is root
-    assert seen[:3] == [Op.SIN, Op.SQRT, Op.LOAD]
 
 
 @pytest.mark.parametrize(

@@ -120,34 +120,6 @@ def substitute(root: UOp, replacements: dict[UOp, UOp]) -> UOp:
     return rewrite(root, _NOTHING, None, done)
 
 
-def rewrite_top_down(root: UOp, rules: RuleSet, ctx: Any = None) -> UOp:
-    """Like `rewrite`, but a node is matched before its sources are looked at.
-
-    A rule may stop the descent by recording a result in ctx; used where the meaning of a node
-    depends on how it is reached, as in range assignment.
-    """
-    matchers = rules.matchers
-    done: dict[UOp, UOp] = {}
-    stack: list[tuple[UOp, UOp, bool]] = [(root, root, False)]
-    while stack:
-        node, current, ready = stack.pop()
-        if not ready:
-            if node in done:
-                continue
-            while (matcher := matchers[current.op]) is not None:
-                result = matcher(current, ctx)
-                if result is None:
-                    break
-                current = result
-            stack.append((node, current, True))
-            stack.extend((s, s, False) for s in current.src if s not in done)
-        else:
-            src = tuple(done[s] for s in current.src)
-            same = all(a is b for a, b in zip(src, current.src))
-            done[node] = current if same else UOp(current.op, current.dtype, src, current.arg)
-    return done[root]
-
-
 def substitute_ranges(root: UOp, values: dict[UOp, UOp]) -> UOp:
     """`root` with open RANGEs replaced by values. Where a node inside closes such a range, that is
     another use of the same loop, and it stays."""

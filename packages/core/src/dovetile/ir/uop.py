@@ -15,7 +15,6 @@ from typing import Any
 
 from dovetile import dtypes
 from dovetile.dtypes import DType, Scalar
-from dovetile.errors import GraphError
 from dovetile.ir.ops import (
     COMPARISON,
     AddressSpace,
@@ -503,9 +502,3 @@ def consumers(nodes: list[UOp]) -> dict[UOp, list[UOp]]:
             if s in users:
                 users[s].append(node)
     return users
-
-
-def require(condition: bool, message: str) -> None:
-    """Raises GraphError unless the condition holds."""
-    if not condition:
-        raise GraphError(message)
