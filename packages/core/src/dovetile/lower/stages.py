@@ -19,6 +19,7 @@ from dovetile.ir.symbolic import linear_form
 from dovetile.ir.uop import UOp, toposort
 
 _ALIGNMENT = 64
+_CONFLICT = 1024
 Ranges = tuple[UOp, ...]
 
 
@@ -35,6 +36,10 @@ def lower_stages(sink: UOp, vector_bytes: int = 0) -> tuple[UOp, int]:
         space, _depth = stage.arg
         value, ranges = stage.src[0], stage.src[1:]
         sizes = [r.src[0].maximum for r in ranges]
+        nbytes = sizes[-1] * value.dtype.itemsize
+        if len(sizes) > 1 and space is AddressSpace.LOCAL and nbytes % _CONFLICT == 0:
+            # Rows so far apart fall into few places of a cache: a line more spreads them.
+            sizes[-1] += _ALIGNMENT // value.dtype.itemsize
         count = math.prod(sizes)
         slot = offset if space is AddressSpace.LOCAL else len(stages)
         buffer = UOp.buffer(count, value.dtype, slot=slot, space=space)
@@ -54,7 +59,7 @@ def _copied(
     buffer: UOp, value: UOp, ranges: Ranges, sizes: list[int], ids: Iterator[int], nbytes: int
 ) -> UOp:
     """The nest that computes each element once and stores it."""
-    inner = tuple(UOp.range(r.src[0], r.arg.kind, next(ids)) for r in ranges)
+    inner = _own(ranges, ids)
     loops, points = inner, inner
     if not any(r.arg.kind is AxisKind.VECTOR for r in ranges):
         loops, points = _vectorised(value, ranges, inner, nbytes // value.dtype.itemsize, ids)
@@ -62,6 +67,14 @@ def _copied(
     place = buffer.after(*_outer(fill_value, loops))
     store = place.index(position(points, sizes)).store(fill_value)
     return store.end(*_in_source_order(fill_value, loops))
+
+
+def _own(ranges: Ranges, ids: Iterator[int]) -> Ranges:
+    """New loops like these; the length of one may depend on those before it."""
+    own: dict[UOp, UOp] = {}
+    for r in ranges:
+        own[r] = UOp.range(substitute_ranges(r.src[0], own), r.arg.kind, next(ids))
+    return tuple(own.values())
 
 
 def _in_source_order(value: UOp, loops: Ranges) -> Ranges:
@@ -75,7 +88,7 @@ def _in_source_order(value: UOp, loops: Ranges) -> Ranges:
 
 
 def _vectorised(
-    value: UOp, ranges: Ranges, inner: Ranges, lanes: int, ids: Iterator[int]
+    value: UOp, ranges: Ranges, inner: Ranges, most: int, ids: Iterator[int]
 ) -> tuple[Ranges, Ranges]:
     """(loops, their points as values of the ranges): lanes along an axis that the source has
     contiguous, the last one of those that the buffer has contiguous too if possible."""
@@ -84,14 +97,21 @@ def _vectorised(
     for i in reversed(range(len(ranges))):
         length = ranges[i].src[0]
         contiguous = all(linear_form(n.src[0].src[1])[0].get(ranges[i]) == 1 for n in loads)
-        if lanes < 2 or not loads or not contiguous or not length.is_const or length.arg % lanes:
+        if most < 2 or not loads or not contiguous or not length.is_const or length.arg < 2:
             continue
+        lanes = min(most, 1 << (length.arg.bit_length() - 1))
+        chunks = -(-length.arg // lanes)
+        if (length.arg - lanes) % max(chunks - 1, 1):
+            continue
+        # Where lanes do not divide the length, neighbouring vectors overlap.
+        step = (length.arg - lanes) // max(chunks - 1, 1)
         lane = UOp.range(lanes, AxisKind.VECTOR, inner[i].arg.id)
-        if length.arg == lanes:
+        if chunks == 1:
             chosen = (*inner[:i], lane, *inner[i + 1 :])
             return chosen, chosen
-        chunk = UOp.range(length.arg // lanes, AxisKind.LOOP, next(ids))
-        point = chunk * lanes + lane
+        kind = AxisKind.UNROLL if chunks <= 4 else AxisKind.LOOP
+        chunk = UOp.range(chunks, kind, next(ids))
+        point = chunk * step + lane
         return (*inner[:i], chunk, lane, *inner[i + 1 :]), (*inner[:i], point, *inner[i + 1 :])
     return inner, inner
 
@@ -101,8 +121,7 @@ def _accumulated(
 ) -> UOp:
     """The nest that sums up in memory: accumulators start, then each step updates all of them."""
     body, steps = value.src[0], value.src[1:]
-    first = tuple(UOp.range(r.src[0], r.arg.kind, next(ids)) for r in ranges)
-    inner = tuple(UOp.range(r.src[0], r.arg.kind, next(ids)) for r in ranges)
+    first, inner = _own(ranges, ids), _own(ranges, ids)
     term = substitute_ranges(body, dict(zip(ranges, inner)))
     place = buffer.after(*_outer(term, (*inner, *steps)))
     start = UOp.const(identity(value.arg, value.dtype.scalar), value.dtype)

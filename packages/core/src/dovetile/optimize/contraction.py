@@ -4,35 +4,20 @@ The shape of the code is always the same. One output axis that only operand B de
 vectors, one that only A depends on a column of a register tile: for every step of the sum the tile
 loads a few vectors of B and multiplies each with elements of A, one accumulator per pair. B is
 packed into a LOCAL panel where its elements are not contiguous or are read often enough. Which axes
-and sizes: the least cycles by the model in `_cycles`, from the target's vector width and registers.
+and sizes: the least cycles by the model in `_priced`, from the target's vector width and registers.
+The loops around the tile, which keep its operands in the caches, are those of `blocking`.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-
-from dovetile.ir.ops import AxisKind, Op
+from dovetile.ir.ops import Op
 from dovetile.ir.uop import UOp
 from dovetile.optimize.analysis import Access, Analysis, access, extent, power_of_two_up_to, size
-from dovetile.optimize.opts import Bind, Opt, Order, Split, Stage, contracted_product
+from dovetile.optimize.blocking import Tile, schedule
+from dovetile.optimize.opts import Opt, contracted_product
 from dovetile.plugins.specs import Capabilities
 
 _LEAST_WORK = 16384
-
-
-@dataclass(frozen=True)
-class Tile:
-    """A choice of axes and sizes."""
-
-    operand: int
-    vector: UOp
-    lanes: int
-    vectors: int
-    column: UOp | None
-    rows: int
-    packed: bool
-    cycles: float
 
 
 def contraction_opts(facts: Analysis, capabilities: Capabilities) -> list[Opt] | None:
@@ -52,7 +37,7 @@ def contraction_opts(facts: Analysis, capabilities: Capabilities) -> list[Opt] |
     ]
     if not tiles:
         return None
-    return _schedule(facts, capabilities, product, reduced, min(tiles, key=lambda t: t.cycles))
+    return schedule(facts, capabilities, product, reduced, min(tiles, key=lambda t: t.cycles))
 
 
 def _tiles(
@@ -118,85 +103,11 @@ def _priced(
     outside = extent(facts.outputs)
     for s in facts.stores:
         cycles += outside * (2 / lanes if s.stride(vector) == 1 else 2.0)
-    # Accesses of the column operand: near each other is better than far apart.
+    # Accesses of the column operand: near each other is slightly better than far apart.
     far = any((x.stride(column) or 64) > 16 for x in _loads_of(product.src[1 - operand]))
-    cycles *= 1.05 if far else 1.0
+    cycles *= 1.005 if far else 1.0
     return Tile(operand, vector, lanes, vectors, column, rows, packed, cycles)
 
 
 def _loads_of(value: UOp) -> list[Access]:
     return [access(n) for n in value.toposort() if n.op is Op.LOAD]
-
-
-def _schedule(
-    facts: Analysis, capabilities: Capabilities, product: UOp, reduced: tuple[UOp, ...], tile: Tile
-) -> list[Opt]:
-    assert tile.column is not None
-    b = product.src[tile.operand]
-    v, c = tile.vector.arg.id, tile.column.arg.id
-    fresh = max(r.arg.id for r in (*facts.outputs, *reduced)) + 1
-    opts: list[Opt] = []
-
-    def split(axis: int, n: int, into: int, ragged: str = "overlap") -> tuple[int, int]:
-        """(outer size, outer id) after splitting an axis; the axis itself keeps `into`."""
-        nonlocal fresh
-        opts.append(Split(axis, into, ragged))
-        fresh += 1
-        return -(-n // into), fresh - 1
-
-    panels, panel = split(v, size(tile.vector), tile.lanes * tile.vectors)
-    _, unrolled = split(v, tile.lanes * tile.vectors, tile.lanes)
-    blocks, block = split(c, size(tile.column), tile.rows)
-    batch = [r for r in facts.free if r in b.ranges and r is not tile.vector]
-    others = [r for r in facts.free if r not in b.ranges and r is not tile.column]
-    sizes = {r.arg.id: size(r) for r in (*batch, *others)}
-    sizes[panel], sizes[block] = panels, blocks
-    loops = [*(r.arg.id for r in batch), panel, *(r.arg.id for r in others), block]
-    parallel = _parallel_axis(loops, sizes, batch, capabilities, facts.work)
-    shared: int | None = None
-    if parallel is not None:
-        axis, parts = parallel
-        n = sizes[axis]
-        if parts < n:
-            _, outer = split(axis, n, -(-n // parts), "short")
-            loops.insert(0, outer)
-            axis = outer
-        else:
-            loops.remove(axis)
-            loops.insert(0, axis)
-        shared = axis
-    opts.append(Order((*loops, c, unrolled, v)))
-    opts.append(Bind(v, AxisKind.VECTOR))
-    opts.append(Bind(unrolled, AxisKind.UNROLL))
-    opts.append(Bind(c, AxisKind.UNROLL))
-    last = reduced[-1]
-    if tile.rows * tile.vectors * size(last) <= 48 and len(reduced) > 1:
-        opts.append(Bind(last.arg.id, AxisKind.UNROLL))
-    if tile.packed:
-        held = tuple(r.arg.id for r in reduced if r in b.ranges)
-        opts.append(Stage(tile.operand, (*held, unrolled, v)))
-    if shared is not None:
-        opts.append(Bind(shared, AxisKind.THREAD))
-    return opts
-
-
-def _parallel_axis(
-    loops: list[int], sizes: dict[int, int], batch: list[UOp], capabilities: Capabilities, work: int
-) -> tuple[int, int] | None:
-    """(axis, number of parts) to run on several workers."""
-    threads = capabilities.threads
-    if "THREAD" not in capabilities.parallel_axes or threads == 1 or work < 200_000:
-        return None
-    named = [r.arg.id for r in batch]
-
-    def balance(axis: int) -> float:
-        """The share of time in which all workers are busy."""
-        n = sizes[axis]
-        return n / (math.ceil(n / threads) * threads)
-
-    order = [*named, *(x for x in loops if x not in named)]
-    best = max(order, key=lambda x: (round(balance(x), 1), x in named, sizes[x] >= 4 * threads))
-    if sizes[best] < 2:
-        return None
-    parts = min(sizes[best], threads * (4 if best in named and sizes[best] >= 8 * threads else 1))
-    return best, parts

@@ -128,16 +128,16 @@ class Split:
     def apply(self, kernel: UOp) -> UOp:
         old = axis(kernel, self.axis)
         length = old.src[0]
-        if not length.is_const:
+        if not length.is_const and self.ragged != "short":
             raise OptError(f"[Split] axis {self.axis} has no constant size")
-        n = length.arg
+        n = int(length.maximum)
         if not 1 <= self.size <= n:
             raise OptError(f"[Split] size {self.size} of axis {self.axis}, which has {n}")
         if old.arg.kind not in (AxisKind.LOOP, AxisKind.REDUCE):
             raise OptError(f"[Split] axis {self.axis} is {old.arg.kind.name}; split before binding")
         outer = UOp.range(-(-n // self.size), old.arg.kind, next_id(kernel))
         start = outer * self.size
-        if n % self.size == 0:
+        if n % self.size == 0 and length.is_const:
             inner = UOp.range(self.size, old.arg.kind, self.axis)
         elif old.arg.kind is AxisKind.REDUCE and self.ragged == "overlap":
             raise OptError("[Split] a reduction would count elements twice")
@@ -147,7 +147,10 @@ class Split:
             inner = UOp.range(self.size, old.arg.kind, self.axis)
             start = start.minimum_with(n - self.size)
         else:
-            inner = UOp.range((start * -1 + n).minimum_with(self.size), old.arg.kind, self.axis)
+            # Where an axis is itself the rest of a split, the last blocks may be empty.
+            inner = UOp.range(
+                (start * -1 + length).minimum_with(self.size), old.arg.kind, self.axis
+            )
         return replace_axes(kernel, {old: start + inner}, {old: (outer, inner)})
 
 

@@ -1,0 +1,116 @@
+"""The loops around a register tile: right results, and the operands where the caches want them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import loop_kernels as kernels
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from loop_kernels import WIDE, Case
+
+from dovetile.ir.ops import AxisKind, Op
+from dovetile.ir.uop import toposort
+from dovetile.lower import lower
+from dovetile.optimize.analysis import Analysis
+from dovetile.optimize.bounds_check import prove
+from dovetile.optimize.contraction import contraction_opts
+from dovetile.optimize.opts import Accumulate, GroupReduce, OptError, Split, Stage, apply_opts
+from dovetile.runtime import Device
+
+# Caches so small that matrices of a few dozen rows need every loop there is.
+TINY = replace(WIDE, cache_bytes=(512, 4096, 32768), vector_bytes=16, local_bytes=1 << 18)
+
+
+def layouts(m: int, k: int, n: int, layout: str) -> Case:
+    """A product of matrices of which each is stored by rows ("n") or by columns ("t")."""
+    a = kernels.tensor(*((m, k) if layout[0] == "n" else (k, m)))
+    b = kernels.tensor(*((k, n) if layout[1] == "n" else (n, k)))
+    rows = a if layout[0] == "n" else a.permute((1, 0))
+    columns = b if layout[1] == "n" else b.permute((1, 0))
+    left = rows.expand((n,)).permute((0, 2, 1))
+    right = columns.permute((1, 0)).expand((m,)).permute((2, 0, 1))
+    return kernels.case(
+        f"{layout} {m}x{k}x{n}",
+        (left * right).reduce(Op.ADD, 1),
+        [a, b],
+        lambda a, b: (a if layout[0] == "n" else a.T) @ (b if layout[1] == "n" else b.T),
+    )
+
+
+def opts_of(case: Case, capabilities=TINY) -> list:
+    opts = contraction_opts(Analysis(case.kernel), capabilities)
+    assert opts is not None
+    return opts
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(5, 70), st.integers(5, 90), st.integers(5, 70),
+    st.sampled_from(["nn", "nt", "tn", "tt"]),
+)  # fmt: skip
+def test_every_layout_and_size(m: int, k: int, n: int, layout: str):
+    case = layouts(m, k, n, layout)
+    opts = contraction_opts(Analysis(case.kernel), TINY)
+    if opts is None:
+        assert m * k * n < 16384
+        return
+    kernel = apply_opts(case.kernel, opts)
+    assert prove(kernel) is None
+    case.compare(case.results(kernel, TINY))
+
+
+def test_long_sums_are_done_in_parts_with_accumulators_in_memory():
+    case = layouts(40, 700, 40, "nn")
+    opts = opts_of(case)
+    assert [o for o in opts if isinstance(o, GroupReduce)]
+    assert [o for o in opts if isinstance(o, Accumulate)]
+    case.run(opts, TINY)
+
+
+def test_short_sums_are_not():
+    opts = opts_of(layouts(64, 16, 64, "nn"))
+    assert not [o for o in opts if isinstance(o, GroupReduce | Accumulate)]
+
+
+def test_an_operand_with_far_steps_is_packed():
+    def packed(layout: str) -> set[int]:
+        return {o.operand for o in opts_of(layouts(64, 64, 64, layout)) if isinstance(o, Stage)}
+
+    assert 0 in packed("tn") and 0 not in packed("nn")
+
+
+def test_parts_for_all_workers():
+    case = layouts(160, 160, 160, "nn")
+    kernel = apply_opts(case.kernel, opts_of(case))
+    parts = [n for n in toposort(kernel) if n.op is Op.RANGE and n.arg.kind is AxisKind.THREAD]
+    assert len(parts) == 1 and parts[0].src[0].arg >= TINY.threads
+
+
+def test_panels_fit_into_local_memory():
+    case = layouts(64, 400, 64, "nn")
+    small = replace(TINY, local_bytes=1 << 16)
+    kernel = apply_opts(case.kernel, opts_of(case, small))
+    assert lower(kernel, small).local_bytes <= small.local_bytes
+    case.compare(case.results(kernel, small))
+
+
+@pytest.mark.parametrize("layout", ["nn", "nt", "tn", "tt"])
+def test_on_the_device(device: Device, layout: str):
+    case = layouts(130, 210, 70, layout)
+    small = replace(device.capabilities, cache_bytes=(2048, 65536, 1 << 20))
+    opts = contraction_opts(Analysis(case.kernel), small)
+    if opts is None:
+        pytest.skip(f"{device.name} has no vectors")
+    case.run_on(device, apply_opts(case.kernel, opts))
+
+
+def test_accumulate_needs_a_grouped_reduction():
+    case = kernels.matmul(4, 8, 4)
+    with pytest.raises(OptError, match="0 grouped reductions"):
+        Accumulate((0, 1)).apply(case.kernel)
+    grouped = apply_opts(case.kernel, [Split(2, 4), GroupReduce((3,))])
+    with pytest.raises(OptError, match="not of the output"):
+        Accumulate((7,)).apply(grouped)
+    case.compare(case.results(Accumulate((0, 1)).apply(grouped)))
