@@ -110,6 +110,10 @@ class UOp:
         if name not in _FACTS:
             raise AttributeError(f"[UOp] there is no {name!r} on a node")
         compute, read, put = _FACTS[name]
+        if not self.src:
+            value = compute(self)
+            put(self, value)
+            return value
         stack: list[UOp] = [self]
         while stack:
             current = stack[-1]
