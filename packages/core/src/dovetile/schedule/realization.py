@@ -192,8 +192,9 @@ def _read(roots: Sequence[UOp]) -> tuple[tuple, dict[UOp, int], list[UOp]]:
         if node in numbers:
             stack.pop()
             continue
-        view = _realized.get(node, node)
-        if view.op is Op.BUFFER or view is not node:
+        op = node.op
+        view = node if op is Op.BUFFER else _realized.get(node)
+        if view is not None:
             while view.op is not Op.BUFFER:
                 key.append((view.op, view.arg, view.src[1:]))
                 view = view.src[0]
@@ -206,7 +207,7 @@ def _read(roots: Sequence[UOp]) -> tuple[tuple, dict[UOp, int], list[UOp]]:
             if waiting:
                 stack += reversed(waiting)
                 continue
-            key.append((node.op, node.dtype, node.arg, *[numbers[s] for s in node.src]))
+            key.append((op, node.dtype, node.arg, *[numbers[s] for s in node.src]))
         numbers[node] = len(key)
         nodes.append(node)
         stack.pop()
