@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import measure
+import peak
 import report
 from contenders import CONTENDERS
 from rows import ROWS
@@ -41,18 +42,21 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     options = parse_arguments()
     known = options.json is not None and options.json.exists()
-    figures = report.read(options.json.read_text()) if known else {}
+    limits, figures = report.read(options.json.read_text()) if known else ({}, {})
     names = ["dovetile", *(options.against or [name for name in CONTENDERS if name != "dovetile"])]
-    if options.against is None and not options.write or options.rows:
+    if not options.write:
         protocol = measure.Protocol(lock=options.lock, **(QUICK if options.quick else {}))
+        with protocol.alone():
+            limits = peak.measured()
         for name in options.rows or ROWS:
             figures[name] = measure.measure(ROWS[name], names, protocol)
             print(report.told(ROWS[name], figures[name]), flush=True)
             if options.json is not None:
-                content = {name: asdict(found) for name, found in figures.items()}
-                measure.write_whole(options.json, json.dumps(content, indent=1) + "\n")
+                rows = {name: asdict(found) for name, found in figures.items()}
+                content = json.dumps({"limits": limits, "rows": rows}, indent=1)
+                measure.write_whole(options.json, content + "\n")
     if not options.quick:
-        report.write(PAGES, {name: figures[name] for name in ROWS if name in figures})
+        report.write(PAGES, {name: figures[name] for name in ROWS if name in figures}, limits)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
-import peak
 from contenders import CONTENDERS, THREADS
 from measure import Figures, write_whole
 from rows import ROWS, Row, Target
@@ -17,10 +16,11 @@ _PAGE = "cpu-speed"
 _SCALES = {"ms": 1e3, "us": 1e6, "s": 1.0}
 
 
-def read(text: str) -> dict[str, Figures]:
-    """The figures by row which a JSON file holds; rows that no longer exist are left out."""
+def read(text: str) -> tuple[dict[str, float], dict[str, Figures]]:
+    """(the machine's limits, the figures by row) of a JSON file, but for rows that are no more."""
     content = json.loads(text)
-    return {name: Figures(**found) for name, found in content.items() if name in ROWS}
+    rows = {name: Figures(**found) for name, found in content["rows"].items() if name in ROWS}
+    return content["limits"], rows
 
 
 def amount(row: Row, seconds: float) -> str:
@@ -189,7 +189,7 @@ def plot(found: dict[str, Figures], path: Path) -> None:
     pyplot.close(figure)
 
 
-def write(folder: Path, found: dict[str, Figures]) -> None:
+def write(folder: Path, found: dict[str, Figures], limits: dict[str, float]) -> None:
     """The page and the plot of these figures."""
-    write_whole(folder / f"{_PAGE}.md", page(found, peak.measured()))
+    write_whole(folder / f"{_PAGE}.md", page(found, limits))
     plot(found, folder / f"{_PAGE}.svg")
