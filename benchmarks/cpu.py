@@ -33,6 +33,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="the file of figures, read and written")
     parser.add_argument("--lock", type=Path, help="a file to hold while timing")
     parser.add_argument("--write", action="store_true", help="the page, from the figures alone")
+    parser.add_argument("--note", default="", help="what readers of the page must know")
     options = parser.parse_args()
     if unknown := [name for name in options.rows if name not in ROWS]:
         parser.error(f"there is no row {', '.join(unknown)}; there are {', '.join(ROWS)}")
@@ -56,7 +57,8 @@ def main() -> None:
                 content = json.dumps({"limits": limits, "rows": rows}, indent=1)
                 measure.write_whole(options.json, content + "\n")
     if not options.quick:
-        report.write(PAGES, {name: figures[name] for name in ROWS if name in figures}, limits)
+        found = {name: figures[name] for name in ROWS if name in figures}
+        report.write(PAGES, found, limits, options.note)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from measure import Figures, write_whole
 from rows import ROWS, Row, Target
 
 _PAGE = "cpu-speed"
+_IMPOSSIBLE = 1.05  # of a measured limit
 _SCALES = {"ms": 1e3, "us": 1e6, "s": 1.0}
 
 
@@ -103,8 +104,8 @@ def _lines(rows: list[list[str]]) -> str:
     return "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
 
 
-def page(found: dict[str, Figures], limits: dict[str, float]) -> str:
-    """The Markdown page."""
+def page(found: dict[str, Figures], limits: dict[str, float], note: str = "") -> str:
+    """The Markdown page; `note` comes first."""
     rows = _with_memory(found)
     summary = [["work", "unit", "dovetile", "best peer", "", "ours to theirs", "of the limit",
                 "target", "met"], ["---"] * 9]  # fmt: skip
@@ -118,7 +119,10 @@ def page(found: dict[str, Figures], limits: dict[str, float]) -> str:
         share = row.work / ours / figures.limit if ours and figures.limit else None
         cells.append(f"{share:.0%}" if share is not None else "")
         met = ours is not None and row.target.met(figures.seconds, figures.limit, row.work)
-        summary.append([*cells, wanted(row.target, row), "yes" if met else "no"])
+        # Nobody is faster than the limit: something else ran during its turns.
+        disturbed = share is not None and share > _IMPOSSIBLE
+        verdict = "disturbed" if disturbed else "yes" if met else "no"
+        summary.append([*cells, wanted(row.target, row), verdict])
         values = [
             amount(row, figures.seconds[name]) if name in figures.seconds else ""
             for name in CONTENDERS
@@ -142,7 +146,7 @@ are compared. All values are checked against float64. Dovetile's functions are c
 scheduled by the heuristics alone. "Heap kept": glibc gives no memory back to the system, so that
 results need no fresh pages. "Ours to theirs" is how many times as fast we are. Starts are a new
 process's first call, after the imports and the making of the model; cold: with empty disk caches.
-
+{f"{chr(10)}**{note}**{chr(10)}" if note else ""}
 ![How many times as fast as the best peer]({_PAGE}.svg)
 
 {_lines(summary)}
@@ -189,7 +193,7 @@ def plot(found: dict[str, Figures], path: Path) -> None:
     pyplot.close(figure)
 
 
-def write(folder: Path, found: dict[str, Figures], limits: dict[str, float]) -> None:
+def write(folder: Path, found: dict[str, Figures], limits: dict[str, float], note: str) -> None:
     """The page and the plot of these figures."""
-    write_whole(folder / f"{_PAGE}.md", page(found, limits))
+    write_whole(folder / f"{_PAGE}.md", page(found, limits, note))
     plot(found, folder / f"{_PAGE}.svg")
