@@ -5,11 +5,14 @@ python benchmarks/import_time.py [--json FILE] [--repeats N]
 
 from __future__ import annotations
 
+import argparse
+import json
 import statistics
 import subprocess
 import sys
+from pathlib import Path
 
-import measure
+from measure import write_whole
 
 # `import dovetile` alone loads next to nothing, so the Tensor is measured too.
 STATEMENTS = {
@@ -26,17 +29,19 @@ def import_seconds(statement: str) -> float:
 
 
 def main() -> None:
-    report = measure.Report(__doc__ or "")
-    report.parser.add_argument("--repeats", type=int, default=9)
-    options = report.parser.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--repeats", type=int, default=9)
+    options = parser.parse_args()
     times: dict[str, list[float]] = {name: [] for name in STATEMENTS}
     for _ in range(options.repeats):
         for name, values in times.items():
             values.append(import_seconds(STATEMENTS[name]))
     medians = {name: statistics.median(values) for name, values in times.items()}
-    report.add("import and a first Tensor", medians)
-    print(f"  beyond numpy: {medians['dovetile'] - medians['numpy']:.3f} s")
-    report.write(options.json)
+    for name, seconds in medians.items():
+        print(f"{name:<16} {seconds:.3f} s, {seconds / medians['numpy']:.2f} x numpy's")
+    if options.json is not None:
+        write_whole(options.json, json.dumps(medians, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -83,6 +83,26 @@ def test_equal_graphs_are_planned_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(made) == 2  # one input instead of two is another graph
 
 
+def test_plans_of_like_graphs_are_told_apart() -> None:
+    """Each graph differs from one before by a number's sign, a view, an order, an operand."""
+    x, y = numbers(12), numbers(12) + 20
+    a, b = Tensor(x), Tensor(y)
+    for _ in range(2):
+        np.testing.assert_array_equal((b / 0.0).numpy(), np.full(12, np.inf, np.float32))
+        np.testing.assert_array_equal((b / -0.0).numpy(), np.full(12, -np.inf, np.float32))
+        np.testing.assert_array_equal((a[1:5] * 3).numpy(), x[1:5] * 3)
+        np.testing.assert_array_equal((a[2:6] * 3).numpy(), x[2:6] * 3)
+        np.testing.assert_array_equal((a * 3 - b).numpy(), x * 3 - y)
+        np.testing.assert_array_equal((b * 3 - a).numpy(), y * 3 - x)
+        np.testing.assert_array_equal((a - b * 3).numpy(), x - y * 3)
+        np.testing.assert_array_equal((a * 3 - a).numpy(), x * 3 - x)
+        halves = (a * 2).realize()
+        np.testing.assert_array_equal((halves.reshape(3, 4).T * b[0]).numpy(),
+                                      (x * 2).reshape(3, 4).T * y[0])  # fmt: skip
+        np.testing.assert_array_equal((halves.reshape(4, 3).T * b[0]).numpy(),
+                                      (x * 2).reshape(4, 3).T * y[0])  # fmt: skip
+
+
 def test_equal_kernels_are_compiled_once() -> None:
     before = compiled_counts.compiled + compiled_counts.from_cache
     values = [(place(numbers(7, 19)) * 1.25 + 17).stage() for _ in range(4)]

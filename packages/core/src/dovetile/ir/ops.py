@@ -16,6 +16,8 @@ class AddressSpace(Enum):
     LOCAL = "LOCAL"  # shared memory of a workgroup; a cache-sized scratch panel on a CPU
     REG = "REG"  # registers of one thread
 
+    __hash__ = object.__hash__  # each exists once; Enum's own is slower
+
     def __repr__(self) -> str:
         return f"AddressSpace.{self.name}"
 

@@ -110,6 +110,10 @@ class UOp:
         if name not in _FACTS:
             raise AttributeError(f"[UOp] there is no {name!r} on a node")
         compute, read, put = _FACTS[name]
+        if not self.src:
+            value = compute(self)
+            put(self, value)
+            return value
         stack: list[UOp] = [self]
         while stack:
             current = stack[-1]
@@ -431,12 +435,14 @@ def _device(node: UOp) -> str | None:
 def _shape(node: UOp) -> tuple[int, ...] | None:
     from dovetile.ir.shape import shape_of  # the module needs this one
 
+    _FACTS["shape"] = (shape_of, *_FACTS["shape"][1:])  # an import costs more than the shape
     return shape_of(node)
 
 
 def _bounds(node: UOp) -> tuple[Scalar, Scalar]:
     from dovetile.ir.bounds import bounds_of  # the module needs this one
 
+    _FACTS["bounds"] = (bounds_of, *_FACTS["bounds"][1:])
     return bounds_of(node)
 
 

@@ -74,10 +74,10 @@ class DeviceManager:
         chosen = environment.DEV.value
         if chosen:
             return self.open(chosen).name
-        with self._lock:
-            if self._default is None:
-                self._default = self._best()
-            return self._default
+        if self._default is None:
+            with self._lock:
+                self._default = self._default or self._best()
+        return self._default
 
     def _best(self) -> str:
         reasons: list[str] = []
@@ -253,10 +253,10 @@ _manager_lock = threading.Lock()
 def manager() -> DeviceManager:
     """The device manager of this process."""
     global _manager
-    with _manager_lock:
-        if _manager is None:
-            _manager = DeviceManager(registry())
-        return _manager
+    if _manager is None:
+        with _manager_lock:
+            _manager = _manager or DeviceManager(registry())
+    return _manager
 
 
 def open_device(name: str) -> Device:

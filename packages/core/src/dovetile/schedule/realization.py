@@ -1,19 +1,23 @@
 """Makes lazy values real: normalise the graph, find or make its plan, run the plan.
 
-`realize` is the one entry. A graph is first brought to a form in which its buffers are numbered
-slots; equal graphs are then the same node, and their plan is found in memory or on disk.
+`realize` is the one entry. Graphs that differ in their buffers alone have one plan: it is found in
+memory by a key in which the buffers are numbered slots, else on disk by the graph in that form.
 """
 
 from __future__ import annotations
 
+import json
 import threading
 import weakref
 from collections.abc import Iterable, Sequence
 
 from dovetile import cache
+from dovetile.environment import settings
 from dovetile.ir.ops import Op
 from dovetile.ir.spec import check
 from dovetile.ir.uop import UOp, toposort
+from dovetile.plugins import default_device_name
+from dovetile.plugins.passes import passes_key
 from dovetile.runtime import Buffer, get_device
 from dovetile.schedule.keys import code_fingerprint, digest
 from dovetile.schedule.make import make_plan
@@ -125,7 +129,7 @@ def realize(values: Sequence[UOp]) -> None:
 def run(roots: list[UOp]) -> None:
     global _runs
     _runs += 1
-    nodes = toposort(roots, enter=lambda n: n not in _realized)
+    key, slots, nodes = _read(roots)
     written = _written(nodes)
     if written:
         record = recording.get()
@@ -136,11 +140,14 @@ def run(roots: list[UOp]) -> None:
         extra = pending_readers(written, roots)
         if extra:
             roots = roots + extra
-            nodes = toposort(roots, enter=lambda n: n not in _realized)
-    sink, slots = normalize(roots, nodes)
-    plan = _plan_of(sink, slots)
-    memory = [_memory[b] for b in slots]
-    results = plan.run(memory)
+            key, slots, nodes = _read(roots)
+    plan = _plans.get(key)
+    if plan is None:
+        plan = _make(normalize(roots, nodes)[0])
+        if len(_plans) >= _MOST_PLANS:
+            _plans.clear()
+        _plans[key] = plan
+    results = plan.run([_memory[b] for b in slots])
     for root, number in zip(roots, plan.plan.outputs):
         if number is None:
             _realized[root] = _final(root)
@@ -167,6 +174,45 @@ def _final(node: UOp) -> UOp:
     for move in reversed(chain):
         node = move.replace(src=(node, *move.src[1:]))
     return node
+
+
+def _read(roots: Sequence[UOp]) -> tuple[tuple, dict[UOp, int], list[UOp]]:
+    """(what decides which plan this is, the BUFFERs in slot order, the nodes to compute).
+
+    Two graphs with one key have one normal form. Every eager operation pays for this: it is one
+    pass, which makes no nodes.
+    """
+    key: list[object] = [default_device_name(), settings()]
+    numbers: dict[UOp, int] = {}
+    slots: dict[UOp, int] = {}
+    nodes: list[UOp] = []
+    stack = list(reversed(roots))
+    while stack:
+        node = stack[-1]
+        if node in numbers:
+            stack.pop()
+            continue
+        op = node.op
+        view = node if op is Op.BUFFER else _realized.get(node)
+        if view is not None:
+            while view.op is not Op.BUFFER:
+                key.append((view.op, view.arg, view.src[1:]))
+                view = view.src[0]
+            slot = slots.setdefault(view, len(slots))
+            key.append((slot, view.dtype, view.arg[1:]))
+        elif not node.src:
+            key.append(node)
+        else:
+            waiting = [s for s in node.src if s not in numbers]
+            if waiting:
+                stack += reversed(waiting)
+                continue
+            key.append((op, node.dtype, node.arg, *[numbers[s] for s in node.src]))
+        numbers[node] = len(key)
+        nodes.append(node)
+        stack.pop()
+    key += [numbers[root] for root in roots]
+    return tuple(key), slots, nodes
 
 
 def normalize(roots: Sequence[UOp], nodes: Iterable[UOp]) -> tuple[UOp, tuple[UOp, ...]]:
@@ -239,20 +285,16 @@ def pending_readers(written: set[UOp], roots: Sequence[UOp] = ()) -> list[UOp]:
     return [u for u in dict.fromkeys(waiting) if touches[u]]
 
 
-def _plan_of(sink: UOp, slots: tuple[UOp, ...]) -> LoadedPlan:
-    from dovetile.plugins import default_device_name
-    from dovetile.plugins.passes import passes_key
-
+def _make(sink: UOp) -> LoadedPlan:
+    """The plan of a graph that this process has not run yet."""
     default = default_device_name()
-    names = {b.arg.device for b in slots if b.arg.device} | {default}
-    names |= {n.arg for n in toposort(sink) if n.op is Op.COPY}
+    names = {default}
+    for node in toposort(sink):
+        if node.op is Op.COPY:
+            names.add(node.arg)
+        elif node.op is Op.BUFFER and node.arg.device:
+            names.add(node.arg.device)
     devices = {name: get_device(name) for name in sorted(names)}
-    from dovetile.environment import settings
-
-    key = (sink, default, settings())
-    found = _plans.get(key)
-    if found is not None:
-        return found
     check(sink, "tensor", "building the graph")
     context = [
         (
@@ -271,10 +313,5 @@ def _plan_of(sink: UOp, slots: tuple[UOp, ...]) -> LoadedPlan:
     if loaded is None:
         plan, programs = make_plan(sink, devices, default)
         loaded = LoadedPlan(plan, devices, programs)
-        import json
-
         cache.put(_NAMESPACE, text, {}, json.dumps(plan.to_json()).encode())
-    if len(_plans) >= _MOST_PLANS:
-        _plans.clear()
-    _plans[key] = loaded
     return loaded

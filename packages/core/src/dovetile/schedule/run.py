@@ -38,6 +38,11 @@ class LoadedPlan:
                 fault_buffer(self.devices[step.device])
 
     @functools.cached_property
+    def _used(self) -> list[Device]:
+        """The devices that have something to do."""
+        return [self.devices[name] for name in {step.device: None for step in self.plan.steps}]
+
+    @functools.cached_property
     def work(self) -> Counters:
         """What one run counts for."""
         launches = [s for s in self.plan.steps if s.program is not None and s.parts > 0]
@@ -48,7 +53,8 @@ class LoadedPlan:
     def run(self, inputs: Sequence[Buffer]) -> list[Buffer]:
         """Queues all steps; returns the buffers of the results. Does not wait."""
         memory, results = self.allocate(inputs)
-        register_faults(self.plan.faults)
+        if self.plan.faults:
+            register_faults(self.plan.faults)
         total.add(self.work)
         if (record := recording.get()) is not None:
             record.add_plan(self, memory)
@@ -57,7 +63,7 @@ class LoadedPlan:
             return results
         for step in self.plan.steps:
             self.queue(step, memory)
-        for device in self.devices.values():
+        for device in self._used:
             device.queue.submit()
         return results
 

@@ -264,7 +264,8 @@ class TensorBase:
             # Equal expressions share a buffer, which then must not be assigned to.
             if buffer is not None and not _aliases.get(buffer):
                 _origins[buffer] = weakref.ref(self.uop)
-                self._adopt(node)
+                self.uop = node
+                self._attach(buffer)
 
     def realize(self, *others: TensorBase) -> Self:
         """Compute this Tensor (and the others, together) now. Returns the Tensor itself."""
@@ -371,14 +372,15 @@ def realize_all(tensors: tuple[TensorBase, ...] | list[TensorBase]) -> None:
     """Compute all these Tensors together, and carry out the assigns that are pending."""
     with placement.lock:
         states: dict[UOp, UOp] = {}
-        for buffer in list(_pending.written):
-            for alias in _aliases.get(buffer, ()):
-                state = state_of(alias.uop)
-                if state is not None:
-                    states[buffer] = state
-                    break
-        _pending.written.clear()
-        placement.realize([*(tensor.uop for tensor in tensors), *states.values()])
+        if _pending.written:
+            for buffer in list(_pending.written):
+                for alias in _aliases.get(buffer, ()):
+                    state = state_of(alias.uop)
+                    if state is not None:
+                        states[buffer] = state
+                        break
+            _pending.written.clear()
+        placement.realize([*[tensor.uop for tensor in tensors], *states.values()])
         for buffer in states:
             _renew(buffer)
         for tensor in tensors:

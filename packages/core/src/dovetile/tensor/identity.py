@@ -9,23 +9,25 @@ from typing import Generic, TypeVar
 Member = TypeVar("Member")
 
 
+class _Reference(weakref.ref):
+    __slots__ = ("key",)
+
+
 class IdentitySet(Generic[Member]):
     """Objects that are still alive, in the order in which they were added."""
 
-    __slots__ = ("_references", "__weakref__", "added")
+    __slots__ = ("_forget", "_references", "__weakref__", "added")
 
     def __init__(self) -> None:
-        self._references: dict[int, weakref.ref[Member]] = {}
+        references: dict[int, _Reference] = {}
+        self._references = references
+        self._forget = lambda reference: references.pop(reference.key, None)
         self.added = 0  # how many were ever added
 
     def add(self, member: Member) -> None:
-        key = id(member)
-        references = self._references
-
-        def forget(_: object, key: int = key) -> None:
-            references.pop(key, None)
-
-        references[key] = weakref.ref(member, forget)
+        reference = _Reference(member, self._forget)
+        reference.key = key = id(member)
+        self._references[key] = reference
         self.added += 1
 
     def discard(self, member: Member) -> None:
