@@ -14,7 +14,7 @@ from dovetile.ir.ops import AxisKind, Op
 from dovetile.ir.uop import toposort
 from dovetile.optimize.bounds_check import prove
 from dovetile.optimize.heuristic import heuristic
-from dovetile.optimize.opts import Bind, Stage, apply_opts
+from dovetile.optimize.opts import Bind, Stage, Stream, apply_opts
 from dovetile.runtime import Device
 
 small = st.integers(2, 19)
@@ -105,3 +105,16 @@ def test_work_is_shared_only_where_there_is_much(threads: int):
 
     assert not parts(kernels.elementwise(20, 20))
     assert parts(kernels.elementwise(1000, 1000)) == (threads > 1)
+
+
+def test_results_that_no_cache_can_keep_stream():
+    case = kernels.elementwise(100, 1000)
+    bytes_touched = sum(a.nbytes for a in case.arrays)
+
+    def streams(cache: int, able: bool = True) -> bool:
+        target = replace(WIDE, cache_bytes=(1024, cache), streaming_stores=able)
+        return Stream() in heuristic(case.kernel, target)
+
+    assert streams(bytes_touched - 1)
+    assert not streams(bytes_touched)
+    assert not streams(bytes_touched - 1, able=False)

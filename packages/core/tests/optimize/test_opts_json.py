@@ -16,6 +16,7 @@ from dovetile.optimize.opts import (
     ReduceOrder,
     Split,
     Stage,
+    Stream,
     Tail,
 )
 from dovetile.optimize.opts_json import from_json, to_json
@@ -30,6 +31,7 @@ opts = st.one_of(
     st.builds(GroupReduce, several),
     st.builds(Tail, ids, st.integers(1, 64)),
     st.builds(Stage, st.integers(0, 1), several, st.sampled_from(AddressSpace), st.integers(1, 4)),
+    st.just(Stream()),
 )
 
 

@@ -20,6 +20,7 @@ from dovetile.optimize.opts import (
     ReduceOrder,
     Split,
     Stage,
+    Stream,
     Tail,
     axes,
     contracted_product,
@@ -64,6 +65,8 @@ def extensions(kernel: UOp, capabilities: Capabilities) -> Iterator[tuple[Opt, .
     yield from _parts(kernel, free, capabilities, fresh)
     yield from _orders(facts, free, fresh)
     yield from _stages(kernel, capabilities)
+    if capabilities.streaming_stores and all(a.node.arg is None for a in facts.stores):
+        yield (Stream(),)
 
 
 def _bound(axis: UOp, n: int, kind: AxisKind) -> Iterator[tuple[Opt, ...]]:

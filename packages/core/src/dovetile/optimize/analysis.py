@@ -21,6 +21,10 @@ class Access:
     opaque: frozenset[UOp]
     count: int
 
+    @property
+    def buffer(self) -> UOp:
+        return self.node.src[0].src[0]
+
     def stride(self, axis: UOp) -> int | None:
         """Elements between neighbours along an axis; None where the index is not linear in it."""
         return None if axis in self.opaque else self.strides.get(axis, 0)
@@ -64,6 +68,11 @@ class Analysis:
         return sum(extent(n.ranges) for n in self.nodes if n.op in ELEMENTWISE or n.op is Op.LOAD)
 
     @cached_property
+    def nbytes(self) -> int:
+        """Bytes of distinct memory that the kernel touches."""
+        return distinct_bytes(self.nodes)
+
+    @cached_property
     def idempotent(self) -> bool:
         """Whether computing an output element twice does no harm."""
         return is_idempotent(self.kernel)
@@ -85,6 +94,17 @@ def access(node: UOp) -> Access:
     strides = {t: c for t, c in terms.items() if t.op is Op.RANGE}
     opaque = frozenset().union(*(t.ranges for t in terms if t.op is not Op.RANGE))
     return Access(node, strides, opaque, extent(node.ranges))
+
+
+def distinct_bytes(nodes: list[UOp]) -> int:
+    """Bytes of distinct memory that the LOADs and STOREs among these nodes touch, at most."""
+    touched: dict[UOp, int] = {}
+    for node in nodes:
+        if node.op in (Op.LOAD, Op.STORE):
+            buffer = node.src[0].src[0]
+            count = min(extent(node.ranges), buffer.arg.size)
+            touched[buffer] = max(touched.get(buffer, 0), count * buffer.dtype.itemsize)
+    return sum(touched.values())
 
 
 def size(axis: UOp) -> int:

@@ -9,7 +9,16 @@ from __future__ import annotations
 from dovetile.ir.ops import AxisKind, Op
 from dovetile.ir.uop import UOp
 from dovetile.optimize.analysis import Access, Analysis, extent, power_of_two_up_to, size
-from dovetile.optimize.opts import Bind, GroupReduce, Opt, Split, Tail, apply_opts, output_axes
+from dovetile.optimize.opts import (
+    Bind,
+    GroupReduce,
+    Opt,
+    Split,
+    Stream,
+    Tail,
+    apply_opts,
+    output_axes,
+)
 from dovetile.plugins.specs import Capabilities
 
 # Less work than this is not worth waking another worker.
@@ -197,9 +206,21 @@ def heuristic(kernel: UOp, capabilities: Capabilities) -> list[Opt]:
     if not facts.outputs and not facts.reductions:
         return []
     opts = contraction_opts(facts, capabilities)
-    if opts is not None:
-        return opts
-    opts = loop_opts(facts, capabilities)
-    if not parallel(facts, capabilities):
-        return opts
-    return opts + thread_opts(apply_opts(kernel, opts), capabilities)
+    if opts is None:
+        opts = loop_opts(facts, capabilities)
+        if parallel(facts, capabilities):
+            opts += thread_opts(apply_opts(kernel, opts), capabilities)
+    return opts + stream_opts(facts, capabilities)
+
+
+def stream_opts(facts: Analysis, capabilities: Capabilities) -> list[Opt]:
+    """Stores past the caches where a later kernel would not find the results there anyway: between
+    the first store and its next read lies all that this kernel touches."""
+    if not capabilities.streaming_stores or not capabilities.cache_bytes:
+        return []
+    read = {a.buffer for a in facts.loads}
+    if facts.nbytes <= capabilities.cache_bytes[-1] or read.issuperset(
+        a.buffer for a in facts.stores
+    ):
+        return []
+    return [Stream()]

@@ -320,6 +320,26 @@ class Stage:
         return substitute(kernel, {product: _with_operand(product, self.operand, staged)})
 
 
+@dataclass(frozen=True)
+class Stream:
+    """Lets the vectors that the kernel stores pass by the caches, into buffers it does not read.
+
+    A store to the caches reads the line that it overwrites; and the line takes the place of another.
+    """
+
+    def apply(self, kernel: UOp) -> UOp:
+        nodes = nodes_of(kernel)
+        read = {n.src[0].src[0] for n in nodes if n.op is Op.LOAD}
+        changes = {
+            n: n.replace(arg="streaming")
+            for n in nodes
+            if n.op is Op.STORE and n.src[0].src[0] not in read and n.arg is None
+        }
+        if not changes:
+            raise OptError("[Stream] every buffer that the kernel writes is read by it, or streams")
+        return substitute(kernel, changes)
+
+
 def contracted_product(kernel: UOp) -> UOp | None:
     """The MUL that a REDUCE ADD of this kernel sums up, the first one that has two sides."""
     for node in nodes_of(kernel):
