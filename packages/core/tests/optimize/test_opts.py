@@ -179,7 +179,7 @@ def test_stage_holds_the_operand(matmul: Case):
         ([Stage(0, (1,))], "does not depend on axes \\[1\\]"),
         ([Stage(0, (2,)), Stage(0, (2,))], "does not depend on axes"),
         ([Bind(0, UNROLL), Stage(0, (2,))], "hold those too"),
-        ([Stage(0, (2,)), Bind(0, UNROLL)], "outside of a STAGE"),
+        ([Stage(0, (2,)), Bind(0, UNROLL)], "outside of what LOCAL"),
         ([Stream(), Stream()], "or streams"),
     ],
 )

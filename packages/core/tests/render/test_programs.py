@@ -102,7 +102,10 @@ def test_streaming_stores_work_at_any_address(compiler, dtype) -> None:
         result = memory[start + offset :][: values.nbytes].view(values.dtype)
         source = call(compiler, kernel, values, result)
         np.testing.assert_array_equal(result, values)
-        assert not memory[: start + offset].any() and not memory[start + offset :][values.nbytes :].any()
+        assert (
+            not memory[: start + offset].any()
+            and not memory[start + offset :][values.nbytes :].any()
+        )
     assert "nontemporal" in source and "fence" in source
 
 

@@ -19,7 +19,7 @@ _ALIGNMENT = 64
 
 def lower_stages(sink: UOp) -> tuple[UOp, int]:
     """`sink` without STAGE nodes, and the bytes of LOCAL memory that it needs."""
-    offset, ids = 0, unused_ids(sink)
+    offset, ids = local_bytes(sink), unused_ids(sink)
     while stages := [n for n in toposort(sink) if n.op is Op.STAGE]:
         # Innermost first: the list is sorted sources first, and one replacement may hold others.
         stage = stages[0]
@@ -30,8 +30,7 @@ def lower_stages(sink: UOp) -> tuple[UOp, int]:
         slot = offset if space is AddressSpace.LOCAL else len(stages)
         buffer = UOp.buffer(count, value.dtype, slot=slot, space=space)
         if space is AddressSpace.LOCAL:
-            nbytes = count * value.dtype.itemsize
-            offset += -(-nbytes // _ALIGNMENT) * _ALIGNMENT
+            offset += aligned(count * value.dtype.itemsize)
         inner = tuple(UOp.range(r.src[0], r.arg.kind, next(ids)) for r in ranges)
         fill_value = substitute_ranges(value, dict(zip(ranges, inner)))
         outer = sorted(fill_value.ranges.difference(inner), key=lambda r: r.arg.id)
@@ -40,6 +39,21 @@ def lower_stages(sink: UOp) -> tuple[UOp, int]:
         held = buffer.after(fill).index(position(ranges, sizes)).load()
         sink = substitute(sink, {stage: held})
     return sink, offset
+
+
+def local_bytes(kernel: UOp) -> int:
+    """Bytes of LOCAL memory that the buffers of a kernel take already."""
+    ends = (
+        n.arg.slot + n.arg.size * n.dtype.itemsize
+        for n in toposort(kernel)
+        if n.op is Op.BUFFER and n.arg.space is AddressSpace.LOCAL
+    )
+    return aligned(max(ends, default=0))
+
+
+def aligned(nbytes: int) -> int:
+    """`nbytes` rounded up to where the next LOCAL buffer may begin."""
+    return -(-nbytes // _ALIGNMENT) * _ALIGNMENT
 
 
 def unused_ids(sink: UOp) -> Iterator[int]:

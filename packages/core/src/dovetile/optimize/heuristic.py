@@ -9,6 +9,7 @@ from __future__ import annotations
 from dovetile.ir.ops import AxisKind, Op
 from dovetile.ir.uop import UOp
 from dovetile.optimize.analysis import Access, Analysis, extent, power_of_two_up_to, size
+from dovetile.optimize.keep import keep_opts
 from dovetile.optimize.opts import (
     Bind,
     GroupReduce,
@@ -69,6 +70,20 @@ def loop_opts(facts: Analysis, capabilities: Capabilities) -> list[Opt]:
                 opts.append(Bind(chunk, AxisKind.UNROLL))
                 grouped.insert(0, chunk)
             opts.append(GroupReduce(tuple(grouped)))
+        opts.append(Bind(axis.arg.id, AxisKind.VECTOR))
+    return opts + _lanes_of_fills(facts, lanes)
+
+
+def _lanes_of_fills(facts: Analysis, lanes: int) -> list[Opt]:
+    """Vectors for the loops that fill LOCAL memory."""
+    opts: list[Opt] = []
+    for axis in facts.fills:
+        width = _lanes_for(axis, lanes, facts.idempotent) if lanes > 1 else 1
+        along = [a for a in facts.accesses if axis in a.node.ranges]
+        if width < 2 or any(_price(a, axis, lanes) >= 1.0 for a in along):
+            continue
+        if width < size(axis):
+            opts.append(Split(axis.arg.id, width))
         opts.append(Bind(axis.arg.id, AxisKind.VECTOR))
     return opts
 
@@ -144,7 +159,8 @@ def _vector_axes(
 ) -> tuple[UOp | None, dict[UOp, UOp]]:
     """(the output axis to vectorise or None, for each REDUCE outside of it the reduced axis)."""
     best: tuple[float, UOp | None, dict[UOp, UOp]] | None = None
-    for vector in [*(r for r in facts.free if r.src[0].is_const and size(r) > 1), None]:
+    candidates = (r for r in facts.free if r.src[0].is_const and size(r) > 1)
+    for vector in [*(r for r in candidates if r not in facts.outside_of_fills), None]:
         cost, reduced = 0.0, {}
         for node in facts.reductions:
             if vector is None or vector not in node.ranges:
@@ -207,7 +223,8 @@ def heuristic(kernel: UOp, capabilities: Capabilities) -> list[Opt]:
         return []
     opts = contraction_opts(facts, capabilities)
     if opts is None:
-        opts = loop_opts(facts, capabilities)
+        opts = [*keep_opts(kernel, capabilities)]
+        opts += loop_opts(Analysis(apply_opts(kernel, opts)) if opts else facts, capabilities)
         if parallel(facts, capabilities):
             opts += thread_opts(apply_opts(kernel, opts), capabilities)
     return opts + stream_opts(facts, capabilities)

@@ -19,6 +19,7 @@ from dovetile.ir.rewrite import rewrite, substitute, substitute_ranges
 from dovetile.ir.spec import check
 from dovetile.ir.symbolic import simplify_index
 from dovetile.ir.uop import UOp, toposort
+from dovetile.lower.linear import buffer_of
 
 
 class OptError(GraphError):
@@ -173,9 +174,9 @@ class Bind:
             raise OptError(f"[Bind] {old.src[0].arg} lanes; a power of two is right")
         self._require_single(kernel, old)
         if self.kind in (AxisKind.UNROLL, AxisKind.VECTOR) and any(
-            n.op is Op.STAGE and old in n.ranges for n in nodes_of(kernel)
+            n.op in (Op.STAGE, Op.AFTER) and old in n.ranges for n in nodes_of(kernel)
         ):
-            raise OptError(f"[Bind] axis {self.axis} is outside of a STAGE; bind it, then stage")
+            raise OptError(f"[Bind] axis {self.axis} is outside of what LOCAL memory holds")
         new = UOp.range(old.src[0], self.kind, self.axis)
         return replace_axes(kernel, {old: new}, {old: (new,)})
 
@@ -324,16 +325,16 @@ class Stage:
 class Stream:
     """Lets the vectors that the kernel stores pass by the caches, into buffers it does not read.
 
-    A store to the caches reads the line that it overwrites; and the line takes the place of another.
+    A store to the caches first reads the line it overwrites, and that takes another line's place.
     """
 
     def apply(self, kernel: UOp) -> UOp:
         nodes = nodes_of(kernel)
-        read = {n.src[0].src[0] for n in nodes if n.op is Op.LOAD}
+        read = {buffer_of(n.src[0]) for n in nodes if n.op is Op.LOAD}
         changes = {
             n: n.replace(arg="streaming")
             for n in nodes
-            if n.op is Op.STORE and n.src[0].src[0] not in read and n.arg is None
+            if n.op is Op.STORE and buffer_of(n.src[0]) not in read and n.arg is None
         }
         if not changes:
             raise OptError("[Stream] every buffer that the kernel writes is read by it, or streams")
