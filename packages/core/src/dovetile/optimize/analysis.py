@@ -79,8 +79,9 @@ class Analysis:
 
     @cached_property
     def work(self) -> int:
-        """Elementwise operations in all, each weighted with its loops."""
-        return sum(extent(n.ranges) for n in self.nodes if n.op in ELEMENTWISE or n.op is Op.LOAD)
+        """Elementwise operations and accesses in all, each weighted with its loops."""
+        counted = ELEMENTWISE | {Op.LOAD, Op.STORE}
+        return sum(extent(n.ranges) for n in self.nodes if n.op in counted)
 
     @cached_property
     def nbytes(self) -> int:

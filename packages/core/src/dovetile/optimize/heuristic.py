@@ -6,7 +6,7 @@ most accesses contiguous. Then copies for independent accumulators, then threads
 
 from __future__ import annotations
 
-from dovetile.ir.ops import AxisKind, Op
+from dovetile.ir.ops import ELEMENTWISE, AxisKind, Op
 from dovetile.ir.uop import UOp
 from dovetile.optimize.analysis import Access, Analysis, extent, power_of_two_up_to, size
 from dovetile.optimize.keep import keep_opts
@@ -25,6 +25,8 @@ from dovetile.plugins.specs import Capabilities
 # Less work than this is not worth waking another worker.
 _PARALLEL_WORK = 100_000
 _STRIDED = 1.2
+# Operations that copies of a loop's body may have together: code is compiled, and must fit caches.
+_LARGEST_BODY = 128
 
 
 def loop_opts(facts: Analysis, capabilities: Capabilities) -> list[Opt]:
@@ -42,7 +44,7 @@ def loop_opts(facts: Analysis, capabilities: Capabilities) -> list[Opt]:
                 opts.append(Split(vector.arg.id, width))
                 fresh += 1
                 blocks = -(-size(vector) // width)
-                copies = _copies(facts, vector, blocks)
+                copies = _copies(facts, vector, blocks, capabilities)
                 if copies > 1:
                     opts.append(Split(fresh - 1, copies))
                     opts.append(Bind(fresh - 1, AxisKind.UNROLL))
@@ -145,13 +147,22 @@ def _lanes_for(axis: UOp, lanes: int, idempotent: bool) -> int:
     return width
 
 
-def _copies(facts: Analysis, vector: UOp, blocks: int) -> int:
-    """Independent vectors side by side: a sum along another axis needs several accumulators."""
-    if any(vector in r.ranges for r in facts.reductions):
-        for copies in (4, 2):
-            if blocks % copies == 0:
-                return copies
-    return 1
+def _copies(facts: Analysis, vector: UOp, blocks: int, capabilities: Capabilities) -> int:
+    """Independent vectors side by side: a sum along another axis needs several accumulators, and
+    reads long stretches of each row, as rows far apart cannot be prefetched."""
+    sums = [r for r in facts.reductions if vector in r.ranges]
+    if not sums:
+        return 1
+    body = sum(n.op in ELEMENTWISE and vector in n.ranges for n in facts.nodes)
+    most = min(capabilities.vector_registers // 2, _LARGEST_BODY // max(body, 1))
+    if any(r is not s and s in r.toposort() for r in sums for s in sums):
+        # The second one reads the same columns again: they should still be in the second cache.
+        column = max(extent(r.src[1:]) for r in sums) * capabilities.vector_bytes
+        most = min(most, sum(capabilities.cache_bytes[1:2]) // (2 * column))
+    # All workers shall have some of the blocks.
+    others = extent(tuple(r for r in facts.free if r is not vector))
+    most = min(most, blocks * others // capabilities.threads)
+    return next((copies for copies in range(most, 1, -1) if blocks % copies == 0), 1)
 
 
 def _vector_axes(
