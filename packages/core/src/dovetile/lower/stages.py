@@ -34,7 +34,7 @@ def lower_stages(sink: UOp, vector_bytes: int = 0) -> tuple[UOp, int]:
         stage = stages[0]
         space, _depth = stage.arg
         value, ranges = stage.src[0], stage.src[1:]
-        sizes = [r.src[0].maximum for r in ranges]
+        sizes = [int(r.src[0].maximum) for r in ranges]
         count = math.prod(sizes)
         slot = offset if space is AddressSpace.LOCAL else len(stages)
         buffer = UOp.buffer(count, value.dtype, slot=slot, space=space)
