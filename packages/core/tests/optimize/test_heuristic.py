@@ -112,7 +112,7 @@ def test_results_that_no_cache_can_keep_stream():
     bytes_touched = sum(a.nbytes for a in case.arrays)
 
     def streams(cache: int, able: bool = True) -> bool:
-        target = replace(WIDE, cache_bytes=(1024, cache), streaming_stores=able)
+        target = replace(WIDE, cache_bytes=(1024, 2 * cache), streaming_stores=able)
         return Stream() in heuristic(case.kernel, target)
 
     assert streams(bytes_touched - 1)

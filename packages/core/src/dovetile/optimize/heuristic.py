@@ -243,11 +243,12 @@ def heuristic(kernel: UOp, capabilities: Capabilities) -> list[Opt]:
 
 def stream_opts(facts: Analysis, capabilities: Capabilities) -> list[Opt]:
     """Stores past the caches where a later kernel would not find the results there anyway: between
-    the first store and its next read lies all that this kernel touches."""
+    the first store and its next read lies all that this kernel touches. Half of the last cache is
+    counted on; who shares it holds other things there."""
     if not capabilities.streaming_stores or not capabilities.cache_bytes:
         return []
     read = {a.buffer for a in facts.loads}
-    if facts.nbytes <= capabilities.cache_bytes[-1] or read.issuperset(
+    if facts.nbytes <= capabilities.cache_bytes[-1] // 2 or read.issuperset(
         a.buffer for a in facts.stores
     ):
         return []
