@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from dovetile.ir.ops import ELEMENTWISE, AddressSpace, AxisKind, Op
 from dovetile.ir.rewrite import substitute, substitute_ranges
-from dovetile.ir.uop import UOp, consumers
+from dovetile.ir.uop import UOp, consumers, toposort
 from dovetile.lower.stages import aligned, local_bytes
 from dovetile.optimize.analysis import COST, size
 from dovetile.optimize.opts import OptError, axis, next_id, nodes_of, output_axes
@@ -62,23 +62,33 @@ def repeated(kernel: UOp, first: UOp, second: UOp) -> list[tuple[UOp, UOp]]:
     nodes = nodes_of(kernel)
     users = consumers(nodes)
     images: dict[UOp, UOp] = {first: second}
-    work: dict[UOp, int] = {}
     for node in nodes:
         if first not in node.ranges:
             images[node] = node
         elif node is not first:
             images[node] = UOp(node.op, node.dtype, tuple(images[s] for s in node.src), node.arg)
-    for node, same in images.items():
-        if node.op in ELEMENTWISE and node is not same and users.get(same):
-            computed = (n for n in node.toposort() if first in n.ranges and n.op in ELEMENTWISE)
-            work[node] = sum(COST.get(n.op, 1) for n in computed if not n.dtype.name == "index")
+    shared = {
+        node: same
+        for node, same in images.items()
+        if node.op in ELEMENTWISE and node is not same and users.get(same)
+    }
     return [
-        (node, images[node])
-        for node, operations in work.items()
-        if operations >= _LEAST_WORK
+        (node, same)
+        for node, same in shared.items()
+        if shared.keys().isdisjoint(users[node])
         and node.ranges - {first} <= outside
-        and not any(user in work for user in users[node])
+        and _work(node, first) >= _LEAST_WORK
     ]
+
+
+def _work(value: UOp, along: UOp) -> int:
+    """Additions that computing the value at one point of an axis costs."""
+    computed = toposort(value, enter=lambda n: along in n.ranges)
+    return sum(
+        COST.get(n.op, 1)
+        for n in computed
+        if along in n.ranges and n.op in ELEMENTWISE and n.dtype.name != "index"
+    )
 
 
 def keep_opts(kernel: UOp, capabilities: Capabilities) -> list[Keep]:
