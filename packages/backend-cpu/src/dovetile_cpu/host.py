@@ -142,6 +142,7 @@ def capabilities_for(worker_count: int) -> Capabilities:
         operations_per_second=per_core * worker_count,
         launch_seconds=2e-7 if worker_count == 1 else 3e-6,
         host_visible=True,
+        streaming_stores=True,
     )
 
 

@@ -45,6 +45,15 @@ def test_panels_of_several_operands_do_not_overlap():
     assert second.arg.slot % 64 == 0 and nbytes == 128
 
 
+def test_panels_come_behind_what_is_in_local_memory_already():
+    case = kernels.matmul(3, 4, 5)
+    before, _ = lower_stages(Stage(0, (2,)).apply(case.kernel))
+    lowered, nbytes = lower_stages(Stage(1, (2,)).apply(before))
+    assert sorted(b.arg.slot for b in buffers(lowered, AddressSpace.LOCAL)) == [0, 64]
+    assert nbytes == 128
+    case.compare(case.results(lowered))
+
+
 def test_registers_take_no_local_memory():
     case = kernels.matmul(3, 4, 5)
     staged = Stage(1, (2,), AddressSpace.REG).apply(case.kernel)

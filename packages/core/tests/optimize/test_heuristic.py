@@ -10,11 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from loop_kernels import SCALAR, WIDE, Case
 
+from dovetile import dtypes
 from dovetile.ir.ops import AxisKind, Op
-from dovetile.ir.uop import toposort
+from dovetile.ir.uop import UOp, toposort
 from dovetile.optimize.bounds_check import prove
 from dovetile.optimize.heuristic import heuristic
-from dovetile.optimize.opts import Bind, Stage, apply_opts
+from dovetile.optimize.opts import Bind, Stage, Stream, apply_opts
 from dovetile.runtime import Device
 
 small = st.integers(2, 19)
@@ -105,3 +106,37 @@ def test_work_is_shared_only_where_there_is_much(threads: int):
 
     assert not parts(kernels.elementwise(20, 20))
     assert parts(kernels.elementwise(1000, 1000)) == (threads > 1)
+
+
+def test_results_that_no_cache_can_keep_stream():
+    case = kernels.elementwise(100, 1000)
+    bytes_touched = sum(a.nbytes for a in case.arrays)
+
+    def streams(cache: int, able: bool = True) -> bool:
+        target = replace(WIDE, cache_bytes=(1024, 2 * cache), streaming_stores=able)
+        return Stream() in heuristic(case.kernel, target)
+
+    assert streams(bytes_touched - 1)
+    assert not streams(bytes_touched)
+    assert not streams(bytes_touched - 1, able=False)
+
+
+@pytest.mark.parametrize(("columns", "copies"), [(2048, 16), (16 * 24, 12), (64, 2)])
+def test_sums_of_columns_read_long_stretches_of_rows(columns: int, copies: int):
+    """As many vectors side by side as accumulators fit registers, and as leave work for all."""
+    target = replace(WIDE, vector_bytes=64, vector_registers=32)
+    case = kernels.column_maxima(300, columns)
+    optimized = apply_opts(case.kernel, heuristic(case.kernel, target))
+    unrolled = [
+        n.src[0].arg
+        for n in toposort(optimized)
+        if n.op is Op.RANGE and n.arg.kind is AxisKind.UNROLL
+    ]
+    assert unrolled == [copies]
+
+
+def test_filling_memory_is_work():
+    target = UOp.buffer(1 << 20, dtypes.float32, slot=0)
+    i = UOp.range(1 << 20, id=0)
+    zeros = UOp.sink(target.index(i).store(UOp.const(0.0, dtypes.float32)).end(i))
+    assert any(isinstance(o, Bind) and o.kind is AxisKind.THREAD for o in heuristic(zeros, WIDE))

@@ -17,6 +17,7 @@ from dovetile.optimize.opts import (
     ReduceOrder,
     Split,
     Stage,
+    Stream,
     Tail,
     apply_opts,
     axis,
@@ -178,12 +179,22 @@ def test_stage_holds_the_operand(matmul: Case):
         ([Stage(0, (1,))], "does not depend on axes \\[1\\]"),
         ([Stage(0, (2,)), Stage(0, (2,))], "does not depend on axes"),
         ([Bind(0, UNROLL), Stage(0, (2,))], "hold those too"),
-        ([Stage(0, (2,)), Bind(0, UNROLL)], "outside of a STAGE"),
+        ([Stage(0, (2,)), Bind(0, UNROLL)], "outside of what LOCAL"),
+        ([Stream(), Stream()], "or streams"),
     ],
 )
 def test_illegal_use(matmul: Case, opts: list[Opt], message: str):
     with pytest.raises(OptError, match=message):
         apply_opts(matmul.kernel, opts)
+
+
+def test_what_is_read_does_not_stream():
+    case = kernels.elementwise(40)
+    kernel = Stream().apply(case.kernel)
+    assert [n.arg for n in toposort(kernel) if n.op is Op.STORE] == ["streaming"]
+    case.run([Split(0, 8), Bind(0, VECTOR), Stream()])
+    with pytest.raises(OptError, match="is read by it"):
+        Stream().apply(kernels.accumulated(11).kernel)
 
 
 def test_stage_needs_a_product():

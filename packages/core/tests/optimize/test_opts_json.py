@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from dovetile.errors import ArgumentError
 from dovetile.ir.ops import AddressSpace, AxisKind
 from dovetile.optimize import opts as module
+from dovetile.optimize.keep import Keep
 from dovetile.optimize.opts import (
     Bind,
     GroupReduce,
@@ -16,6 +17,7 @@ from dovetile.optimize.opts import (
     ReduceOrder,
     Split,
     Stage,
+    Stream,
     Tail,
 )
 from dovetile.optimize.opts_json import from_json, to_json
@@ -30,6 +32,8 @@ opts = st.one_of(
     st.builds(GroupReduce, several),
     st.builds(Tail, ids, st.integers(1, 64)),
     st.builds(Stage, st.integers(0, 1), several, st.sampled_from(AddressSpace), st.integers(1, 4)),
+    st.just(Stream()),
+    st.builds(Keep, ids, ids),
 )
 
 
@@ -40,7 +44,7 @@ def test_round_trip(given_opts: list):
 
 @given(opts)
 def test_repr_evaluates_to_the_same(opt: object):
-    names = {**vars(module), "AxisKind": AxisKind, "AddressSpace": AddressSpace}
+    names = {**vars(module), "Keep": Keep, "AxisKind": AxisKind, "AddressSpace": AddressSpace}
     assert eval(repr(opt), names) == opt
 
 

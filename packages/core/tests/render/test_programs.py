@@ -86,6 +86,30 @@ def test_register_array_indexed_by_a_loop(compiler) -> None:
 
 
 @compilers
+@pytest.mark.parametrize("dtype", [dtypes.float32, dtypes.bool_])
+def test_streaming_stores_work_at_any_address(compiler, dtype) -> None:
+    """Whole vectors at their natural alignment go past the caches, others are stored plainly."""
+    count, width = 64, 16
+    x, out = (UOp.buffer(count, dtype, slot=slot) for slot in (0, 1))
+    i = UOp.range(count // width, id=0)
+    value = x.index(i * width).load(dtype=dtype.vec(width))
+    kernel = linear(out.index(i * width).store(value, arg="streaming").end(i))
+    values = np.arange(count).astype(dtypes.to_numpy(dtype))
+    memory = np.zeros(count * dtype.itemsize + 128, np.uint8)
+    start = -memory.ctypes.data % 64
+    for offset in (0, dtype.itemsize):
+        memory[:] = 0
+        result = memory[start + offset :][: values.nbytes].view(values.dtype)
+        source = call(compiler, kernel, values, result)
+        np.testing.assert_array_equal(result, values)
+        assert (
+            not memory[: start + offset].any()
+            and not memory[start + offset :][values.nbytes :].any()
+        )
+    assert "nontemporal" in source and "fence" in source
+
+
+@compilers
 def test_local_memory_holds_two_buffers(compiler) -> None:
     x, out = UOp.buffer(16, dtypes.float64, slot=0), UOp.buffer(16, dtypes.float64, slot=1)
     first = UOp.buffer(16, dtypes.float64, slot=0, space=AddressSpace.LOCAL)

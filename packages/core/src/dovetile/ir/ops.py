@@ -93,7 +93,8 @@ class Op(Enum):
     LOAD = auto()  # (INDEX) -> the value there; (INDEX, x, gate) -> x where the gate is false
     # tensor level: (target, x), target a view (movement or INDEX) of a BUFFER; arg None or a
     # reduce op
-    # loop level: (INDEX, x) or (INDEX, x, gate).  Nothing but STORE writes.
+    # loop level: (INDEX, x) or (INDEX, x, gate), arg None or "streaming": past the caches, where
+    # the target can.  Nothing but STORE writes.
     STORE = auto()
     AFTER = auto()  # (x, *effects) -> x once the effects have happened
     END = auto()  # (effect, *ranges) closes loops around the effect, outermost first

@@ -345,7 +345,7 @@ class UOp:
         """The value at this address; `gate` is (alternative, condition) or nothing."""
         return UOp(Op.LOAD, dtype or self.dtype, (self, *gate))
 
-    def store(self, value: UOp, *gate: UOp, arg: Op | None = None) -> UOp:
+    def store(self, value: UOp, *gate: UOp, arg: Op | str | None = None) -> UOp:
         """The effect of writing `value` at this address or view."""
         return UOp(Op.STORE, dtypes.void, (self, value, *gate), arg)
 

@@ -39,6 +39,8 @@ class _Format:
     ln2_low: float
     exp2: tuple[float, ...]
     """(2**f - 1) / f for -0.5 <= f <= 0.5, in powers of f."""
+    exp: tuple[float, ...]
+    """(e**f - 1) / f for -ln(2)/2 <= f <= ln(2)/2, in powers of f."""
     log2: tuple[float, ...]
     """float32: log2(1 + f) / f - 1 for sqrt(1/2) <= 1 + f < sqrt(2), in powers of f. float64:
     (2 atanh(s) / s - 2) / s**2 for the same values of f, s = f / (2 + f), in powers of s**2."""
@@ -61,6 +63,8 @@ _FORMATS = {
         dtypes.int32, 23, 127, 0.693359375, -2.1219444005469057e-4,
         (0.69314720280089790615, 0.24022647923244117959, 0.055503325465777117762,
          0.0096184363831007868921, 0.0013398851857248021214, 0.00015353599361152434983),
+        (1.0, 0.49999993373200373395, 0.16666519524844055574, 0.041668401067381034181,
+         0.008368850996764721104, 0.0013814321072935309653),
         (0.44269504082993584618, -0.72134735150058423524, 0.48089824105773410198,
          -0.36069664941131572596, 0.28856740838271186043, -0.23961740352130173998,
          0.20460061971365876861, -0.19106275498538387005, 0.18617496151871353393,
@@ -74,6 +78,10 @@ _FORMATS = {
          0.0096181291075941827001, 0.0013333558146772837167, 0.00015403530457043357941,
          0.000015252733494479978949, 1.3215435312927497753e-6, 1.0178199107152074825e-7,
          7.0737784637087474862e-9, 4.4348307733234156336e-10),
+        (1.0, 0.50000000000000127444, 0.16666666666666208175, 0.041666666666515442947,
+         0.0083333333335531714328, 0.0013888888947042640609, 0.00019841269431927696126,
+         0.000024801489863728980543, 2.7557629159462409651e-6, 2.7631328350770450389e-7,
+         2.4991190736872908268e-8),
         (0.66666666666667302166, 0.39999999999436903112, 0.28571428738165632773,
          0.22222198957343344231, 0.18183546199368646161, 0.1531447850541287083,
          0.14791951575927203856),
@@ -99,49 +107,41 @@ def _polynomial(x: UOp, coefficients: tuple[float, ...]) -> UOp:
     return result
 
 
-def _nearest(x: UOp, form: _Format) -> tuple[UOp, UOp]:
-    """`x` rounded to the nearest integer, as float and as integer; |x| below 2**(mantissa - 2).
-
-    Adding 1.5 * 2**mantissa leaves no bits for fractions. Unlike a cast, it is defined for NaN.
-    """
-    shift = 1.5 * 2.0**form.mantissa
-    shifted = x + shift
-    offset = x.const_like(shift).bitcast(form.integer)
-    return shifted - shift, shifted.bitcast(form.integer) - offset
-
-
-def _power_of_two(exponent: UOp, form: _Format, dtype: DType) -> UOp:
-    """2**exponent of an integer within the normal exponents."""
-    return ((exponent + form.bias) << form.mantissa).bitcast(dtype)
-
-
 # -- exponential and logarithm -----------------------------------------------------------------
 
 
 def exp2(node: UOp) -> UOp | None:
-    """2**x = 2**n * 2**f, n the nearest integer. The factor is applied in two steps, each of which
-    is a normal number, so that denormal results and the overflow to infinity come by themselves.
+    """2**x = 2**n * 2**f, n the nearest integer. The factor 2**n is applied in two steps, each of
+    which is a normal number, so that denormal results and the overflow to infinity come by
+    themselves.
 
-    Of x * log2(e), as exp is written, the fraction f is found from x itself: rounding the product
-    would cost up to 100 units in the last place. f = (x - n ln 2) log2(e) with ln 2 in two parts.
+    Of x = y * log2(e), as exp is written, e**f is computed with f = y - n ln 2, ln 2 in two parts:
+    rounding the product would cost up to 100 units in the last place.
     """
     form = _format_of(node)
     if form is None:
         return None
     x = node.src[0]
-    low, high = float(-form.bias - form.mantissa - 2), float(form.bias + 2)
-    limited = x.maximum_with(low).minimum_with(high)
-    whole, exponent = _nearest(limited, form)
-    fraction = limited - whole
     base = _exponent_of_e(x)
-    if base is not None:
-        rest = base.maximum_with(low * LN2).minimum_with(high * LN2)
-        fraction = ((rest - whole * form.ln2_high) - whole * form.ln2_low) * LOG2_E
-    power = _polynomial(fraction, form.exp2) * fraction + 1.0
-    half = exponent >> 1
-    dtype = x.dtype.scalar
-    power = power * _power_of_two(half, form, dtype)
-    return power * _power_of_two(exponent - half, form, dtype)
+    unit = 1.0 if base is None else LN2
+    low, high = (-form.bias - form.mantissa - 2) * unit, (form.bias + 2) * unit
+    limited = (x if base is None else base).maximum_with(low).minimum_with(high)
+    # Adding 1.5 * 2**mantissa leaves no bits for fractions. The lowest bits are then an integer;
+    # with this addend, n + 2 * bias, the sum of the exponents (as stored) of both factors.
+    shift = 1.5 * 2.0**form.mantissa + 2 * form.bias
+    shifted = (limited if base is None else limited * LOG2_E) + shift
+    whole = shifted - shift
+    if base is None:
+        fraction, coefficients = limited - whole, form.exp2
+    else:
+        fraction = (limited - whole * form.ln2_high) - whole * form.ln2_low
+        coefficients = form.exp
+    power = _polynomial(fraction, coefficients) * fraction + 1.0
+    exponents = shifted.bitcast(form.integer)
+    half = exponents >> 1
+    for exponent in (half, exponents - half):
+        power = power * (exponent << form.mantissa).bitcast(x.dtype.scalar)
+    return power
 
 
 def _exponent_of_e(x: UOp) -> UOp | None:

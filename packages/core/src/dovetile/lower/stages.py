@@ -29,13 +29,13 @@ def lower_stages(sink: UOp, vector_bytes: int = 0) -> tuple[UOp, int]:
     vector_bytes: size of the vectors with which a panel is copied along an axis that is contiguous
     in the source; 0 for one element at a time.
     """
-    offset, ids = 0, unused_ids(sink)
+    offset, ids = local_bytes(sink), unused_ids(sink)
     while stages := [n for n in toposort(sink) if n.op is Op.STAGE]:
         # Innermost first: the list is sorted sources first, and one replacement may hold others.
         stage = stages[0]
         space, _depth = stage.arg
         value, ranges = stage.src[0], stage.src[1:]
-        sizes = [r.src[0].maximum for r in ranges]
+        sizes = [int(r.src[0].maximum) for r in ranges]
         nbytes = sizes[-1] * value.dtype.itemsize
         if len(sizes) > 1 and space is AddressSpace.LOCAL and nbytes % _CONFLICT == 0:
             # Rows so far apart fall into few places of a cache: a line more spreads them.
@@ -44,8 +44,7 @@ def lower_stages(sink: UOp, vector_bytes: int = 0) -> tuple[UOp, int]:
         slot = offset if space is AddressSpace.LOCAL else len(stages)
         buffer = UOp.buffer(count, value.dtype, slot=slot, space=space)
         if space is AddressSpace.LOCAL:
-            nbytes = count * value.dtype.itemsize
-            offset += -(-nbytes // _ALIGNMENT) * _ALIGNMENT
+            offset += aligned(count * value.dtype.itemsize)
         if value.op is Op.REDUCE:
             filled = _accumulated(buffer, value, ranges, sizes, ids)
         else:
@@ -53,6 +52,21 @@ def lower_stages(sink: UOp, vector_bytes: int = 0) -> tuple[UOp, int]:
         held = buffer.after(filled).index(position(ranges, sizes)).load()
         sink = substitute(sink, {stage: held})
     return sink, offset
+
+
+def local_bytes(kernel: UOp) -> int:
+    """Bytes of LOCAL memory that the buffers of a kernel take already."""
+    ends = (
+        n.arg.slot + n.arg.size * n.dtype.itemsize
+        for n in toposort(kernel)
+        if n.op is Op.BUFFER and n.arg.space is AddressSpace.LOCAL
+    )
+    return aligned(max(ends, default=0))
+
+
+def aligned(nbytes: int) -> int:
+    """`nbytes` rounded up to where the next LOCAL buffer may begin."""
+    return -(-nbytes // _ALIGNMENT) * _ALIGNMENT
 
 
 def _copied(

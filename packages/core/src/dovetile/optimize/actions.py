@@ -12,6 +12,7 @@ from dataclasses import replace
 from dovetile.ir.ops import AxisKind, Op
 from dovetile.ir.uop import UOp
 from dovetile.optimize.analysis import Analysis, size
+from dovetile.optimize.keep import candidates
 from dovetile.optimize.opts import (
     Bind,
     GroupReduce,
@@ -20,6 +21,7 @@ from dovetile.optimize.opts import (
     ReduceOrder,
     Split,
     Stage,
+    Stream,
     Tail,
     axes,
     contracted_product,
@@ -64,6 +66,9 @@ def extensions(kernel: UOp, capabilities: Capabilities) -> Iterator[tuple[Opt, .
     yield from _parts(kernel, free, capabilities, fresh)
     yield from _orders(facts, free, fresh)
     yield from _stages(kernel, capabilities)
+    yield from ((keep,) for keep in candidates(kernel))
+    if capabilities.streaming_stores and all(a.node.arg is None for a in facts.stores):
+        yield (Stream(),)
 
 
 def _bound(axis: UOp, n: int, kind: AxisKind) -> Iterator[tuple[Opt, ...]]:

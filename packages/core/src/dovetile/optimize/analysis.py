@@ -6,10 +6,14 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
-from dovetile.ir.ops import ELEMENTWISE, AxisKind, Op
+from dovetile.ir.ops import ELEMENTWISE, AddressSpace, AxisKind, Op
 from dovetile.ir.symbolic import linear_form
 from dovetile.ir.uop import UOp
+from dovetile.lower.linear import buffer_of
 from dovetile.optimize.opts import is_idempotent, nodes_of, output_axes
+
+# How many additions the operations cost about.
+COST = {Op.EXP2: 8, Op.LOG2: 10, Op.SIN: 16, Op.DIV: 4, Op.SQRT: 4, Op.FLOORDIV: 8, Op.FLOORMOD: 8}
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,10 @@ class Access:
     strides: dict[UOp, int]
     opaque: frozenset[UOp]
     count: int
+
+    @property
+    def buffer(self) -> UOp:
+        return buffer_of(self.node.src[0])
 
     def stride(self, axis: UOp) -> int | None:
         """Elements between neighbours along an axis; None where the index is not linear in it."""
@@ -47,6 +55,17 @@ class Analysis:
         self.free = tuple(r for r in self.outputs if r.arg.kind is AxisKind.LOOP)
 
     @cached_property
+    def fills(self) -> list[UOp]:
+        """The axes of loops that fill LOCAL memory."""
+        effects = [e for n in self.nodes if n.op is Op.AFTER for e in n.src[1:] if e.op is Op.END]
+        return list(dict.fromkeys(r for e in effects for r in e.src[1:]))
+
+    @cached_property
+    def outside_of_fills(self) -> frozenset[UOp]:
+        """The axes for every point of which LOCAL memory is filled again."""
+        return frozenset().union(*(n.ranges for n in self.nodes if n.op is Op.AFTER))
+
+    @cached_property
     def accesses(self) -> list[Access]:
         return [access(n) for n in self.nodes if n.op in (Op.LOAD, Op.STORE)]
 
@@ -60,8 +79,14 @@ class Analysis:
 
     @cached_property
     def work(self) -> int:
-        """Elementwise operations in all, each weighted with its loops."""
-        return sum(extent(n.ranges) for n in self.nodes if n.op in ELEMENTWISE or n.op is Op.LOAD)
+        """Elementwise operations and accesses in all, each weighted with its loops."""
+        counted = ELEMENTWISE | {Op.LOAD, Op.STORE}
+        return sum(extent(n.ranges) for n in self.nodes if n.op in counted)
+
+    @cached_property
+    def nbytes(self) -> int:
+        """Bytes of distinct memory that the kernel touches."""
+        return distinct_bytes(self.nodes)
 
     @cached_property
     def idempotent(self) -> bool:
@@ -85,6 +110,19 @@ def access(node: UOp) -> Access:
     strides = {t: c for t, c in terms.items() if t.op is Op.RANGE}
     opaque = frozenset().union(*(t.ranges for t in terms if t.op is not Op.RANGE))
     return Access(node, strides, opaque, extent(node.ranges))
+
+
+def distinct_bytes(nodes: list[UOp]) -> int:
+    """Bytes of distinct memory that the LOADs and STOREs among these nodes touch, at most."""
+    touched: dict[UOp, int] = {}
+    for node in nodes:
+        if node.op in (Op.LOAD, Op.STORE):
+            buffer = buffer_of(node.src[0])
+            if buffer.arg.space is not AddressSpace.GLOBAL:
+                continue
+            count = min(extent(node.ranges), buffer.arg.size)
+            touched[buffer] = max(touched.get(buffer, 0), count * buffer.dtype.itemsize)
+    return sum(touched.values())
 
 
 def size(axis: UOp) -> int:

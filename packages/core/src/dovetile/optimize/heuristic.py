@@ -6,15 +6,27 @@ most accesses contiguous. Then copies for independent accumulators, then threads
 
 from __future__ import annotations
 
-from dovetile.ir.ops import AxisKind, Op
+from dovetile.ir.ops import ELEMENTWISE, AxisKind, Op
 from dovetile.ir.uop import UOp
 from dovetile.optimize.analysis import Access, Analysis, extent, power_of_two_up_to, size
-from dovetile.optimize.opts import Bind, GroupReduce, Opt, Split, Tail, apply_opts, output_axes
+from dovetile.optimize.keep import keep_opts
+from dovetile.optimize.opts import (
+    Bind,
+    GroupReduce,
+    Opt,
+    Split,
+    Stream,
+    Tail,
+    apply_opts,
+    output_axes,
+)
 from dovetile.plugins.specs import Capabilities
 
 # Less work than this is not worth waking another worker.
 _PARALLEL_WORK = 100_000
 _STRIDED = 1.2
+# Operations that copies of a loop's body may have together: code is compiled, and must fit caches.
+_LARGEST_BODY = 128
 
 
 def loop_opts(facts: Analysis, capabilities: Capabilities) -> list[Opt]:
@@ -32,7 +44,7 @@ def loop_opts(facts: Analysis, capabilities: Capabilities) -> list[Opt]:
                 opts.append(Split(vector.arg.id, width))
                 fresh += 1
                 blocks = -(-size(vector) // width)
-                copies = _copies(facts, vector, blocks)
+                copies = _copies(facts, vector, blocks, capabilities)
                 if copies > 1:
                     opts.append(Split(fresh - 1, copies))
                     opts.append(Bind(fresh - 1, AxisKind.UNROLL))
@@ -60,6 +72,20 @@ def loop_opts(facts: Analysis, capabilities: Capabilities) -> list[Opt]:
                 opts.append(Bind(chunk, AxisKind.UNROLL))
                 grouped.insert(0, chunk)
             opts.append(GroupReduce(tuple(grouped)))
+        opts.append(Bind(axis.arg.id, AxisKind.VECTOR))
+    return opts + _lanes_of_fills(facts, lanes)
+
+
+def _lanes_of_fills(facts: Analysis, lanes: int) -> list[Opt]:
+    """Vectors for the loops that fill LOCAL memory."""
+    opts: list[Opt] = []
+    for axis in facts.fills:
+        width = _lanes_for(axis, lanes, facts.idempotent) if lanes > 1 else 1
+        along = [a for a in facts.accesses if axis in a.node.ranges]
+        if width < 2 or any(_price(a, axis, lanes) >= 1.0 for a in along):
+            continue
+        if width < size(axis):
+            opts.append(Split(axis.arg.id, width))
         opts.append(Bind(axis.arg.id, AxisKind.VECTOR))
     return opts
 
@@ -121,13 +147,22 @@ def _lanes_for(axis: UOp, lanes: int, idempotent: bool) -> int:
     return width
 
 
-def _copies(facts: Analysis, vector: UOp, blocks: int) -> int:
-    """Independent vectors side by side: a sum along another axis needs several accumulators."""
-    if any(vector in r.ranges for r in facts.reductions):
-        for copies in (4, 2):
-            if blocks % copies == 0:
-                return copies
-    return 1
+def _copies(facts: Analysis, vector: UOp, blocks: int, capabilities: Capabilities) -> int:
+    """Independent vectors side by side: a sum along another axis needs several accumulators, and
+    reads long stretches of each row, as rows far apart cannot be prefetched."""
+    sums = [r for r in facts.reductions if vector in r.ranges]
+    if not sums:
+        return 1
+    body = sum(n.op in ELEMENTWISE and vector in n.ranges for n in facts.nodes)
+    most = min(capabilities.vector_registers // 2, _LARGEST_BODY // max(body, 1))
+    if any(r is not s and s in r.toposort() for r in sums for s in sums):
+        # The second one reads the same columns again: they should still be in the second cache.
+        column = max(extent(r.src[1:]) for r in sums) * capabilities.vector_bytes
+        most = min(most, sum(capabilities.cache_bytes[1:2]) // (2 * column))
+    # All workers shall have some of the blocks.
+    others = extent(tuple(r for r in facts.free if r is not vector))
+    most = min(most, blocks * others // capabilities.threads)
+    return next((copies for copies in range(most, 1, -1) if blocks % copies == 0), 1)
 
 
 def _vector_axes(
@@ -135,7 +170,8 @@ def _vector_axes(
 ) -> tuple[UOp | None, dict[UOp, UOp]]:
     """(the output axis to vectorise or None, for each REDUCE outside of it the reduced axis)."""
     best: tuple[float, UOp | None, dict[UOp, UOp]] | None = None
-    for vector in [*(r for r in facts.free if r.src[0].is_const and size(r) > 1), None]:
+    candidates = (r for r in facts.free if r.src[0].is_const and size(r) > 1)
+    for vector in [*(r for r in candidates if r not in facts.outside_of_fills), None]:
         cost, reduced = 0.0, {}
         for node in facts.reductions:
             if vector is None or vector not in node.ranges:
@@ -197,9 +233,23 @@ def heuristic(kernel: UOp, capabilities: Capabilities) -> list[Opt]:
     if not facts.outputs and not facts.reductions:
         return []
     opts = contraction_opts(facts, capabilities)
-    if opts is not None:
-        return opts
-    opts = loop_opts(facts, capabilities)
-    if not parallel(facts, capabilities):
-        return opts
-    return opts + thread_opts(apply_opts(kernel, opts), capabilities)
+    if opts is None:
+        opts = [*keep_opts(kernel, capabilities)]
+        opts += loop_opts(Analysis(apply_opts(kernel, opts)) if opts else facts, capabilities)
+        if parallel(facts, capabilities):
+            opts += thread_opts(apply_opts(kernel, opts), capabilities)
+    return opts + stream_opts(facts, capabilities)
+
+
+def stream_opts(facts: Analysis, capabilities: Capabilities) -> list[Opt]:
+    """Stores past the caches where a later kernel would not find the results there anyway: between
+    the first store and its next read lies all that this kernel touches. Half of the last cache is
+    counted on; who shares it holds other things there."""
+    if not capabilities.streaming_stores or not capabilities.cache_bytes:
+        return []
+    read = {a.buffer for a in facts.loads}
+    if facts.nbytes <= capabilities.cache_bytes[-1] // 2 or read.issuperset(
+        a.buffer for a in facts.stores
+    ):
+        return []
+    return [Stream()]

@@ -19,6 +19,7 @@ from dovetile.ir.rewrite import rewrite, substitute, substitute_ranges
 from dovetile.ir.spec import check
 from dovetile.ir.symbolic import simplify_index
 from dovetile.ir.uop import UOp, toposort
+from dovetile.lower.linear import buffer_of
 
 
 class OptError(GraphError):
@@ -176,9 +177,9 @@ class Bind:
             raise OptError(f"[Bind] {old.src[0].arg} lanes; a power of two is right")
         self._require_single(kernel, old)
         if self.kind in (AxisKind.UNROLL, AxisKind.VECTOR) and any(
-            n.op is Op.STAGE and old in n.ranges for n in nodes_of(kernel)
+            n.op in (Op.STAGE, Op.AFTER) and old in n.ranges for n in nodes_of(kernel)
         ):
-            raise OptError(f"[Bind] axis {self.axis} is outside of a STAGE; bind it, then stage")
+            raise OptError(f"[Bind] axis {self.axis} is outside of what LOCAL memory holds")
         new = UOp.range(old.src[0], self.kind, self.axis)
         return replace_axes(kernel, {old: new}, {old: (new,)})
 
@@ -321,6 +322,26 @@ class Stage:
         ranges = tuple(named[i] for i in self.axes)
         staged = value.stage(*ranges, space=self.space, depth=self.depth)
         return substitute(kernel, {product: _with_operand(product, self.operand, staged)})
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Lets the vectors that the kernel stores pass by the caches, into buffers it does not read.
+
+    A store to the caches first reads the line it overwrites, and that takes another line's place.
+    """
+
+    def apply(self, kernel: UOp) -> UOp:
+        nodes = nodes_of(kernel)
+        read = {buffer_of(n.src[0]) for n in nodes if n.op is Op.LOAD}
+        changes = {
+            n: n.replace(arg="streaming")
+            for n in nodes
+            if n.op is Op.STORE and buffer_of(n.src[0]) not in read and n.arg is None
+        }
+        if not changes:
+            raise OptError("[Stream] every buffer that the kernel writes is read by it, or streams")
+        return substitute(kernel, changes)
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,8 @@ class Capabilities:
     """Whether the host can address the device's memory, so that no copy is needed."""
     supports_barrier: bool = False
     """Whether the workers of a workgroup can wait for each other."""
+    streaming_stores: bool = False
+    """Whether whole vectors can be stored past the caches, without reading their lines first."""
 
     def __post_init__(self) -> None:
         def check(condition: bool, field: str, right: str) -> None:

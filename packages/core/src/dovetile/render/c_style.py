@@ -52,6 +52,11 @@ TYPES = {
     "bfloat16": "__bf16", "float32": "float", "float64": "double",
 }  # fmt: skip
 
+# Compilers without the builtin store plainly.
+_NONTEMPORAL = """#if !__has_builtin(__builtin_nontemporal_store)
+#define __builtin_nontemporal_store(value, place) (*(place) = (value))
+#endif"""
+
 
 class CStyleRenderer:
     """Writes linear kernels in C and its relatives. Targets subclass it and change the hooks."""
@@ -183,6 +188,8 @@ class CStyleRenderer:
                 f"{self.qualifier} {self.function_name(kernel)}({parameters}) {{",
                 *writer.entry,
                 *writer.lines,
+                # Stores past the caches come in no order; whoever sees the end must see them too.
+                *(["__atomic_thread_fence(__ATOMIC_SEQ_CST);"] if writer.streams else []),
                 "}",
                 *filter(None, [self.epilogue(kernel)]),
                 "",
@@ -394,13 +401,27 @@ class CStyleRenderer:
             return
         name = self._let(f"{name} & 1", dtype, writer) if dtype.kind == "b" else name
         if address.src[1].dtype.lanes == 1 and (gate is None or guard):
-            writer.lines.append(f"{guard}{self._whole(address, dtype, writer, '')} = {name};")
+            store = f"{self._whole(address, dtype, writer, '')} = {name};"
+            if node.arg == "streaming":
+                store = self._streaming_store(store, address, name, dtype, writer)
+            writer.lines.append(guard + store)
             return
         targets = self._lane_addresses(address, dtype.lanes, writer)
         gates = self._gates(gate, dtype.lanes, writer) if gate is not None else None
         for lane, target in enumerate(targets):
             test = f"if ({gates[lane]}) " if gates is not None else ""
             writer.lines.append(f"{test}{target} = {name}[{lane}];")
+
+    def _streaming_store(
+        self, store: str, address: UOp, value: str, dtype: DType, writer: Writer
+    ) -> str:
+        """`store`, past the caches where the address allows it: a buffer may begin anywhere."""
+        writer.streams = True
+        writer.declarations[_NONTEMPORAL] = None
+        place, text = writer.names[address], self.type(dtype, writer)
+        aligned = f"((__UINTPTR_TYPE__){place} & {dtype.lanes * dtype.itemsize - 1}) == 0"
+        past = f"__builtin_nontemporal_store({value}, ({text}*){place});"
+        return f"{{ if ({aligned}) {past} else {store} }}"
 
     def _gates(self, gate: UOp, lanes: int, writer: Writer) -> list[str]:
         name = writer.names[gate]

@@ -182,6 +182,8 @@ class LlvmIrRenderer:
                 "entry:",
                 *writer.entry,
                 *writer.lines,
+                # Stores past the caches come in no order; whoever sees the end must see them too.
+                *(["  fence seq_cst"] if writer.streams else []),
                 "  ret void",
                 "}",
                 *filter(None, [self.epilogue(kernel)]),
@@ -402,12 +404,33 @@ class LlvmIrRenderer:
         if address.src[1].dtype.lanes > 1 or masked:
             return self._masked_store(node, name, writer)
         store = f"  store {self.stored(dtype)} {name}, {writer.names[address]}"
-        if dtype.lanes > 1:
-            store += f", align {self._alignment(address, dtype, writer)}"
         after = self._branch(gate, writer) if gate is not None else None
-        writer.lines.append(store)
+        if dtype.lanes == 1:
+            writer.lines.append(store)
+        elif node.arg == "streaming":
+            self._streaming_store(store, address, dtype, writer)
+        else:
+            writer.lines.append(f"{store}, align {self._alignment(address, dtype, writer)}")
         if after is not None:
             self._join(after, writer)
+
+    def _streaming_store(self, store: str, address: UOp, dtype: DType, writer: Writer) -> None:
+        """A store past the caches where the address allows it, which is tested as it happens: a
+        buffer may begin anywhere. The branch costs nothing beside the memory's time."""
+        writer.streams = True
+        nbytes = dtype.lanes * dtype.itemsize
+        place = writer.emit(f"ptrtoint {writer.names[address]} to i64")
+        rest = writer.emit(f"and i64 {place}, {nbytes - 1}")
+        aligned = writer.emit(f"icmp eq i64 {rest}, 0")
+        number = writer.counter
+        do, otherwise, after = f"do{number}", f"else{number}", f"after{number}"
+        writer.lines.append(f"  br i1 {aligned}, label %{do}, label %{otherwise}")
+        writer.begin(do)
+        writer.lines.append(f"{store}, align {nbytes}, !nontemporal !{{i32 1}}")
+        writer.lines.append(f"  br label %{after}")
+        writer.begin(otherwise)
+        writer.lines.append(f"{store}, align {dtype.itemsize}")
+        self._join(after, writer)
 
     def _from_memory(self, value: str, dtype: DType, writer: Writer) -> str:
         if dtype.kind != "b":

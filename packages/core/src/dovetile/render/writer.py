@@ -38,6 +38,8 @@ class Writer:
         for node in kernel.uops:
             if node.op is Op.LOAD or node.op is Op.STORE:
                 self._survey(node)
+        self.streams = False
+        """Whether a store passes by the caches."""
 
     def _survey(self, node: UOp) -> None:
         address = node.src[0]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from dovetile import environment
 from dovetile.ir.ops import ELEMENTWISE, Op
 from dovetile.ir.uop import UOp, toposort
-from dovetile.optimize.analysis import extent
+from dovetile.optimize.analysis import distinct_bytes, extent
 
 if TYPE_CHECKING:
     from dovetile.optimize.opts import Opt
@@ -82,16 +82,10 @@ def label(kernel: UOp) -> str:
 
 def cost(kernel: UOp) -> tuple[int, int]:
     """(arithmetic operations on floats, bytes of distinct memory touched) of a kernel."""
-    operations = nbytes = 0
-    buffers: dict[UOp, int] = {}
-    for node in toposort(kernel):
+    operations, nodes = 0, toposort(kernel)
+    for node in nodes:
         if node.op in ELEMENTWISE and node.dtype.is_float and node.op is not Op.WHERE:
             operations += extent(node.ranges)
         elif node.op is Op.REDUCE and node.dtype.is_float:
             operations += extent(node.src[0].ranges)
-        elif node.op in (Op.LOAD, Op.STORE):
-            buffer = node.src[0].src[0]
-            count = min(extent(node.ranges), buffer.arg.size)
-            buffers[buffer] = max(buffers.get(buffer, 0), count * buffer.dtype.itemsize)
-    nbytes = sum(buffers.values())
-    return operations, nbytes
+    return operations, distinct_bytes(nodes)

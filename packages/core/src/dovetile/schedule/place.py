@@ -22,10 +22,9 @@ from dataclasses import dataclass, field
 
 from dovetile.ir.ops import ELEMENTWISE, MOVEMENT, Op
 from dovetile.ir.uop import UOp, consumers, toposort
+from dovetile.optimize.analysis import COST
 from dovetile.plugins.specs import Capabilities
 
-# How many additions the operations cost about.
-_COST = {Op.EXP2: 8, Op.LOG2: 10, Op.SIN: 16, Op.DIV: 4, Op.SQRT: 4, Op.FLOORDIV: 8, Op.FLOORMOD: 8}
 # A contraction uses each element of its operands at least so often.
 _REUSE = 4
 # More work per element than this is never done once per window of a convolution.
@@ -148,7 +147,7 @@ def _work(node: UOp, placement: Placement) -> int:
         if current.op is Op.REDUCE:
             return _UNBOUNDED
         if current.op in ELEMENTWISE:
-            total += _COST.get(current.op, 1)
+            total += COST.get(current.op, 1)
         stack.extend(current.src)
     return total
 

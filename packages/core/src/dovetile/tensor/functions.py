@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from dovetile import dtypes
 from dovetile.dtypes import Scalar
 from dovetile.errors import ArgumentError
 from dovetile.gradient.composed import compose
@@ -174,9 +175,11 @@ def _log1p(x: UOp) -> UOp:
 
 
 def cosine(x: UOp) -> UOp:
-    # cos(x) = 1 - 2 sin(x/2)**2: halving is exact, while adding pi/2 would lose the low bits of x.
-    half = (x * 0.5).alu(Op.SIN)
-    return compose(half * half * -2 + 1, (x,), lambda y, i, g: (g * i[0].alu(Op.SIN) * -1,))
+    """sin(x + pi/2), which lowering knows and computes without rounding the sum."""
+    if x.dtype in (dtypes.float16, dtypes.bfloat16):
+        return cosine(x.cast(dtypes.float32)).cast(x.dtype)
+    node = (x + math.pi / 2).alu(Op.SIN)
+    return compose(node, (x,), lambda y, i, g: (g * i[0].alu(Op.SIN) * -1,))
 
 
 def _sigmoid(x: UOp) -> UOp:

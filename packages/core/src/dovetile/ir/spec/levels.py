@@ -279,6 +279,8 @@ def _load(node: UOp) -> Verdict:
 def _store(node: UOp) -> Verdict:
     if len(node.src) not in (2, 3) or node.dtype is not dtypes.void:
         return f"{len(node.src)} sources, type {node.dtype!r}; right is (INDEX, x) or with a gate"
+    if node.arg not in (None, "streaming"):
+        return f"arg {node.arg!r}; right is None or 'streaming'"
     verdict = _access_dtype(node.src[0], node.src[1].dtype)
     if verdict is not True or len(node.src) == 2:
         return verdict
