@@ -18,6 +18,7 @@ from dovetile.ir.uop import UOp, toposort
 from dovetile.lower import lower
 from dovetile.optimize import optimize
 from dovetile.plugins.passes import run_passes
+from dovetile.profiling import stage
 from dovetile.runtime import Device, Program
 from dovetile.runtime.compile import binary_keys, compile_programs
 from dovetile.schedule import debug
@@ -67,7 +68,8 @@ def _make_plan(
                 Step(kernel.device, None, (memory.of(written), memory.of(read)), label="copy")
             )
             continue
-        ast, buffers = canonical(kernel.ast)
+        with stage("canonical"):
+            ast, buffers = canonical(kernel.ast)
         check(ast, "loop", "canonical")
         number, parts = code.number_of(kernel.device, ast)
         references = tuple(memory.of(b) for b in buffers)
@@ -76,8 +78,10 @@ def _make_plan(
         )
         for c in kernel.checks:
             plan.faults[fault_code(c.text)] = c.text
-    memory.place()
-    programs = code.programs()
+    with stage("memory"):
+        memory.place()
+    with stage("wait for compilers"):
+        programs = code.programs()
     plan.programs = code.names()
     debug.plan(plan, time.perf_counter() - started)
     return plan, programs
@@ -88,14 +92,18 @@ def schedule(
 ) -> tuple[list[Kernel], KernelMaker, UOp]:
     """(the kernels in order, the maker that knows their buffers, the simplified graph)."""
     capabilities = {name: d.capabilities for name, d in devices.items()}
-    simplified = run_passes("tensor", simplify_tensors(sink), capabilities[default])
-    sink = _own_results(sink, simplified)
+    with stage("simplify"):
+        simplified = run_passes("tensor", simplify_tensors(sink), capabilities[default])
+        sink = _own_results(sink, simplified)
     check(sink, "tensor", "schedule.simplify")
     # Each round settles the readers of one state of one buffer, so they are soon all settled.
     for _ in range(1 + sum(n.op in (Op.BUFFER, Op.AFTER) for n in toposort(sink))):
-        maker = KernelMaker(place(sink, capabilities[default]), capabilities, default)
+        with stage("place"):
+            placement = place(sink, capabilities[default])
+        maker = KernelMaker(placement, capabilities, default)
         try:
-            return maker.run(), maker, sink
+            with stage("kernels"):
+                return maker.run(), maker, sink
         except NeedsCopy as conflict:
             sink = _copy_state(sink, conflict.state)
     raise GraphError("[schedule] copies of what is overwritten do not untangle its readers")
@@ -192,11 +200,14 @@ def _source_of(device: Device, ast: UOp) -> tuple[str, str, int]:
     found = _sources.get(key)
     if found is None:
         name = f"kernel_{digest(ast)[:16]}"
-        scheduled = run_passes("schedule", ast, device.capabilities)
-        optimized = optimize(scheduled, device.capabilities, name, device)
-        optimized = run_passes("optimize", optimized, device.capabilities)
-        linear = lower(optimized, device.capabilities, name)
-        source = device.renderer.render(linear)
+        with stage("optimize"):
+            scheduled = run_passes("schedule", ast, device.capabilities)
+            optimized = optimize(scheduled, device.capabilities, name, device)
+            optimized = run_passes("optimize", optimized, device.capabilities)
+        with stage("lower"):
+            linear = lower(optimized, device.capabilities, name)
+        with stage("render"):
+            source = device.renderer.render(linear)
         debug.source(name, optimized, source)
         found = _sources[key] = (name, source, linear.parts)
         while len(_sources) > _MOST_SOURCES:

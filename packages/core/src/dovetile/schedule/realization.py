@@ -14,6 +14,7 @@ from dovetile import cache
 from dovetile.ir.ops import Op
 from dovetile.ir.spec import check
 from dovetile.ir.uop import UOp, toposort
+from dovetile.profiling import stage
 from dovetile.runtime import Buffer, get_device
 from dovetile.schedule.keys import code_fingerprint, digest
 from dovetile.schedule.make import make_plan
@@ -125,22 +126,12 @@ def realize(values: Sequence[UOp]) -> None:
 def run(roots: list[UOp]) -> None:
     global _runs
     _runs += 1
-    nodes = toposort(roots, enter=lambda n: n not in _realized)
-    written = _written(nodes)
-    if written:
-        record = recording.get()
-        if record is not None:
-            for buffer in written:
-                if (memory := _memory.get(buffer)) is not None:
-                    record.add_written(memory)
-        extra = pending_readers(written, roots)
-        if extra:
-            roots = roots + extra
-            nodes = toposort(roots, enter=lambda n: n not in _realized)
-    sink, slots = normalize(roots, nodes)
-    plan = _plan_of(sink, slots)
-    memory = [_memory[b] for b in slots]
-    results = plan.run(memory)
+    with stage("normalize"):
+        roots, nodes, sink, slots = _prepared(roots)
+    with stage("find plan"):
+        plan = _plan_of(sink, slots)
+    with stage("launch"):
+        results = plan.run([_memory[b] for b in slots])
     for root, number in zip(roots, plan.plan.outputs):
         if number is None:
             _realized[root] = _final(root)
@@ -156,11 +147,28 @@ def run(roots: list[UOp]) -> None:
                 _realized[node] = final
 
 
+def _prepared(roots: list[UOp]) -> tuple[list[UOp], list[UOp], UOp, tuple[UOp, ...]]:
+    """(all roots to compute, the nodes below them, their normal form, its BUFFERs)."""
+    nodes = toposort(roots, enter=lambda n: n not in _realized)
+    written = _written(nodes)
+    if written:
+        record = recording.get()
+        if record is not None:
+            for buffer in written:
+                if (memory := _memory.get(buffer)) is not None:
+                    record.add_written(memory)
+        extra = pending_readers(written, roots)
+        if extra:
+            roots = roots + extra
+            nodes = toposort(roots, enter=lambda n: n not in _realized)
+    return roots, nodes, *normalize(roots, nodes)
+
+
 def _final(node: UOp) -> UOp:
-    """The memory of a chain of AFTER and movement, with everything it waited for done."""
+    """A chain of AFTER and RESHAPE with everything it waited for done."""
     chain = []
-    while node not in _realized and node.op not in (Op.BUFFER,) and node.src:
-        if node.op is not Op.AFTER:
+    while node not in _realized and node.op in (Op.AFTER, Op.RESHAPE):
+        if node.op is Op.RESHAPE:
             chain.append(node)
         node = node.src[0]
     node = _realized.get(node, node)
