@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
@@ -31,6 +32,10 @@ from dovetile.schedule.memory import plan as plan_memory
 from dovetile.schedule.place import is_memory, place
 from dovetile.schedule.plan import Memory, Plan, Reference, Step
 from dovetile.schedule.simplify import simplify_tensors
+
+
+# More threads than this find no more sources to compile.
+_MOST_COMPILERS = 8
 
 
 def make_plan(sink: UOp, devices: Mapping[str, Device], default: str) -> tuple[Plan, list[Program]]:
@@ -159,27 +164,34 @@ class _Code:
         self.devices = devices
         self.numbers: dict[tuple[str, UOp], int] = {}
         self.kernels: list[tuple[str, str, str, int]] = []  # device, name, source, parts
-        self.pending: list[Future[list[Program]]] = []
-        self.pool = ThreadPoolExecutor(2, thread_name_prefix="compile")
+        self.pending: list[Future[Program]] = []
+        # One core is for this thread, which makes the sources.
+        workers = max(1, min((os.cpu_count() or 2) - 1, _MOST_COMPILERS))
+        self.pool = ThreadPoolExecutor(workers, thread_name_prefix="compile")
 
     def number_of(self, device: str, ast: UOp) -> tuple[int, int]:
         """(number of the kernel among those of the plan, its parts)."""
         if (device, ast) not in self.numbers:
-            self.numbers[device, ast] = len(self.kernels)
+            number = self.numbers[device, ast] = len(self.kernels)
             name, source, parts = _source_of(self.devices[device], ast)
             self.kernels.append((device, name, source, parts))
-            self.pending.append(
-                self.pool.submit(compile_programs, self.devices[device], [(name, source)])
-            )
+            self.pending.append(self.pool.submit(self.compile, number))
         number = self.numbers[device, ast]
         return number, self.kernels[number][3]
 
     def programs(self) -> list[Program]:
         """All programs, once they are compiled. Raises CompileError."""
         try:
-            return [p.result()[0] for p in self.pending]
+            # From the end, while the pool goes on from the front: this thread is free now.
+            mine = {n: self.compile(n) for n, p in _last_first(self.pending) if p.cancel()}
+            return [mine[n] if n in mine else p.result() for n, p in enumerate(self.pending)]
         finally:
             self.pool.shutdown(wait=False, cancel_futures=True)
+
+    def compile(self, number: int) -> Program:
+        """The program of a kernel, from the cache or the compiler."""
+        device, name, source, _ = self.kernels[number]
+        return compile_programs(self.devices[device], [(name, source)])[0]
 
     def names(self) -> list[tuple[str, str, str]]:
         """(device, name, key of the compiled code) of each."""
@@ -187,6 +199,10 @@ class _Code:
             (d, name, binary_keys(self.devices[d].compiler, [source])[0])
             for d, name, source, _ in self.kernels
         ]
+
+
+def _last_first(pending: list[Future[Program]]) -> Iterator[tuple[int, Future[Program]]]:
+    return zip(reversed(range(len(pending))), reversed(pending))
 
 
 # Sources of kernels made before: other graphs of this process have many kernels in common.
