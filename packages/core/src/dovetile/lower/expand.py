@@ -47,13 +47,12 @@ class _Expander:
         self.offsets: dict[UOp, list[int] | None] = {}
 
     def run(self, sink: UOp) -> UOp:
+        dims_of: dict[frozenset[UOp], tuple[UOp, ...]] = {}
         for node in toposort(sink):
-            dims = tuple(
-                sorted(
-                    (r for r in node.ranges if r.arg.kind is AxisKind.UNROLL),
-                    key=lambda r: r.arg.id,
-                )
-            )
+            dims = dims_of.get(node.ranges)
+            if dims is None:
+                unrolled = [r for r in node.ranges if r.arg.kind is AxisKind.UNROLL]
+                dims = dims_of[node.ranges] = tuple(sorted(unrolled, key=lambda r: r.arg.id))
             self.copies[node] = (dims, self._expand(node, dims))
         return self.copies[sink][1][0]
 

@@ -15,11 +15,17 @@ def linearize(sink: UOp) -> list[UOp]:
     """The nodes in order of execution; every RANGE is closed by an END (effect, range)."""
     nodes = toposort(_one_loop_each(sink))
     depth = _nesting(nodes)
+    # Nearly all nodes inside a loop have the same set of ranges.
+    innermost: dict[frozenset[UOp], list[UOp]] = {}
     blocks: dict[UOp | None, list[UOp]] = {None: []}
     for node in nodes:
         if node.op is Op.RANGE:
             continue
-        blocks.setdefault(_deepest(node, depth), []).append(node)
+        block = innermost.get(node.ranges)
+        if block is None:
+            block = blocks.setdefault(_deepest(node, depth), [])
+            innermost[node.ranges] = block
+        block.append(node)
     program: list[UOp] = []
 
     def emit(block: UOp | None) -> None:

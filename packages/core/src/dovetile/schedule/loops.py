@@ -7,6 +7,8 @@ equal kernels are equal nodes, in this process and in any other.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from dovetile.ir.ops import AddressSpace, Op
 from dovetile.ir.rewrite import rewrite
 from dovetile.ir.symbolic import linear_form, simplify_index
@@ -19,10 +21,22 @@ _LEAST_FACTOR = 16
 
 def canonical(kernel: UOp) -> tuple[UOp, tuple[UOp, ...]]:
     """(the canonical kernel, the BUFFERs that its slots stand for)."""
+    kernel, buffers = number(kernel)
+    found, slots = _canonical(kernel)
+    return found, tuple([buffers[slot] for slot in slots])
+
+
+@lru_cache(maxsize=2048)
+def _canonical(kernel: UOp) -> tuple[UOp, tuple[int, ...]]:
+    """(the canonical form of a numbered kernel, which of its slots the slots of that stand for).
+
+    Remembered: the layers of a network, and its parameters' updates, are mostly the same kernels.
+    """
     kernel = rewrite(kernel, simplify_index)
     kernel = split_axes(kernel)
     kernel = merge_axes(kernel)
-    return number(kernel)
+    kernel, buffers = number(kernel)
+    return kernel, tuple([buffer.arg.slot for buffer in buffers])
 
 
 def split_axes(kernel: UOp) -> UOp:

@@ -78,9 +78,7 @@ def _make_plan(
         check(ast, "loop", "canonical")
         number, parts = code.number_of(kernel.device, ast)
         references = tuple(memory.of(b) for b in buffers)
-        plan.steps.append(
-            Step(kernel.device, number, references, parts, debug.label(ast), *debug.cost(ast))
-        )
+        plan.steps.append(Step(kernel.device, number, references, parts, *debug.figures(ast)))
         for c in kernel.checks:
             plan.faults[fault_code(c.text)] = c.text
     with stage("memory"):
