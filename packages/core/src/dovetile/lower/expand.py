@@ -13,7 +13,7 @@ import math
 from dovetile import dtypes
 from dovetile.ir.ops import AxisKind, Op
 from dovetile.ir.symbolic import linear_form
-from dovetile.ir.uop import UOp, toposort
+from dovetile.ir.uop import UOp, nodes_of
 
 # Lanes that are spread over at most so many times their number are loaded as one stretch.
 _WIDEST_SPAN = 4
@@ -48,7 +48,7 @@ class _Expander:
 
     def run(self, sink: UOp) -> UOp:
         dims_of: dict[frozenset[UOp], tuple[UOp, ...]] = {}
-        for node in toposort(sink):
+        for node in nodes_of(sink):
             dims = dims_of.get(node.ranges)
             if dims is None:
                 unrolled = [r for r in node.ranges if r.arg.kind is AxisKind.UNROLL]
@@ -90,13 +90,13 @@ class _Expander:
             return self._ends(node, dims)
         sources = [self._select(s, dims) for s in node.src]
         if op in (Op.AFTER, Op.GROUP, Op.SINK, Op.BARRIER, Op.RANGE):
-            return [node.replace(src=src) for src in zip(*sources)]
+            return [node.with_sources(src) for src in zip(*sources)]
         lanes = lanes_of(node)
         if op in (Op.LOAD, Op.STORE):
             offsets = self.offsets[node.src[0]]
             return [self._access(node, src, offsets, lanes) for src in zip(*sources)]
         if lanes == 1:
-            return [node.replace(src=src) for src in zip(*sources)]
+            return [node.with_sources(src) for src in zip(*sources)]
         dtype = node.dtype.vec(lanes)
         return [
             UOp(op, dtype, tuple(broadcast(s, lanes) for s in src), node.arg)

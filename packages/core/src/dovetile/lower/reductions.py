@@ -10,7 +10,7 @@ import itertools
 from dovetile.dtypes import DType, Scalar
 from dovetile.ir.ops import AddressSpace, Op
 from dovetile.ir.rewrite import substitute, substitute_ranges
-from dovetile.ir.uop import UOp, toposort
+from dovetile.ir.uop import UOp, nodes_of
 from dovetile.lower.stages import unused_ids
 
 
@@ -48,7 +48,7 @@ def _groups(sink: UOp) -> dict[Nest, list[UOp]]:
     reductions they have below them."""
     depth: dict[UOp, int] = {}
     groups: dict[Nest, list[UOp]] = {}
-    for node in toposort(sink):
+    for node in nodes_of(sink):
         below = 0
         for s in node.src:
             if depth[s] > below:
@@ -72,7 +72,7 @@ def _with_own_loops(sink: UOp) -> tuple[UOp, dict[Nest, list[UOp]]]:
         ranges, reductions = found
         own = {r: UOp.range(r.src[0], r.arg.kind, next(ids)) for r in ranges}
         changes = {
-            node: node.replace(src=(substitute_ranges(node.src[0], own), *own.values()))
+            node: node.with_sources((substitute_ranges(node.src[0], own), *own.values()))
             for node in reductions
         }
         sink = substitute(sink, changes)

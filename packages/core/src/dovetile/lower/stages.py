@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from dovetile.ir.ops import AddressSpace, Op
 from dovetile.ir.rewrite import substitute, substitute_ranges
-from dovetile.ir.uop import UOp, toposort
+from dovetile.ir.uop import UOp, nodes_of
 
 _ALIGNMENT = 64
 
@@ -20,7 +20,7 @@ _ALIGNMENT = 64
 def lower_stages(sink: UOp) -> tuple[UOp, int]:
     """`sink` without STAGE nodes, and the bytes of LOCAL memory that it needs."""
     offset, ids = 0, unused_ids(sink)
-    while stages := [n for n in toposort(sink) if n.op is Op.STAGE]:
+    while stages := [n for n in nodes_of(sink) if n.op is Op.STAGE]:
         # Innermost first: the list is sorted sources first, and one replacement may hold others.
         stage = stages[0]
         space, _depth = stage.arg
@@ -45,7 +45,7 @@ def lower_stages(sink: UOp) -> tuple[UOp, int]:
 def unused_ids(sink: UOp) -> Iterator[int]:
     """Numbers for new RANGEs: those of a kernel count from 0, as those of a process do, so that a
     number which is new in the process may be taken here."""
-    taken = [n.arg.id for n in toposort(sink) if n.op is Op.RANGE]
+    taken = [n.arg.id for n in nodes_of(sink) if n.op is Op.RANGE]
     return itertools.count(max(taken, default=-1) + 1)
 
 

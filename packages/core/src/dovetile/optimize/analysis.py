@@ -8,8 +8,8 @@ from functools import cached_property
 
 from dovetile.ir.ops import ELEMENTWISE, AxisKind, Op
 from dovetile.ir.symbolic import linear_form
-from dovetile.ir.uop import UOp
-from dovetile.optimize.opts import is_idempotent, nodes_of, output_axes
+from dovetile.ir.uop import UOp, nodes_of
+from dovetile.optimize.opts import is_idempotent, output_axes
 
 
 @dataclass(frozen=True)

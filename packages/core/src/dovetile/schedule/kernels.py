@@ -9,8 +9,8 @@ from dovetile import dtypes
 from dovetile.errors import GraphError
 from dovetile.ir.ops import AxisKind, Op
 from dovetile.ir.rewrite import substitute_ranges
-from dovetile.ir.uop import UOp, toposort
-from dovetile.optimize.opts import nodes_of, rewrite_listed
+from dovetile.ir.uop import UOp, nodes_of, toposort
+from dovetile.optimize.opts import rewrite_listed
 from dovetile.plugins.specs import Capabilities
 from dovetile.schedule.dependencies import Dependencies, Kernel
 from dovetile.schedule.place import Placement

@@ -205,8 +205,7 @@ def normalize(roots: Sequence[UOp], nodes: Iterable[UOp]) -> tuple[UOp, tuple[UO
         elif node.op is Op.AFTER and len(node.src) == 1:
             done[node] = done[node.src[0]]  # it only tells gradients to stop
         else:
-            src = tuple([done[s] for s in node.src])
-            done[node] = node if src == node.src else UOp(node.op, node.dtype, src, node.arg)
+            done[node] = node.with_sources(tuple([done[s] for s in node.src]))
     return UOp.sink(*(done[r] for r in roots)), tuple(slots)
 
 
