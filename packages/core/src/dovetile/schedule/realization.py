@@ -126,12 +126,25 @@ def realize(values: Sequence[UOp]) -> None:
 def run(roots: list[UOp]) -> None:
     global _runs
     _runs += 1
+    nodes = toposort(roots, enter=lambda n: n not in _realized)
+    written = _written(nodes)
+    if written:
+        record = recording.get()
+        if record is not None:
+            for buffer in written:
+                if (memory := _memory.get(buffer)) is not None:
+                    record.add_written(memory)
+        extra = pending_readers(written, roots)
+        if extra:
+            roots = roots + extra
+            nodes = toposort(roots, enter=lambda n: n not in _realized)
     with stage("normalize"):
-        roots, nodes, sink, slots = _prepared(roots)
+        sink, slots = normalize(roots, nodes)
     with stage("find plan"):
         plan = _plan_of(sink, slots)
+    memory = [_memory[b] for b in slots]
     with stage("launch"):
-        results = plan.run([_memory[b] for b in slots])
+        results = plan.run(memory)
     for root, number in zip(roots, plan.plan.outputs):
         if number is None:
             _realized[root] = _final(root)
@@ -145,23 +158,6 @@ def run(roots: list[UOp]) -> None:
             final = _final(node)
             if is_realized(final):
                 _realized[node] = final
-
-
-def _prepared(roots: list[UOp]) -> tuple[list[UOp], list[UOp], UOp, tuple[UOp, ...]]:
-    """(all roots to compute, the nodes below them, their normal form, its BUFFERs)."""
-    nodes = toposort(roots, enter=lambda n: n not in _realized)
-    written = _written(nodes)
-    if written:
-        record = recording.get()
-        if record is not None:
-            for buffer in written:
-                if (memory := _memory.get(buffer)) is not None:
-                    record.add_written(memory)
-        extra = pending_readers(written, roots)
-        if extra:
-            roots = roots + extra
-            nodes = toposort(roots, enter=lambda n: n not in _realized)
-    return roots, nodes, *normalize(roots, nodes)
 
 
 def _final(node: UOp) -> UOp:
