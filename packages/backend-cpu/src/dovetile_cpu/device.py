@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from dovetile.runtime import Renderer
 
 _ALIGNMENT = 64
-_HUGE_PAGE = 2 << 20
-_MADVISE_HUGE_PAGE = 14  # MADV_HUGEPAGE of Linux
 
 
 class CpuProgram(Program):
@@ -77,19 +75,17 @@ class CpuDevice(Device):
             raise OutOfMemoryError(
                 f"[allocate] {nbytes} bytes; {self.name} has {self._memory_bytes} bytes"
             )
-        large = nbytes >= 2 * _HUGE_PAGE
+        large = nbytes >= 2 * memory_map.HUGE_PAGE
         libc = memory_map.libc()
         pointer = ctypes.c_void_p()
-        alignment = _HUGE_PAGE if large else _ALIGNMENT
+        alignment = memory_map.HUGE_PAGE if large else _ALIGNMENT
         status = libc.posix_memalign(
             ctypes.byref(pointer), ctypes.c_size_t(alignment), ctypes.c_size_t(nbytes)
         )
         if status != 0 or pointer.value is None:
             raise OutOfMemoryError(f"[allocate] {nbytes} bytes; the system refused")
-        if large and hasattr(libc, "madvise"):
-            # Far fewer page faults, where the system offers large pages; advice, so may fail.
-            whole = nbytes // _HUGE_PAGE * _HUGE_PAGE
-            libc.madvise(pointer, ctypes.c_size_t(whole), _MADVISE_HUGE_PAGE)
+        if large:
+            memory_map.prefer_huge_pages(pointer.value, nbytes)
         self._allocated_bytes += nbytes
         return Allocation(pointer.value, nbytes)
 

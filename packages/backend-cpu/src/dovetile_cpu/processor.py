@@ -78,7 +78,11 @@ class Processor:
         self.ring = (ctypes.c_char * (RING_WORDS * 8)).from_address(ring)
         self.control.ring = ring
         self.control.ring_mask = RING_WORDS - 1
-        self.control.scratch = memory_map.map_memory(host.LOCAL_BYTES * worker_count)
+        scratch_bytes = host.LOCAL_BYTES * worker_count
+        scratch = memory_map.map_memory(scratch_bytes + memory_map.HUGE_PAGE)
+        scratch += -scratch % memory_map.HUGE_PAGE
+        memory_map.prefer_huge_pages(scratch, scratch_bytes)
+        self.control.scratch = scratch
         self.control.scratch_stride = host.LOCAL_BYTES
         self.lock = threading.RLock()
         """Held while commands are recorded."""

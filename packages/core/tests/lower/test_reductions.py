@@ -13,7 +13,8 @@ from dovetile import dtypes
 from dovetile.dtypes import DType
 from dovetile.ir.ops import AddressSpace, AxisKind, Op
 from dovetile.ir.uop import UOp, toposort
-from dovetile.lower.reductions import constant, identity, lower_reductions
+from dovetile.ir.identity import identity
+from dovetile.lower.reductions import constant, lower_reductions
 
 
 def registers(kernel: UOp) -> list[UOp]:

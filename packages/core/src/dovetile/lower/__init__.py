@@ -45,7 +45,7 @@ def lower(sink: UOp, capabilities: Capabilities, name: str = "kernel") -> Linear
     from dovetile.plugins.passes import run_passes
 
     sink = bind_parts(sink)
-    sink, _ = lower_stages(sink)
+    sink, _ = lower_stages(sink, capabilities.vector_bytes)
     sink = expand(sink)
     sink = lower_reductions(sink)
     sink = rewrite(sink, decompositions(capabilities))

@@ -8,15 +8,11 @@ from __future__ import annotations
 import itertools
 
 from dovetile.dtypes import DType, Scalar
+from dovetile.ir.identity import identity
 from dovetile.ir.ops import AddressSpace, Op
 from dovetile.ir.rewrite import substitute, substitute_ranges
 from dovetile.ir.uop import UOp, nodes_of
 from dovetile.lower.stages import unused_ids
-
-
-def identity(op: Op, dtype: DType) -> Scalar:
-    """The value that changes nothing under the reduction `op`."""
-    return {Op.ADD: 0, Op.MUL: 1, Op.MAX: dtype.minimum, Op.MIN: dtype.maximum}[op]
 
 
 def constant(value: Scalar, dtype: DType) -> UOp:

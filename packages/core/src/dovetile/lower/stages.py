@@ -1,7 +1,9 @@
 """STAGE becomes a buffer: a nest that fills it, and loads where the value was used.
 
 After this pass the kernel holds no STAGE. Where the fill stands follows from what it depends on:
-the linearizer puts it at the innermost open loop of its value.
+the linearizer puts it at the innermost open loop of its value. A STAGE of a REDUCE holds the
+accumulators: the loops of the REDUCE then stand around those of the STAGE, and what is inside of
+them (panels of operands, say) is filled once for all accumulators.
 """
 
 from __future__ import annotations
@@ -10,15 +12,22 @@ import itertools
 import math
 from collections.abc import Iterator
 
-from dovetile.ir.ops import AddressSpace, Op
+from dovetile.ir.identity import identity
+from dovetile.ir.ops import AddressSpace, AxisKind, Op
 from dovetile.ir.rewrite import substitute, substitute_ranges
+from dovetile.ir.symbolic import linear_form
 from dovetile.ir.uop import UOp, nodes_of
 
 _ALIGNMENT = 64
+Ranges = tuple[UOp, ...]
 
 
-def lower_stages(sink: UOp) -> tuple[UOp, int]:
-    """`sink` without STAGE nodes, and the bytes of LOCAL memory that it needs."""
+def lower_stages(sink: UOp, vector_bytes: int = 0) -> tuple[UOp, int]:
+    """`sink` without STAGE nodes, and the bytes of LOCAL memory that it needs.
+
+    vector_bytes: size of the vectors with which a panel is copied along an axis that is contiguous
+    in the source; 0 for one element at a time.
+    """
     offset, ids = 0, unused_ids(sink)
     while stages := [n for n in nodes_of(sink) if n.op is Op.STAGE]:
         # Innermost first: the list is sorted sources first, and one replacement may hold others.
@@ -32,14 +41,80 @@ def lower_stages(sink: UOp) -> tuple[UOp, int]:
         if space is AddressSpace.LOCAL:
             nbytes = count * value.dtype.itemsize
             offset += -(-nbytes // _ALIGNMENT) * _ALIGNMENT
-        inner = tuple(UOp.range(r.src[0], r.arg.kind, next(ids)) for r in ranges)
-        fill_value = substitute_ranges(value, dict(zip(ranges, inner)))
-        outer = sorted(fill_value.ranges.difference(inner), key=lambda r: r.arg.id)
-        place = buffer.after(*outer)
-        fill = place.index(position(inner, sizes)).store(fill_value).end(*inner)
-        held = buffer.after(fill).index(position(ranges, sizes)).load()
+        if value.op is Op.REDUCE:
+            filled = _accumulated(buffer, value, ranges, sizes, ids)
+        else:
+            filled = _copied(buffer, value, ranges, sizes, ids, vector_bytes)
+        held = buffer.after(filled).index(position(ranges, sizes)).load()
         sink = substitute(sink, {stage: held})
     return sink, offset
+
+
+def _copied(
+    buffer: UOp, value: UOp, ranges: Ranges, sizes: list[int], ids: Iterator[int], nbytes: int
+) -> UOp:
+    """The nest that computes each element once and stores it."""
+    inner = tuple(UOp.range(r.src[0], r.arg.kind, next(ids)) for r in ranges)
+    loops, points = inner, inner
+    if not any(r.arg.kind is AxisKind.VECTOR for r in ranges):
+        loops, points = _vectorised(value, ranges, inner, nbytes // value.dtype.itemsize, ids)
+    fill_value = substitute_ranges(value, dict(zip(ranges, points)))
+    place = buffer.after(*_outer(fill_value, loops))
+    store = place.index(position(points, sizes)).store(fill_value)
+    return store.end(*_in_source_order(fill_value, loops))
+
+
+def _in_source_order(value: UOp, loops: Ranges) -> Ranges:
+    """The loops such that the source is read in the order in which it lies in memory: it is far
+    away, and what prefetches it follows neighbours."""
+    loads = [n for n in nodes_of(value) if n.op is Op.LOAD]
+    if not loads:
+        return loops
+    strides, _ = linear_form(loads[0].src[0].src[1])
+    return tuple(sorted(loops, key=lambda r: -abs(strides.get(r, 0))))
+
+
+def _vectorised(
+    value: UOp, ranges: Ranges, inner: Ranges, lanes: int, ids: Iterator[int]
+) -> tuple[Ranges, Ranges]:
+    """(loops, their points as values of the ranges): lanes along an axis that the source has
+    contiguous, the last one of those that the buffer has contiguous too if possible."""
+    loads = [n for n in nodes_of(value) if n.op is Op.LOAD]
+    inner = tuple(UOp.range(r.src[0], AxisKind.LOOP, r.arg.id) for r in inner)
+    for i in reversed(range(len(ranges))):
+        length = ranges[i].src[0]
+        contiguous = all(linear_form(n.src[0].src[1])[0].get(ranges[i]) == 1 for n in loads)
+        if lanes < 2 or not loads or not contiguous or not length.is_const or length.arg % lanes:
+            continue
+        lane = UOp.range(lanes, AxisKind.VECTOR, inner[i].arg.id)
+        if length.arg == lanes:
+            chosen = (*inner[:i], lane, *inner[i + 1 :])
+            return chosen, chosen
+        chunk = UOp.range(length.arg // lanes, AxisKind.LOOP, next(ids))
+        point = chunk * lanes + lane
+        return (*inner[:i], chunk, lane, *inner[i + 1 :]), (*inner[:i], point, *inner[i + 1 :])
+    return inner, inner
+
+
+def _accumulated(
+    buffer: UOp, value: UOp, ranges: Ranges, sizes: list[int], ids: Iterator[int]
+) -> UOp:
+    """The nest that sums up in memory: accumulators start, then each step updates all of them."""
+    body, steps = value.src[0], value.src[1:]
+    first = tuple(UOp.range(r.src[0], r.arg.kind, next(ids)) for r in ranges)
+    inner = tuple(UOp.range(r.src[0], r.arg.kind, next(ids)) for r in ranges)
+    term = substitute_ranges(body, dict(zip(ranges, inner)))
+    place = buffer.after(*_outer(term, (*inner, *steps)))
+    start = UOp.const(identity(value.arg, value.dtype.scalar), value.dtype)
+    started = place.index(position(first, sizes)).store(start).end(*first)
+    address = buffer.after(started, *steps).index(position(inner, sizes))
+    # The old sum is read last: read first, it would keep registers from the loops of the term.
+    return address.store(term.alu(value.arg, address.load())).end(*steps, *inner)
+
+
+def _outer(value: UOp, inner: Ranges) -> list[UOp]:
+    """The loops around a nest, in an order that is always the same."""
+    return sorted(value.ranges.difference(inner), key=lambda r: r.arg.id)
 
 
 def unused_ids(sink: UOp) -> Iterator[int]:

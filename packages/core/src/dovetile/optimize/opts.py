@@ -313,6 +313,29 @@ class Stage:
         return substitute(kernel, {product: _with_operand(product, self.operand, staged)})
 
 
+@dataclass(frozen=True)
+class Accumulate:
+    """Holds the sums of the outer part of a grouped reduction in LOCAL memory, for all points of
+    some output axes, so that its loops stand around those axes: an operand's panel that depends on
+    those loops only is then made once for all of the sums."""
+
+    axes: tuple[int, ...]
+
+    def apply(self, kernel: UOp) -> UOp:
+        sums = [
+            n
+            for n in nodes_of(kernel)
+            if n.op is Op.REDUCE and n.src[0].op is Op.REDUCE and n.arg is n.src[0].arg
+        ]
+        if len(sums) != 1:
+            raise OptError(f"[Accumulate] {len(sums)} grouped reductions; right is one")
+        named = {r.arg.id: r for r in output_axes(kernel)}
+        if missing := [i for i in self.axes if i not in named]:
+            raise OptError(f"[Accumulate] axes {missing} are not of the output")
+        ranges = tuple(named[i] for i in self.axes)
+        return substitute(kernel, {sums[0]: sums[0].stage(*ranges, space=AddressSpace.LOCAL)})
+
+
 def contracted_product(kernel: UOp) -> UOp | None:
     """The MUL that a REDUCE ADD of this kernel sums up, the first one that has two sides."""
     for node in nodes_of(kernel):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 
+from dovetile.ir.identity import identity
 from dovetile.ir.ops import MOVEMENT, Op
 from dovetile.ir.pattern import Pat, RuleSet
 from dovetile.ir.rewrite import rewrite
 from dovetile.ir.symbolic import simplify_constants
 from dovetile.ir.symbolic.movement import simplify_movement
 from dovetile.ir.uop import UOp, toposort
-from dovetile.lower.reductions import identity
 
 # A sum over more elements than this per output, with few outputs, is done in parts.
 _LONG_SUM = 1 << 14
