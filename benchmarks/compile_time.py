@@ -40,7 +40,15 @@ def main() -> None:
     report.parser.add_argument("--repeats", type=int, default=3)
     report.parser.add_argument("models", nargs="*", default=MODELS, help=", ".join(MODELS))
     options = report.parser.parse_args()
-    header = ("model", "cache", "kernels", "first step", "of it a run", "compiling", "model made in")
+    header = (
+        "model",
+        "cache",
+        "kernels",
+        "first step",
+        "of it a run",
+        "compiling",
+        "model made in",
+    )
     print("{:<14} {:<5} {:>7} {:>10} {:>11} {:>10} {:>13}".format(*header))
     for model in options.models:
         cold, warm = [], []

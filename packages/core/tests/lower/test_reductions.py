@@ -11,9 +11,9 @@ import pytest
 
 from dovetile import dtypes
 from dovetile.dtypes import DType
+from dovetile.ir.identity import identity
 from dovetile.ir.ops import AddressSpace, AxisKind, Op
 from dovetile.ir.uop import UOp, toposort
-from dovetile.ir.identity import identity
 from dovetile.lower.reductions import constant, lower_reductions
 
 

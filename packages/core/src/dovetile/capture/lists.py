@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dovetile.capture.recording import buffers_of, root_of
 from dovetile import profiling
+from dovetile.capture.recording import buffers_of, root_of
 from dovetile.runtime import (
     Buffer,
     Command,

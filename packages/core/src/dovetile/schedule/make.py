@@ -33,7 +33,6 @@ from dovetile.schedule.place import is_memory, place
 from dovetile.schedule.plan import Memory, Plan, Reference, Step
 from dovetile.schedule.simplify import simplify_tensors
 
-
 # More threads than this find no more sources to compile.
 _MOST_COMPILERS = 8
 

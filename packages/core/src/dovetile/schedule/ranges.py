@@ -328,9 +328,7 @@ class RangeBuilder:
         self._zero_outside[load] = clauses
         return load
 
-    def _in_padded_copy(
-        self, node: UOp, indices: Indices, outside: list[set[UOp]]
-    ) -> UOp | None:
+    def _in_padded_copy(self, node: UOp, indices: Indices, outside: list[set[UOp]]) -> UOp | None:
         """The address in a zero-padded copy, which then is in `padded`; None for one too large."""
         amounts, moved = [], []
         for i, n, clauses in zip(indices, node.shape, outside):

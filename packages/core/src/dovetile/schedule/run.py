@@ -64,9 +64,7 @@ class LoadedPlan:
             device.queue.submit()
         return results
 
-    def _run_timed(
-        self, memory: Mapping[str, Sequence[Buffer]], profile: Profile | None
-    ) -> None:
+    def _run_timed(self, memory: Mapping[str, Sequence[Buffer]], profile: Profile | None) -> None:
         """Runs step by step, each awaited and reported."""
         for step in self.plan.steps:
             device = self.devices[step.device]
