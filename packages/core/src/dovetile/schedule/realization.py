@@ -262,7 +262,7 @@ def _plan_of(sink: UOp, slots: tuple[UOp, ...]) -> LoadedPlan:
             name,
             d.capabilities,
             d.compiler.fingerprint(),
-            d.renderer.language,
+            d.compiler.language,
             passes_key(d.capabilities),
         )
         for name, d in devices.items()
