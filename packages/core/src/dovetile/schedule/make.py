@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import sys
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
@@ -35,23 +36,27 @@ from dovetile.schedule.simplify import simplify_tensors
 
 # More threads than this find no more sources to compile.
 _MOST_COMPILERS = 8
+_SWITCH_SECONDS = 0.0005
 
 
 def make_plan(sink: UOp, devices: Mapping[str, Device], default: str) -> tuple[Plan, list[Program]]:
     """The plan of a graph whose BUFFERs are slots, and its programs, compiled."""
-    with _uncollected():
+    with _tuned_interpreter():
         return _make_plan(sink, devices, default)
 
 
 @contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
+def _tuned_interpreter() -> Iterator[None]:
     """Pauses the cyclic garbage collector: graphs have no cycles, but so many nodes that looking
-    for some takes a third of the time."""
-    enabled = gc.isenabled()
+    for some takes a third of the time. And lets threads that compile have the interpreter sooner:
+    they need it for a moment now and then, and would wait 5 ms each time."""
+    enabled, interval = gc.isenabled(), sys.getswitchinterval()
     gc.disable()
+    sys.setswitchinterval(min(interval, _SWITCH_SECONDS))
     try:
         yield
     finally:
+        sys.setswitchinterval(interval)
         if enabled:
             gc.enable()
 
