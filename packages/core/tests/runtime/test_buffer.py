@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import time
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import ml_dtypes
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 
 from dovetile import dtypes
 from dovetile.errors import ArgumentError, DeviceError, DTypeError, OutOfMemoryError
-from dovetile.runtime import Buffer, Device, get_device
+from dovetile.runtime import Allocation, Buffer, Device, get_device
 
 
 @pytest.fixture
@@ -51,6 +53,22 @@ def test_memory_is_taken_at_first_use(device: Device) -> None:
     assert not buffer.is_allocated and device.allocator.used_bytes == before
     assert buffer.address and buffer.is_allocated
     assert device.allocator.used_bytes >= before + (1 << 20)
+
+
+def test_threads_that_ask_at_once_get_the_same_memory(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allocate = device.allocator.allocate
+
+    def slowly(nbytes: int) -> Allocation:
+        time.sleep(0.05)
+        return allocate(nbytes)
+
+    monkeypatch.setattr(device.allocator, "allocate", slowly)
+    buffer = Buffer(device, 64)
+    with ThreadPoolExecutor(4) as pool:
+        addresses = list(pool.map(lambda _: buffer.address, range(4)))
+    assert len(set(addresses)) == 1
 
 
 def test_memory_goes_back_with_the_buffer_and_its_views(device: Device) -> None:

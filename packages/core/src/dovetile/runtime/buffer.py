@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +14,8 @@ from dovetile.runtime.allocator import Allocation
 if TYPE_CHECKING:
     from dovetile.dtypes import DType
     from dovetile.runtime.device import Device
+
+_allocating = threading.RLock()
 
 
 class Buffer:
@@ -70,10 +73,14 @@ class Buffer:
     def _allocate(self) -> int:
         if self.base is not None:
             self._address = self.base.address + self.offset
-        else:
-            self._allocation = self.device.allocator.allocate(self.nbytes)
-            self._address = self._allocation.address
-        return self._address
+            return self._address
+        # A queue may ask for the address on a thread of its own, while somebody waits for the
+        # content: both must get the same memory.
+        with _allocating:
+            if not self._address:
+                self._allocation = self.device.allocator.allocate(self.nbytes)
+                self._address = self._allocation.address
+            return self._address
 
     def view(self, offset: int, nbytes: int, dtype: DType | None = None) -> Buffer:
         """A buffer that is part of this one.
