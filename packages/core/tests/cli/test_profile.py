@@ -17,7 +17,7 @@ import sys
 from helper import values
 from dovetile import Tensor
 
-print((Tensor(values) * 2).tolist(), sys.argv[1:], __name__)
+print((Tensor(values) * 2 - 0.375).tolist(), sys.argv[1:], __name__)
 sys.exit(int(sys.argv[1]))
 """
 
@@ -42,7 +42,7 @@ def test_a_script_and_its_report(script, capsys, tmp_path):
     assert status == 5
     assert (sys.argv, sys.path) == before
     output = capsys.readouterr().out
-    assert output.startswith("[2.0, 4.0] ['5', '--kernels'] __main__\n")
+    assert output.startswith("[1.625, 3.625] ['5', '--kernels'] __main__\n")
     words = [line.split() for line in output.splitlines()]
     assert {"simplify", "lower", "render", "launch"} < {line[0] for line in words if line}
     (kernel,) = (line for line in words if line and line[0].startswith("kernel_"))
