@@ -125,6 +125,21 @@ print(counters().compiled, "llvmlite" in sys.modules)
 """
 
 
+WARM_STEP = """
+import sys
+from dovetile import Tensor, counters, jit
+step = jit(lambda x: (x @ x).softmax(1).sum())
+step(Tensor.ones(32, 32).contiguous()).item()
+print(counters().compiled > 0, *[name in sys.modules for name in ("dovetile.render", "llvmlite")])
+"""
+
+
+def test_a_step_from_a_warm_cache_loads_neither_renderer_nor_compiler(tmp_path: Path) -> None:
+    for expected in ("True True True\n", "False False False\n"):
+        result = run_python(WARM_STEP, DOVETILE_CACHE_DIR=str(tmp_path))
+        assert result.stdout == expected, result.stderr
+
+
 def test_a_second_process_compiles_nothing_and_loads_no_compiler(tmp_path: Path) -> None:
     cache = str(tmp_path)
     first = run_python(WARM, DOVETILE_CACHE_DIR=cache)

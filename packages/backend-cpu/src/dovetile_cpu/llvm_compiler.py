@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+import types
 from collections.abc import Sequence
 from functools import cache
 from importlib import metadata, util
@@ -101,13 +102,17 @@ class _Machine:
             reloc="pic",
             codemodel="small",
         )
-        self.triple = self.target.triple
-        self.data_layout = str(self.target.target_data)
+        # On the line of the source's first words, so that messages count its lines.
+        self.head = (
+            f'target datalayout = "{self.target.target_data}" '
+            f'target triple = "{self.target.triple}" '
+        )
         options = binding.create_pipeline_tuning_options(speed_level=1)
         self.builder = binding.create_pass_builder(self.target, options)
-        self.library = _unlocked_library()
+        self.passes = self._passes()
+        self.library = _library()
 
-    def passes(self) -> Any:
+    def _passes(self) -> Any:
         """Cheap clean-up: kernels arrive vectorised, unrolled and with their invariants hoisted.
 
         The pipelines O1 to O3 take as long as code generation does, and change next to nothing.
@@ -119,41 +124,66 @@ class _Machine:
         return manager
 
     def compile(self, source: str) -> bytes:
+        library = self.library
+        context = library.LLVMPY_ContextCreate()
+        module = None
+        message = ctypes.c_char_p()
         try:
-            module = self.binding.parse_assembly(source, self.binding.create_context())
-        except RuntimeError as error:
-            raise CompileError(f"[compile] LLVM refused the module: {error}") from error
-        with module:
-            module.triple = self.triple
-            module.data_layout = self.data_layout
-            passes = self.passes()
-            self.library.LLVMPY_RunNewModulePassManager(passes, module, self.builder)
-            return self._emit(module)
-
-    def _emit(self, module: Any) -> bytes:
-        ffi = self.binding.ffi
-        with ffi.OutputString() as message:
-            memory = self.library.LLVMPY_TargetMachineEmitToMemory(self.target, module, 1, message)
-            if not memory:
-                raise CompileError(f"[compile] LLVM made no code: {message}")
-        try:
-            start = ffi.lib.LLVMPY_GetBufferStart(memory)
-            return ctypes.string_at(start, ffi.lib.LLVMPY_GetBufferSize(memory))
+            text = (self.head + source).encode()
+            module = library.LLVMPY_ParseAssembly(context, text, ctypes.byref(message))
+            if message.value:
+                raise CompileError(f"[compile] LLVM refused the module: {message.value.decode()}")
+            library.LLVMPY_RunNewModulePassManager(self.passes, module, self.builder)
+            return self._emit(module, message)
         finally:
-            ffi.lib.LLVMPY_DisposeMemoryBuffer(memory)
+            if message:
+                library.LLVMPY_DisposeString(message)
+            if module:
+                library.LLVMPY_DisposeModule(module)
+            library.LLVMPY_ContextDispose(context)
+
+    def _emit(self, module: Any, message: ctypes.c_char_p) -> bytes:
+        library = self.library
+        memory = library.LLVMPY_TargetMachineEmitToMemory(
+            self.target, module, 1, ctypes.byref(message)
+        )
+        if not memory:
+            raise CompileError(f"[compile] LLVM made no code: {(message.value or b'').decode()}")
+        try:
+            start = library.LLVMPY_GetBufferStart(memory)
+            return ctypes.string_at(start, library.LLVMPY_GetBufferSize(memory))
+        finally:
+            library.LLVMPY_DisposeMemoryBuffer(memory)
+
+
+# Functions of llvmlite's library that take time, and those that do not.
+_LONG = ("ParseAssembly", "RunNewModulePassManager", "TargetMachineEmitToMemory")
+_SHORT = (
+    "ContextCreate",
+    "ContextDispose",
+    "DisposeMemoryBuffer",
+    "DisposeModule",
+    "DisposeString",
+    "GetBufferSize",
+    "GetBufferStart",
+)
 
 
 @cache
-def _unlocked_library() -> ctypes.CDLL:
-    """llvmlite's library without llvmlite's lock, for the two calls that take all the time.
+def _library() -> types.SimpleNamespace:
+    """The functions of llvmlite's library that a compilation calls, without llvmlite's lock.
 
     llvmlite lets one thread in at a time. LLVM asks for less: a context and a target machine for
-    each thread. Without the lock, two cores compile 1.6 times as fast as one.
+    each thread. The interpreter's lock is let go of for the long calls only: with another thread
+    busy in Python, getting it back takes 5 ms each time.
     """
     from llvmlite.binding import ffi
 
-    library = ctypes.CDLL(ffi.lib._name, handle=ffi.lib._handle)
-    for name in ("LLVMPY_RunNewModulePassManager", "LLVMPY_TargetMachineEmitToMemory"):
-        locked, free = getattr(ffi.lib, name), getattr(library, name)
-        free.argtypes, free.restype = locked.argtypes, locked.restype
-    return library
+    functions = types.SimpleNamespace()
+    for kind, names in ((ctypes.CDLL, _LONG), (ctypes.PyDLL, _SHORT)):
+        library = kind(ffi.lib._name, handle=ffi.lib._handle)
+        for name in (f"LLVMPY_{name}" for name in names):
+            locked, free = getattr(ffi.lib, name), getattr(library, name)
+            free.argtypes, free.restype = locked.argtypes, locked.restype
+            setattr(functions, name, free)
+    return functions

@@ -92,7 +92,7 @@ def test_a_plugin_adds_a_command_but_takes_none_over(capsys):
             return type("Record", (), {"owner": "duck (duck 1.0)"})
 
     commands = cli._commands(Plugins())  # type: ignore[arg-type]
-    assert [command.name for command in commands] == ["doctor", "cache", "env", "tune"]
+    assert [command.name for command in commands] == ["doctor", "cache", "env", "profile", "tune"]
     assert "'doctor' of duck (duck 1.0) is ignored" in capsys.readouterr().err
     chosen = cli._parser(commands).parse_args(["tune", "--strings", "6"])
     assert chosen.run(chosen) == 6

@@ -37,6 +37,19 @@ def test_names_of_buffers_and_loops_do_not_matter_but_their_roles_do() -> None:
     assert kernel(x - y) is not kernel(x - x * 2.0)
 
 
+def test_buffers_come_in_the_order_of_the_slots_also_where_the_form_is_remembered() -> None:
+    def doubled(source: UOp, target: UOp) -> UOp:
+        loop = UOp.range(24)
+        return UOp.sink(target.index(loop).store(source.index(loop).load() * 2.0).end(loop))
+
+    a, b, c = (UOp.buffer(24, dtypes.float32) for _ in range(3))
+    made, buffers = canonical(doubled(a, b))
+    assert sorted(buffers, key=[a, b].index) == [a, b]
+    roles = {a: b, b: c}
+    again, others = canonical(doubled(roles[a], roles[b]))
+    assert again is made and others == tuple(roles[x] for x in buffers)
+
+
 @pytest.mark.parametrize("shape", [(24,), (2, 12), (2, 3, 4), (4, 1, 6)])
 def test_contiguous_axes_are_one(shape: tuple[int, ...]) -> None:
     assert axes(buffer(shape) + 1.0) == [24]

@@ -15,6 +15,7 @@ from dovetile.capture.surroundings import Surroundings
 from dovetile.errors import JitError
 from dovetile.ir.ops import Op
 from dovetile.ir.uop import UOp
+from dovetile.profiling import stage
 from dovetile.runtime import Buffer, Copy
 from dovetile.schedule.run import copy
 from dovetile.tensor import base, no_grad, realize_all, renewal
@@ -67,7 +68,8 @@ class Capture:
         values = self.surroundings.values = self.surroundings.read()
         token = schedule.recording.set(self.recording)
         try:
-            result = self.function()
+            with stage("tensor"):
+                result = self.function()
             results = result_tensors(result)
             self.escaped = [
                 t

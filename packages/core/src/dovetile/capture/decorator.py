@@ -18,6 +18,7 @@ from dovetile.capture.build import Capture, Unsteady
 from dovetile.capture.step import Step
 from dovetile.capture.surroundings import Surroundings
 from dovetile.errors import ArgumentError, JitError
+from dovetile.profiling import stage
 from dovetile.runtime import Buffer
 from dovetile.tensor import base, is_grad_enabled, live_tensors, realize_all
 from dovetile.tensor.base import TensorBase
@@ -142,7 +143,8 @@ class JitFunction(Generic[Function]):
         known = {id(t): t for t in live_tensors()}
         token = _inside.set(True)
         try:
-            result = self.function(*call.args, **call.kwargs)
+            with stage("tensor"):
+                result = self.function(*call.args, **call.kwargs)
             results = result_tensors(result)
             realize_all([*results, *(t for t in live_tensors() if id(t) not in known)])
         finally:

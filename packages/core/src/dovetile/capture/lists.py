@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dovetile import profiling
 from dovetile.capture.recording import buffers_of, root_of
 from dovetile.runtime import (
     Buffer,
@@ -15,6 +16,7 @@ from dovetile.runtime import (
     Signal,
     SignalStore,
     SignalWait,
+    Timestamp,
 )
 from dovetile.schedule.run import copy
 
@@ -43,6 +45,9 @@ class Replayable:
         self._parts: list[CommandList | HostCopy] = []
         self._starts: set[int] = set()  # parts that begin when everything before is complete
         self._places: dict[int, list[Place]] = {}
+        # While a profile is recorded: what runs, and signals that take the time before and after.
+        self._clocks: list[tuple[str, Signal, Signal]] = []
+        self._timed = profiling.current() is not None
         self._build(commands)
         self._only = self._parts[0] if len(self._parts) == 1 else None
 
@@ -52,6 +57,14 @@ class Replayable:
 
     def submit(self, patches: Sequence[tuple[Sequence[Place], Buffer]]) -> None:
         """Replay. The patches hold from now on."""
+        self._submit(patches)
+        profile = profiling.current()
+        if profile is not None and self._clocks:
+            self._synchronize()
+            for name, before, after in self._clocks:
+                profile.add_launch(name, (after.value - before.value) / 1e9)
+
+    def _submit(self, patches: Sequence[tuple[Sequence[Place], Buffer]]) -> None:
         only = self._only
         if only is not None:
             only.submit([(slot, buffer) for places, buffer in patches for _, slot in places])
@@ -109,6 +122,8 @@ class Replayable:
     def _close(self, open_lists: dict[Device, list[Command]]) -> None:
         self._starts.add(len(self._parts))
         for device, commands in open_lists.items():
+            if self._timed:
+                commands = self._with_clocks(device, commands)
             captured = device.queue.capture(commands)
             number = len(self._parts)
             self._parts.append(captured)
@@ -117,6 +132,25 @@ class Replayable:
                     buffers = buffers_of(command)
                     slots = [captured.buffer_slot(index, i) for i in range(len(buffers))]
                     self._add_places(buffers, number, slots)
+
+    def _with_clocks(self, device: Device, commands: list[Command]) -> list[Command]:
+        """The commands with the time taken between them."""
+        timed: list[Command] = []
+        before = None
+        for command in commands:
+            if not isinstance(command, (Launch, Copy)):
+                before = None
+                timed.append(command)
+                continue
+            if before is None:
+                before = device.new_signal()
+                timed.append(Timestamp(before))
+            after = device.new_signal()
+            timed += [command, Timestamp(after)]
+            name = command.program.name if isinstance(command, Launch) else "copy"
+            self._clocks.append((name, before, after))
+            before = after
+        return timed
 
     def _add_places(self, buffers: Sequence[Buffer], part: int, slots: Sequence[int]) -> None:
         for buffer, slot in zip(buffers, slots):

@@ -14,6 +14,7 @@ from dovetile import schedule
 from dovetile.capture.lists import Place, Replayable
 from dovetile.capture.surroundings import Surroundings
 from dovetile.ir.uop import UOp
+from dovetile.profiling import stage
 from dovetile.runtime import Buffer, Counters, Device
 from dovetile.runtime.counting import total
 from dovetile.tensor import base, renewal
@@ -191,7 +192,8 @@ class Step:
             node = UOp.buffer(fresh.size, model.dtype, fresh.device.name)
             schedule.attach(node, buffer)
             nodes.append(node)
-        self.commands.submit(patches)
+        with stage("replay"):
+            self.commands.submit(patches)
         if written:
             self._renew(written)
         for state in self.states:

@@ -7,12 +7,12 @@ import sys
 from collections.abc import Sequence
 
 from dovetile import __version__
-from dovetile.cli import cache, doctor, environment
+from dovetile.cli import cache, doctor, environment, profile
 from dovetile.errors import DovetileError
 from dovetile.plugins.loader import PluginRegistry, registry
 from dovetile.plugins.specs import CommandSpec
 
-OWN_COMMANDS = (doctor.COMMAND, cache.COMMAND, environment.COMMAND)
+OWN_COMMANDS = (doctor.COMMAND, cache.COMMAND, environment.COMMAND, profile.COMMAND)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

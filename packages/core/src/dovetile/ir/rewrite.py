@@ -134,8 +134,7 @@ def substitute_ranges(root: UOp, values: dict[UOp, UOp]) -> UOp:
             done[node] = node
         elif node.op in (Op.REDUCE, Op.STAGE, Op.END) and not keys.isdisjoint(node.src[1:]):
             inner = {r: v for r, v in values.items() if r not in node.src[1:]}
-            done[node] = node.replace(src=(substitute_ranges(node.src[0], inner), *node.src[1:]))
+            done[node] = node.with_sources((substitute_ranges(node.src[0], inner), *node.src[1:]))
         else:
-            src = tuple([done[s] for s in node.src])
-            done[node] = node if src == node.src else UOp(node.op, node.dtype, src, node.arg)
+            done[node] = node.with_sources(tuple([done[s] for s in node.src]))
     return done[root]

@@ -11,6 +11,7 @@ import math
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from typing import Any
 
 from dovetile import dtypes
@@ -117,10 +118,13 @@ class UOp:
         stack: list[UOp] = [self]
         while stack:
             current = stack[-1]
-            missing = [s for s in current.src if not _has(read, s)]
-            if missing:
-                stack.extend(missing)
-            else:
+            count = len(stack)
+            for s in current.src:
+                try:
+                    read(s)
+                except AttributeError:
+                    stack.append(s)
+            if len(stack) == count:
                 stack.pop()
                 put(current, compute(current))
         return read(self)
@@ -145,6 +149,10 @@ class UOp:
         from dovetile.ir.printer import format_node
 
         return format_node(self)
+
+    def with_sources(self, src: tuple[UOp, ...]) -> UOp:
+        """This node with other sources."""
+        return self if src == self.src else UOp(self.op, self.dtype, src, self.arg)
 
     def replace(self, **changes: Any) -> UOp:
         """This node with some of op, dtype, src, arg changed."""
@@ -454,14 +462,6 @@ _FACTS: dict[str, tuple[Callable, Callable, Callable]] = {
 }  # fmt: skip
 
 
-def _has(read: Callable, node: UOp) -> bool:
-    try:
-        read(node)
-    except AttributeError:
-        return False
-    return True
-
-
 # -- Graphs ----------------------------------------------------------------------------------------
 
 
@@ -491,6 +491,12 @@ def toposort(root: UOp | Iterable[UOp], enter: Callable[[UOp], bool] | None = No
                 order.append(stack.pop())
                 iterators.pop()
     return order
+
+
+@lru_cache(maxsize=16)
+def nodes_of(root: UOp) -> list[UOp]:
+    """`toposort(root)`, remembered for the graphs last looked at: not to be changed."""
+    return toposort(root)
 
 
 def _rebuild(rows: list[tuple]) -> UOp:

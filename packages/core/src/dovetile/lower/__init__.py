@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from dovetile.ir.ops import AxisKind, Op
 from dovetile.ir.rewrite import rewrite
 from dovetile.ir.spec import check
-from dovetile.ir.uop import UOp, toposort
+from dovetile.ir.uop import UOp, nodes_of
 from dovetile.lower.expand import expand
 from dovetile.lower.linear import LinearKernel
 from dovetile.lower.linearize import linearize
@@ -32,7 +32,7 @@ def bind_parts(sink: UOp) -> UOp:
     """THREAD ranges become the launch index `part`; at most one exists."""
     from dovetile.optimize.opts import replace_axes
 
-    threads = [n for n in toposort(sink) if n.op is Op.RANGE and n.arg.kind is AxisKind.THREAD]
+    threads = [n for n in nodes_of(sink) if n.op is Op.RANGE and n.arg.kind is AxisKind.THREAD]
     if not threads:
         return sink
     special = {r: UOp(Op.SPECIAL, r.dtype, r.src, "part") for r in threads}

@@ -13,7 +13,7 @@ import math
 from dovetile import dtypes
 from dovetile.ir.ops import AxisKind, Op
 from dovetile.ir.symbolic import linear_form
-from dovetile.ir.uop import UOp, toposort
+from dovetile.ir.uop import UOp, nodes_of
 
 # Lanes that are spread over at most so many times their number are loaded as one stretch.
 _WIDEST_SPAN = 4
@@ -47,13 +47,12 @@ class _Expander:
         self.offsets: dict[UOp, list[int] | None] = {}
 
     def run(self, sink: UOp) -> UOp:
-        for node in toposort(sink):
-            dims = tuple(
-                sorted(
-                    (r for r in node.ranges if r.arg.kind is AxisKind.UNROLL),
-                    key=lambda r: r.arg.id,
-                )
-            )
+        dims_of: dict[frozenset[UOp], tuple[UOp, ...]] = {}
+        for node in nodes_of(sink):
+            dims = dims_of.get(node.ranges)
+            if dims is None:
+                unrolled = [r for r in node.ranges if r.arg.kind is AxisKind.UNROLL]
+                dims = dims_of[node.ranges] = tuple(sorted(unrolled, key=lambda r: r.arg.id))
             self.copies[node] = (dims, self._expand(node, dims))
         return self.copies[sink][1][0]
 
@@ -91,13 +90,13 @@ class _Expander:
             return self._ends(node, dims)
         sources = [self._select(s, dims) for s in node.src]
         if op in (Op.AFTER, Op.GROUP, Op.SINK, Op.BARRIER, Op.RANGE):
-            return [node.replace(src=src) for src in zip(*sources)]
+            return [node.with_sources(src) for src in zip(*sources)]
         lanes = lanes_of(node)
         if op in (Op.LOAD, Op.STORE):
             offsets = self.offsets[node.src[0]]
             return [self._access(node, src, offsets, lanes) for src in zip(*sources)]
         if lanes == 1:
-            return [node.replace(src=src) for src in zip(*sources)]
+            return [node.with_sources(src) for src in zip(*sources)]
         dtype = node.dtype.vec(lanes)
         return [
             UOp(op, dtype, tuple(broadcast(s, lanes) for s in src), node.arg)

@@ -8,18 +8,24 @@ from __future__ import annotations
 
 from dovetile.errors import GraphError
 from dovetile.ir.ops import Op
-from dovetile.ir.uop import UOp, toposort
+from dovetile.ir.uop import UOp, nodes_of
 
 
 def linearize(sink: UOp) -> list[UOp]:
     """The nodes in order of execution; every RANGE is closed by an END (effect, range)."""
-    nodes = toposort(_one_loop_each(sink))
+    nodes = nodes_of(_one_loop_each(sink))
     depth = _nesting(nodes)
+    # Nearly all nodes inside a loop have the same set of ranges.
+    innermost: dict[frozenset[UOp], list[UOp]] = {}
     blocks: dict[UOp | None, list[UOp]] = {None: []}
     for node in nodes:
         if node.op is Op.RANGE:
             continue
-        blocks.setdefault(_deepest(node, depth), []).append(node)
+        block = innermost.get(node.ranges)
+        if block is None:
+            block = blocks.setdefault(_deepest(node, depth), [])
+            innermost[node.ranges] = block
+        block.append(node)
     program: list[UOp] = []
 
     def emit(block: UOp | None) -> None:
@@ -36,7 +42,7 @@ def linearize(sink: UOp) -> list[UOp]:
 def _one_loop_each(sink: UOp) -> UOp:
     """The graph with an END for each RANGE: END(x, a, b) becomes END(END(x, b), a)."""
     done: dict[UOp, UOp] = {}
-    for node in toposort(sink):
+    for node in nodes_of(sink):
         src = tuple([done[s] for s in node.src])
         if node.op is Op.END and len(src) > 2:
             closed = src[0]
@@ -44,7 +50,7 @@ def _one_loop_each(sink: UOp) -> UOp:
                 closed = closed.end(r)
             done[node] = closed
         else:
-            done[node] = node if src == node.src else node.replace(src=src)
+            done[node] = node.with_sources(src)
     return done[sink]
 
 

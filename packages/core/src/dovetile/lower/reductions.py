@@ -11,7 +11,7 @@ from dovetile.dtypes import DType, Scalar
 from dovetile.ir.identity import identity
 from dovetile.ir.ops import AddressSpace, Op
 from dovetile.ir.rewrite import substitute, substitute_ranges
-from dovetile.ir.uop import UOp, toposort
+from dovetile.ir.uop import UOp, nodes_of
 from dovetile.lower.stages import unused_ids
 
 
@@ -23,14 +23,16 @@ def constant(value: Scalar, dtype: DType) -> UOp:
 
 def lower_reductions(sink: UOp) -> UOp:
     """`sink` without REDUCE nodes."""
-    sink = _with_own_loops(sink)
+    sink, groups = _with_own_loops(sink)
     slots = itertools.count()
-    while groups := _groups(sink):
+    while groups:
         replacements: dict[UOp, UOp] = {}
         for (ranges, outer, below), reductions in groups.items():
             if below == 0:
                 replacements.update(_loop(reductions, ranges, outer, slots))
+        nested = any(nest[2] for nest in groups)
         sink = substitute(sink, replacements)
+        groups = _groups(sink) if nested else {}
     return sink
 
 
@@ -42,36 +44,41 @@ def _groups(sink: UOp) -> dict[Nest, list[UOp]]:
     reductions they have below them."""
     depth: dict[UOp, int] = {}
     groups: dict[Nest, list[UOp]] = {}
-    for node in toposort(sink):
-        below = max((depth[s] for s in node.src), default=0)
-        depth[node] = below + (node.op is Op.REDUCE)
+    for node in nodes_of(sink):
+        below = 0
+        for s in node.src:
+            if depth[s] > below:
+                below = depth[s]
+        depth[node] = below
         if node.op is Op.REDUCE:
+            depth[node] += 1
             outer = tuple(sorted(node.ranges, key=lambda r: r.arg.id))
             groups.setdefault((node.src[1:], outer, below), []).append(node)
     return groups
 
 
-def _with_own_loops(sink: UOp) -> UOp:
-    """Gives every nest of loops ranges that no other nest has.
+def _with_own_loops(sink: UOp) -> tuple[UOp, dict[Nest, list[UOp]]]:
+    """Gives every nest of loops ranges that no other nest has; and the groups of what it gives.
 
     Outer nests come first: what they reduce then differs, and with it the nests inside.
     """
     ids = unused_ids(sink)
-    while (found := _sharing(sink)) is not None:
+    groups = _groups(sink)
+    while (found := _sharing(groups)) is not None:
         ranges, reductions = found
         own = {r: UOp.range(r.src[0], r.arg.kind, next(ids)) for r in ranges}
         changes = {
-            node: node.replace(src=(substitute_ranges(node.src[0], own), *own.values()))
+            node: node.with_sources((substitute_ranges(node.src[0], own), *own.values()))
             for node in reductions
         }
         sink = substitute(sink, changes)
-    return sink
+        groups = _groups(sink)
+    return sink, groups
 
 
-def _sharing(sink: UOp) -> tuple[tuple[UOp, ...], list[UOp]] | None:
+def _sharing(groups: dict[Nest, list[UOp]]) -> tuple[tuple[UOp, ...], list[UOp]] | None:
     """The ranges and the reductions of an outermost nest of which another has a range too."""
     taken: set[UOp] = set()
-    groups = _groups(sink)
     for nest in sorted(groups, key=lambda nest: -nest[2]):
         if not taken.isdisjoint(nest[0]):
             return nest[0], groups[nest]

@@ -16,7 +16,7 @@ from dovetile.ir.identity import identity
 from dovetile.ir.ops import AddressSpace, AxisKind, Op
 from dovetile.ir.rewrite import substitute, substitute_ranges
 from dovetile.ir.symbolic import linear_form
-from dovetile.ir.uop import UOp, toposort
+from dovetile.ir.uop import UOp, nodes_of
 
 _ALIGNMENT = 64
 _CONFLICT = 1024
@@ -30,7 +30,7 @@ def lower_stages(sink: UOp, vector_bytes: int = 0) -> tuple[UOp, int]:
     in the source; 0 for one element at a time.
     """
     offset, ids = local_bytes(sink), unused_ids(sink)
-    while stages := [n for n in toposort(sink) if n.op is Op.STAGE]:
+    while stages := [n for n in nodes_of(sink) if n.op is Op.STAGE]:
         # Innermost first: the list is sorted sources first, and one replacement may hold others.
         stage = stages[0]
         space, _depth = stage.arg
@@ -58,7 +58,7 @@ def local_bytes(kernel: UOp) -> int:
     """Bytes of LOCAL memory that the buffers of a kernel take already."""
     ends = (
         n.arg.slot + n.arg.size * n.dtype.itemsize
-        for n in toposort(kernel)
+        for n in nodes_of(kernel)
         if n.op is Op.BUFFER and n.arg.space is AddressSpace.LOCAL
     )
     return aligned(max(ends, default=0))
@@ -94,7 +94,7 @@ def _own(ranges: Ranges, ids: Iterator[int]) -> Ranges:
 def _in_source_order(value: UOp, loops: Ranges) -> Ranges:
     """The loops such that the source is read in the order in which it lies in memory: it is far
     away, and what prefetches it follows neighbours."""
-    loads = [n for n in toposort(value) if n.op is Op.LOAD]
+    loads = [n for n in nodes_of(value) if n.op is Op.LOAD]
     if not loads:
         return loops
     strides, _ = linear_form(loads[0].src[0].src[1])
@@ -106,7 +106,7 @@ def _vectorised(
 ) -> tuple[Ranges, Ranges]:
     """(loops, their points as values of the ranges): lanes along an axis that the source has
     contiguous, the last one of those that the buffer has contiguous too if possible."""
-    loads = [n for n in toposort(value) if n.op is Op.LOAD]
+    loads = [n for n in nodes_of(value) if n.op is Op.LOAD]
     inner = tuple(UOp.range(r.src[0], AxisKind.LOOP, r.arg.id) for r in inner)
     for i in reversed(range(len(ranges))):
         length = ranges[i].src[0]
@@ -153,7 +153,7 @@ def _outer(value: UOp, inner: Ranges) -> list[UOp]:
 def unused_ids(sink: UOp) -> Iterator[int]:
     """Numbers for new RANGEs: those of a kernel count from 0, as those of a process do, so that a
     number which is new in the process may be taken here."""
-    taken = [n.arg.id for n in toposort(sink) if n.op is Op.RANGE]
+    taken = [n.arg.id for n in nodes_of(sink) if n.op is Op.RANGE]
     return itertools.count(max(taken, default=-1) + 1)
 
 

@@ -8,9 +8,9 @@ from functools import cached_property
 
 from dovetile.ir.ops import ELEMENTWISE, AddressSpace, AxisKind, Op
 from dovetile.ir.symbolic import linear_form
-from dovetile.ir.uop import UOp
+from dovetile.ir.uop import UOp, nodes_of
 from dovetile.lower.linear import buffer_of
-from dovetile.optimize.opts import is_idempotent, nodes_of, output_axes
+from dovetile.optimize.opts import is_idempotent, output_axes
 
 # How many additions the operations cost about.
 COST = {Op.EXP2: 8, Op.LOG2: 10, Op.SIN: 16, Op.DIV: 4, Op.SQRT: 4, Op.FLOORDIV: 8, Op.FLOORMOD: 8}

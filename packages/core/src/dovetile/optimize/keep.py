@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 from dovetile.ir.ops import ELEMENTWISE, AddressSpace, AxisKind, Op
 from dovetile.ir.rewrite import substitute, substitute_ranges
-from dovetile.ir.uop import UOp, consumers, toposort
+from dovetile.ir.uop import UOp, consumers, nodes_of, toposort
 from dovetile.lower.stages import aligned, local_bytes
 from dovetile.optimize.analysis import COST, size
-from dovetile.optimize.opts import OptError, axis, next_id, nodes_of, output_axes
+from dovetile.optimize.opts import OptError, axis, next_id, output_axes
 from dovetile.plugins.specs import Capabilities
 
 # In additions: what storing a value and loading it twice costs, with the loop that does it.

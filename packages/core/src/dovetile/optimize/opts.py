@@ -18,7 +18,7 @@ from dovetile.ir.ops import AddressSpace, AxisKind, Op
 from dovetile.ir.rewrite import rewrite, substitute, substitute_ranges
 from dovetile.ir.spec import check
 from dovetile.ir.symbolic import simplify_index
-from dovetile.ir.uop import UOp, toposort
+from dovetile.ir.uop import UOp, nodes_of
 from dovetile.lower.linear import buffer_of
 
 
@@ -28,12 +28,6 @@ class OptError(GraphError):
 
 class Opt(Protocol):
     def apply(self, kernel: UOp) -> UOp: ...
-
-
-@lru_cache(maxsize=8)
-def nodes_of(kernel: UOp) -> list[UOp]:
-    """The nodes of a kernel, sources before users; remembered for the kernels last looked at."""
-    return toposort(kernel)
 
 
 def axis(kernel: UOp, id: int) -> UOp:
@@ -74,10 +68,9 @@ def replace_axes(
             listed: list[UOp] = []
             for r in node.src[1:]:
                 listed += lists[r] if r in lists else (done[r],)
-            done[node] = node.replace(src=(done[node.src[0]], *listed))
+            done[node] = node.with_sources((done[node.src[0]], *listed))
         else:
-            src = tuple(done[s] for s in node.src)
-            done[node] = node if src == node.src else node.replace(src=src)
+            done[node] = node.with_sources(tuple([done[s] for s in node.src]))
     return done[kernel]
 
 
@@ -398,17 +391,23 @@ def rewrite_listed(kernel: UOp, changes: dict[UOp, UOp]) -> UOp:
             source = changes[node]
             done[node] = substitute(source, {o: n for o, n in done.items() if o is not n})
         else:
-            src = tuple(done[s] for s in node.src)
-            done[node] = node if src == node.src else node.replace(src=src)
+            done[node] = node.with_sources(tuple([done[s] for s in node.src]))
     return done[kernel]
 
 
 def apply_opts(kernel: UOp, opts: Iterable[Opt]) -> UOp:
     """The kernel after all of these, in order."""
     for opt in opts:
-        kernel = opt.apply(kernel)
-        check(kernel, "loop", repr(opt))
+        kernel = _applied(kernel, opt)
     return simplify(kernel)
+
+
+@lru_cache(maxsize=64)
+def _applied(kernel: UOp, opt: Opt) -> UOp:
+    """Remembered: what decides on the last Opts has applied the first ones already."""
+    changed = opt.apply(kernel)
+    check(changed, "loop", repr(opt))
+    return changed
 
 
 def describe(opts: Sequence[Opt]) -> str:

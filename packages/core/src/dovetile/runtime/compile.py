@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from dovetile import cache
 from dovetile.errors import CompileError, DovetileError
+from dovetile.profiling import stage
 from dovetile.runtime.counting import total
 
 if TYPE_CHECKING:
@@ -86,7 +87,8 @@ def _loaded(
     compiler: Compiler, key: str, source: str, binary: bytes, load: Callable[[bytes], Loaded]
 ) -> Loaded:
     try:
-        return load(binary)
+        with stage("load"):
+            return load(binary)
     except CompileError:
         (fresh,) = _compile(compiler, [source])
         if fresh == binary:
@@ -119,7 +121,8 @@ def _binaries(compiler: Compiler, sources: dict[str, str]) -> dict[str, bytes]:
 def _compile(compiler: Compiler, sources: list[str]) -> list[bytes]:
     """What the compiler makes of the sources; whatever else it raises becomes a CompileError."""
     try:
-        return compiler.compile_many(sources)
+        with stage("compile"):
+            return compiler.compile_many(sources)
     except DovetileError:
         raise
     except Exception as error:
@@ -165,7 +168,8 @@ def load_programs(kernels: Sequence[tuple[Device, str, str]]) -> list[Program] |
             if entry is None:
                 return None
             try:
-                fresh = device.load(entry[1], name)
+                with stage("load"):
+                    fresh = device.load(entry[1], name)
             except CompileError:  # damaged: as good as not there
                 return None
             total.from_cache += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from dovetile import environment
@@ -66,6 +67,12 @@ def step(ran: Step, name: str, seconds: float) -> None:
         f"{name:24s} {seconds * 1e3:9.3f} ms {ran.operations / seconds / 1e9:8.1f} GFLOP/s "
         f"{ran.nbytes / seconds / 1e9:7.1f} GB/s  {ran.label} x{ran.parts}"
     )
+
+
+@lru_cache(maxsize=2048)
+def figures(kernel: UOp) -> tuple[str, int, int]:
+    """(label, operations, bytes) of a canonical kernel, remembered as it mostly runs often."""
+    return label(kernel), *cost(kernel)
 
 
 def label(kernel: UOp) -> str:

@@ -9,13 +9,13 @@ from dovetile import dtypes
 from dovetile.errors import GraphError
 from dovetile.ir.ops import AxisKind, Op
 from dovetile.ir.rewrite import substitute_ranges
-from dovetile.ir.uop import UOp, toposort
+from dovetile.ir.uop import UOp, nodes_of, toposort
+from dovetile.optimize.opts import rewrite_listed
 from dovetile.plugins.specs import Capabilities
 from dovetile.schedule.dependencies import Dependencies, Kernel
 from dovetile.schedule.place import Placement
-from dovetile.schedule.ranges import RangeBuilder, conjunction
+from dovetile.schedule.ranges import IndexMemo, RangeBuilder, conjunction
 
-_ZERO = UOp.const(0)
 FAULT_SLOT = -1
 # A reduction of fewer elements is computed inside its kernel even if that leaves few parallel rows.
 _SMALL = 32768
@@ -33,6 +33,7 @@ class KernelMaker:
         self.capabilities = capabilities
         self.default_device = device
         self.buffers: dict[UOp, UOp] = {}
+        self.memo = IndexMemo()
         self.kernels: list[Kernel] = []
 
     def run(self) -> list[Kernel]:
@@ -78,10 +79,9 @@ class KernelMaker:
         self.kernels.append(kernel)
         more = []
         for padded, buffer in builder.padded.items():
-            if padded not in self.buffers:
-                self.buffers[padded] = buffer
-                self.placement.held[padded] = None
-                more.append(padded)
+            self.buffers[padded] = buffer
+            self.placement.held[padded] = None
+            more.append(padded)
         for node in more:
             nested = self._attempt(node)
             if nested:
@@ -111,17 +111,13 @@ class KernelMaker:
         inline = frozenset(kernel.roots) | self._states(kernel.roots)
         contraction = [r for r in kernel.roots if self._contracts(r)]
         kernel.contraction = bool(contraction)
-        builder = RangeBuilder(self.buffers, inline, pad_operands=kernel.contraction)
-        for node, buffer in self.buffers.items():
-            if node.op is Op.PAD:
-                builder.padded[node] = buffer
-                builder.padded_shape[buffer] = node.shape
+        builder = RangeBuilder(self.buffers, inline, kernel.contraction, self.memo)
         axes = []
         sequential = self._sequential_axes(kernel.roots[0])
         kernel.sequential = sequential > 0
         for i, n in enumerate(kernel.shape):
             kind = AxisKind.REDUCE if i < sequential else AxisKind.LOOP
-            axes.append(UOp.range(n, kind) if n != 1 else _ZERO)
+            axes.append(builder.loop(n, kind))
         indices = tuple(axes)
         effects = []
         for root in kernel.roots:
@@ -151,15 +147,15 @@ class KernelMaker:
             code = UOp.const(fault_code(check.text), fault.dtype)
             effects.append(fault.index(0).store(code, failed).end(*loops.values()))
         kernel.reads, kernel.checks = builder.reads, builder.checks
-        loops = self._loop_order([r for r in axes if r.op is Op.RANGE], effects)
+        loops = [r for r in axes if r.op is Op.RANGE]
         body = UOp.group(*effects)
-        kernel.ast = UOp.sink(_ordered_reductions(body).end(*loops))
+        if builder.reduced:
+            loops = self._loop_order(loops, effects)
+            body = _ordered_reductions(body)
+        kernel.ast = UOp.sink(body.end(*loops))
+        reductions = [n for n in nodes_of(kernel.ast) if n.op is Op.REDUCE]
         kernel.reductions = tuple(
-            sorted(
-                tuple(r.src[0].arg for r in n.src[1:])
-                for n in toposort(kernel.ast)
-                if n.op is Op.REDUCE
-            )
+            sorted(tuple(r.src[0].arg for r in n.src[1:]) for n in reductions)
         )
         return builder
 
@@ -219,7 +215,7 @@ class KernelMaker:
         assert kernel.ast is not None
         end = kernel.ast.src[0]
         outer = set(end.src[1:]) if end.op is Op.END else set()
-        inside = [n for n in toposort(kernel.ast) if n.op is Op.REDUCE and n in builder.reduced]
+        inside = [n for n in nodes_of(kernel.ast) if n.op is Op.REDUCE and n in builder.reduced]
         own = {kernel.roots[0]}
         evicted: list[UOp] = []
         chain: list[frozenset[UOp]] = []
@@ -256,14 +252,14 @@ class KernelMaker:
         """Whether a store reads its own buffer at other places than it writes."""
         assert kernel.ast is not None
         written: dict[UOp, set[UOp]] = {}
-        for node in toposort(kernel.ast):
+        for node in nodes_of(kernel.ast):
             if node.op is Op.STORE:
                 written.setdefault(node.src[0].src[0], set()).add(node.src[0])
         return any(
             node.op is Op.LOAD
             and node.src[0].src[0] in written
             and {node.src[0]} != written[node.src[0].src[0]]
-            for node in toposort(kernel.ast)
+            for node in nodes_of(kernel.ast)
         )
 
     # -- several outputs in one kernel -------------------------------------------------------------
@@ -317,8 +313,8 @@ class KernelMaker:
             return False
         if any(w in joined.reads for w, root in a.writes.items() if root.op is not Op.STORE):
             return False
-        work = sum(len(toposort(k.ast)) for k in (a, b) if k.ast is not None)
-        if len(toposort(joined.ast)) > work:  # something is now computed at several indices
+        work = sum(len(nodes_of(k.ast)) for k in (a, b) if k.ast is not None)
+        if len(nodes_of(joined.ast)) > work:  # something is now computed at several indices
             return False
         a.roots, a.ast, a.reads, a.writes = joined.roots, joined.ast, joined.reads, joined.writes
         a.reductions = joined.reductions
@@ -341,8 +337,6 @@ def _extent(r: UOp) -> int:
 
 def _ordered_reductions(body: UOp) -> UOp:
     """In every reduction the ranges that reductions inside it depend on come first."""
-    from dovetile.optimize.opts import rewrite_listed
-
     changes = {}
     for node in toposort(body):
         if node.op is Op.REDUCE and len(node.src) > 2:

@@ -7,10 +7,12 @@ equal kernels are equal nodes, in this process and in any other.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from dovetile.ir.ops import AddressSpace, Op
 from dovetile.ir.rewrite import rewrite
 from dovetile.ir.symbolic import linear_form, simplify_index
-from dovetile.ir.uop import UOp, toposort
+from dovetile.ir.uop import UOp, nodes_of
 from dovetile.optimize.opts import replace_axes
 
 # Shorter inner axes than this are left alone: a vector covers several of their blocks.
@@ -19,10 +21,22 @@ _LEAST_FACTOR = 16
 
 def canonical(kernel: UOp) -> tuple[UOp, tuple[UOp, ...]]:
     """(the canonical kernel, the BUFFERs that its slots stand for)."""
+    kernel, buffers = number(kernel)
+    found, slots = _canonical(kernel)
+    return found, tuple([buffers[slot] for slot in slots])
+
+
+@lru_cache(maxsize=2048)
+def _canonical(kernel: UOp) -> tuple[UOp, tuple[int, ...]]:
+    """(the canonical form of a numbered kernel, which of its slots the slots of that stand for).
+
+    Remembered: the layers of a network, and its parameters' updates, are mostly the same kernels.
+    """
     kernel = rewrite(kernel, simplify_index)
     kernel = split_axes(kernel)
     kernel = merge_axes(kernel)
-    return number(kernel)
+    kernel, buffers = number(kernel)
+    return kernel, tuple([buffer.arg.slot for buffer in buffers])
 
 
 def split_axes(kernel: UOp) -> UOp:
@@ -40,7 +54,7 @@ def split_axes(kernel: UOp) -> UOp:
 
 
 def _divided(kernel: UOp) -> tuple[UOp, int] | None:
-    for node in toposort(kernel):
+    for node in nodes_of(kernel):
         if node.op not in (Op.FLOORDIV, Op.FLOORMOD) or not node.src[1].is_const:
             continue
         terms, _ = linear_form(node.src[0])
@@ -81,13 +95,13 @@ def merge_axes(kernel: UOp) -> UOp:
 
 
 def _lists(kernel: UOp) -> list[tuple[UOp, ...]]:
-    return [n.src[1:] for n in toposort(kernel) if n.op in (Op.END, Op.REDUCE) and len(n.src) > 2]
+    return [n.src[1:] for n in nodes_of(kernel) if n.op in (Op.END, Op.REDUCE) and len(n.src) > 2]
 
 
 def _uses(kernel: UOp) -> list[dict[UOp, int]]:
     """Linear terms of everything that consumes index arithmetic."""
     forms = []
-    for node in toposort(kernel):
+    for node in nodes_of(kernel):
         for position, s in enumerate(node.src):
             if s.dtype.kind != "i" or s.dtype.name != "index" or not s.ranges:
                 continue
@@ -114,18 +128,18 @@ def _mergeable(outer: UOp, inner: UOp, forms: list[dict[UOp, int]], kernel: UOp)
     # A reduction that depends on one of the two only would be computed too often.
     return all(
         len(pair & n.ranges) != 1
-        for n in toposort(kernel)
+        for n in nodes_of(kernel)
         if n.op in (Op.REDUCE, Op.STORE, Op.LOAD)
     )
 
 
 def _lists_of_any(kernel: UOp) -> list[tuple[UOp, ...]]:
-    return [n.src[1:] for n in toposort(kernel) if n.op in (Op.END, Op.REDUCE)]
+    return [n.src[1:] for n in nodes_of(kernel) if n.op in (Op.END, Op.REDUCE)]
 
 
 def number(kernel: UOp) -> tuple[UOp, tuple[UOp, ...]]:
     """Loops and buffers numbered by appearance; buffers lose their device."""
-    nodes = toposort(kernel)
+    nodes = nodes_of(kernel)
     order = list(kernel.src[0].src[1:]) if kernel.src[0].op is Op.END else []
     order += [r for n in nodes if n.op in (Op.REDUCE, Op.END) for r in n.src[1:]]
     ranges = {r: UOp.range(r.src[0], r.arg.kind, i) for i, r in enumerate(dict.fromkeys(order))}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
+import sys
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
@@ -18,6 +20,7 @@ from dovetile.ir.uop import UOp, toposort
 from dovetile.lower import lower
 from dovetile.optimize import optimize
 from dovetile.plugins.passes import run_passes
+from dovetile.profiling import stage
 from dovetile.runtime import Device, Program
 from dovetile.runtime.compile import binary_keys, compile_programs
 from dovetile.schedule import debug
@@ -31,22 +34,29 @@ from dovetile.schedule.place import is_memory, place
 from dovetile.schedule.plan import Memory, Plan, Reference, Step
 from dovetile.schedule.simplify import simplify_tensors
 
+# More threads than this find no more sources to compile.
+_MOST_COMPILERS = 8
+_SWITCH_SECONDS = 0.0005
+
 
 def make_plan(sink: UOp, devices: Mapping[str, Device], default: str) -> tuple[Plan, list[Program]]:
     """The plan of a graph whose BUFFERs are slots, and its programs, compiled."""
-    with _uncollected():
+    with _tuned_interpreter():
         return _make_plan(sink, devices, default)
 
 
 @contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
+def _tuned_interpreter() -> Iterator[None]:
     """Pauses the cyclic garbage collector: graphs have no cycles, but so many nodes that looking
-    for some takes a third of the time."""
-    enabled = gc.isenabled()
+    for some takes a third of the time. And lets threads that compile have the interpreter sooner:
+    they need it for a moment now and then, and would wait 5 ms each time."""
+    enabled, interval = gc.isenabled(), sys.getswitchinterval()
     gc.disable()
+    sys.setswitchinterval(min(interval, _SWITCH_SECONDS))
     try:
         yield
     finally:
+        sys.setswitchinterval(interval)
         if enabled:
             gc.enable()
 
@@ -67,17 +77,18 @@ def _make_plan(
                 Step(kernel.device, None, (memory.of(written), memory.of(read)), label="copy")
             )
             continue
-        ast, buffers = canonical(kernel.ast)
+        with stage("canonical"):
+            ast, buffers = canonical(kernel.ast)
         check(ast, "loop", "canonical")
         number, parts = code.number_of(kernel.device, ast)
         references = tuple(memory.of(b) for b in buffers)
-        plan.steps.append(
-            Step(kernel.device, number, references, parts, debug.label(ast), *debug.cost(ast))
-        )
+        plan.steps.append(Step(kernel.device, number, references, parts, *debug.figures(ast)))
         for c in kernel.checks:
             plan.faults[fault_code(c.text)] = c.text
-    memory.place()
-    programs = code.programs()
+    with stage("memory"):
+        memory.place()
+    with stage("wait for compilers"):
+        programs = code.programs()
     plan.programs = code.names()
     debug.plan(plan, time.perf_counter() - started)
     return plan, programs
@@ -88,14 +99,18 @@ def schedule(
 ) -> tuple[list[Kernel], KernelMaker, UOp]:
     """(the kernels in order, the maker that knows their buffers, the simplified graph)."""
     capabilities = {name: d.capabilities for name, d in devices.items()}
-    simplified = run_passes("tensor", simplify_tensors(sink), capabilities[default])
-    sink = _own_results(sink, simplified)
+    with stage("simplify"):
+        simplified = run_passes("tensor", simplify_tensors(sink), capabilities[default])
+        sink = _own_results(sink, simplified)
     check(sink, "tensor", "schedule.simplify")
     # Each round settles the readers of one state of one buffer, so they are soon all settled.
     for _ in range(1 + sum(n.op in (Op.BUFFER, Op.AFTER) for n in toposort(sink))):
-        maker = KernelMaker(place(sink, capabilities[default]), capabilities, default)
+        with stage("place"):
+            placement = place(sink, capabilities[default])
+        maker = KernelMaker(placement, capabilities, default)
         try:
-            return maker.run(), maker, sink
+            with stage("kernels"):
+                return maker.run(), maker, sink
         except NeedsCopy as conflict:
             sink = _copy_state(sink, conflict.state)
     raise GraphError("[schedule] copies of what is overwritten do not untangle its readers")
@@ -151,27 +166,34 @@ class _Code:
         self.devices = devices
         self.numbers: dict[tuple[str, UOp], int] = {}
         self.kernels: list[tuple[str, str, str, int]] = []  # device, name, source, parts
-        self.pending: list[Future[list[Program]]] = []
-        self.pool = ThreadPoolExecutor(2, thread_name_prefix="compile")
+        self.pending: list[Future[Program]] = []
+        # One core is for this thread, which makes the sources.
+        workers = max(1, min((os.cpu_count() or 2) - 1, _MOST_COMPILERS))
+        self.pool = ThreadPoolExecutor(workers, thread_name_prefix="compile")
 
     def number_of(self, device: str, ast: UOp) -> tuple[int, int]:
         """(number of the kernel among those of the plan, its parts)."""
         if (device, ast) not in self.numbers:
-            self.numbers[device, ast] = len(self.kernels)
+            number = self.numbers[device, ast] = len(self.kernels)
             name, source, parts = _source_of(self.devices[device], ast)
             self.kernels.append((device, name, source, parts))
-            self.pending.append(
-                self.pool.submit(compile_programs, self.devices[device], [(name, source)])
-            )
+            self.pending.append(self.pool.submit(self.compile, number))
         number = self.numbers[device, ast]
         return number, self.kernels[number][3]
 
     def programs(self) -> list[Program]:
         """All programs, once they are compiled. Raises CompileError."""
         try:
-            return [p.result()[0] for p in self.pending]
+            # From the end, while the pool goes on from the front: this thread is free now.
+            mine = {n: self.compile(n) for n, p in _last_first(self.pending) if p.cancel()}
+            return [mine[n] if n in mine else p.result() for n, p in enumerate(self.pending)]
         finally:
             self.pool.shutdown(wait=False, cancel_futures=True)
+
+    def compile(self, number: int) -> Program:
+        """The program of a kernel, from the cache or the compiler."""
+        device, name, source, _ = self.kernels[number]
+        return compile_programs(self.devices[device], [(name, source)])[0]
 
     def names(self) -> list[tuple[str, str, str]]:
         """(device, name, key of the compiled code) of each."""
@@ -179,6 +201,10 @@ class _Code:
             (d, name, binary_keys(self.devices[d].compiler, [source])[0])
             for d, name, source, _ in self.kernels
         ]
+
+
+def _last_first(pending: list[Future[Program]]) -> Iterator[tuple[int, Future[Program]]]:
+    return zip(reversed(range(len(pending))), reversed(pending))
 
 
 # Sources of kernels made before: other graphs of this process have many kernels in common.
@@ -192,11 +218,14 @@ def _source_of(device: Device, ast: UOp) -> tuple[str, str, int]:
     found = _sources.get(key)
     if found is None:
         name = f"kernel_{digest(ast)[:16]}"
-        scheduled = run_passes("schedule", ast, device.capabilities)
-        optimized = optimize(scheduled, device.capabilities, name, device)
-        optimized = run_passes("optimize", optimized, device.capabilities)
-        linear = lower(optimized, device.capabilities, name)
-        source = device.renderer.render(linear)
+        with stage("optimize"):
+            scheduled = run_passes("schedule", ast, device.capabilities)
+            optimized = optimize(scheduled, device.capabilities, name, device)
+            optimized = run_passes("optimize", optimized, device.capabilities)
+        with stage("lower"):
+            linear = lower(optimized, device.capabilities, name)
+        with stage("render"):
+            source = device.renderer.render(linear)
         debug.source(name, optimized, source)
         found = _sources[key] = (name, source, linear.parts)
         while len(_sources) > _MOST_SOURCES:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 _ALIGNMENT = 64
 
 
@@ -21,24 +23,25 @@ class Life:
 
 
 def plan(lives: Sequence[Life]) -> tuple[list[int], int]:
-    """(byte offset of each value, size of the arena). Values alive at one time do not overlap."""
-    offsets = [0] * len(lives)
-    placed: list[int] = []
-    total = 0
-    for i in sorted(range(len(lives)), key=lambda i: (-lives[i].nbytes, lives[i].first)):
-        life = lives[i]
-        size = -(-life.nbytes // _ALIGNMENT) * _ALIGNMENT
-        offset = 0
-        neighbours = sorted(
-            (offsets[j], offsets[j] + lives[j].nbytes)
-            for j in placed
-            if lives[j].first <= life.last and life.first <= lives[j].last
-        )
-        for start, stop in neighbours:
-            if start - offset >= size:
-                break
-            offset = max(offset, -(-stop // _ALIGNMENT) * _ALIGNMENT)
-        offsets[i] = offset
-        placed.append(i)
-        total = max(total, offset + size)
-    return offsets, total
+    """(byte offset of each value, size of the arena). Values alive at one time do not overlap.
+
+    The largest first, each in the lowest hole that is free for all of its life. Every value is held
+    against all before it, by NumPy: a nanosecond for each pair.
+    """
+    order = sorted(range(len(lives)), key=lambda i: (-lives[i].nbytes, lives[i].first))
+    first = np.array([lives[i].first for i in order], np.int64)
+    last = np.array([lives[i].last for i in order], np.int64)
+    size = np.array([lives[i].nbytes for i in order], np.int64)
+    size += -size % _ALIGNMENT
+    start, stop = np.zeros_like(size), np.zeros_like(size)
+    for n in range(len(order)):
+        at_one_time = (first[:n] <= last[n]) & (first[n] <= last[:n])
+        starts, stops = start[:n][at_one_time], stop[:n][at_one_time]
+        upwards = starts.argsort()
+        # Free is what lies between the end of all below and the start of the next.
+        ends = np.concatenate(([0], np.maximum.accumulate(stops[upwards])))
+        holes = (starts[upwards] - ends[:-1] >= size[n]).nonzero()[0]
+        start[n] = ends[holes[0] if len(holes) else -1]
+        stop[n] = start[n] + size[n]
+    offsets = dict(zip(order, start.tolist()))
+    return [offsets[i] for i in range(len(lives))], int(stop.max(initial=0))

@@ -6,8 +6,9 @@ arithmetic on indices and vanish; a REDUCE opens new ranges; reading held memory
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from dovetile.errors import GraphError
@@ -33,6 +34,23 @@ class Check:
 
 
 @dataclass
+class IndexMemo:
+    """Index arithmetic done before. All kernels of a schedule share it: their loops are numbered
+    alike, so that layers of equal shapes ask for the very same nodes."""
+
+    simplified: dict[UOp, UOp] = field(default_factory=dict)
+    flat: dict[tuple[tuple[int, ...], Indices], UOp] = field(default_factory=dict)
+    reshaped: dict[tuple[tuple[int, ...], tuple[int, ...], Indices], Indices] = field(
+        default_factory=dict
+    )
+
+
+# Loops are numbered from here in every kernel, away from those of canonical kernels (from 0) and
+# from those that are unique in the process.
+_FIRST_LOOP = 1 << 31
+
+
+@dataclass
 class RangeBuilder:
     """Builds the values of one kernel.
 
@@ -44,12 +62,13 @@ class RangeBuilder:
     held: Mapping[UOp, UOp]
     inline: frozenset[UOp] = frozenset()
     pad_operands: bool = False
+    memo: IndexMemo = field(default_factory=IndexMemo)
     reads: dict[UOp, set[UOp | None]] = field(default_factory=dict)
     checks: list[Check] = field(default_factory=list)
     padded: dict[UOp, UOp] = field(default_factory=dict)
     reduced: dict[UOp, UOp] = field(default_factory=dict)
+    _loops: Iterator[int] = field(default_factory=lambda: itertools.count(_FIRST_LOOP))
     _memo: dict[tuple, UOp] = field(default_factory=dict)
-    _simplified: dict[UOp, UOp] = field(default_factory=dict)
     _reduce_ranges: dict[tuple, tuple[UOp, ...]] = field(default_factory=dict)
     _zero_outside: dict[UOp, Gate] = field(default_factory=dict)
 
@@ -102,7 +121,11 @@ class RangeBuilder:
     def simplify(self, index: UOp) -> UOp:
         if index.op in (Op.RANGE, Op.CONST):
             return index
-        return rewrite(index, simplify_index, None, self._simplified)
+        return rewrite(index, simplify_index, None, self.memo.simplified)
+
+    def loop(self, size: int, kind: AxisKind) -> UOp:
+        """A new loop of this kernel, as an index: 0 where there is but one iteration."""
+        return UOp.range(size, kind, next(self._loops)) if size != 1 else _ZERO
 
     # -- one step per kind of node -----------------------------------------------------------------
 
@@ -157,16 +180,14 @@ class RangeBuilder:
         """Loops for reduced axes; reductions of one shape under the same indices share them."""
         key = (outer, sizes)
         if key not in self._reduce_ranges:
-            self._reduce_ranges[key] = tuple(
-                UOp.range(n, AxisKind.REDUCE) if n != 1 else _ZERO for n in sizes
-            )
+            self._reduce_ranges[key] = tuple([self.loop(n, AxisKind.REDUCE) for n in sizes])
         return self._reduce_ranges[key]
 
     def _moved(self, node: UOp, indices: Indices) -> Indices:
         """The indices into the source of a movement op (all but PAD)."""
         op, arg, source = node.op, node.arg, node.src[0]
         if op is Op.RESHAPE:
-            return tuple(self._reshaped(arg, source.shape, indices))
+            return self._reshaped(arg, source.shape, indices)
         if op is Op.PERMUTE:
             moved: list[UOp] = [_ZERO] * len(arg)
             for position, axis in enumerate(arg):
@@ -186,14 +207,25 @@ class RangeBuilder:
         raise GraphError(f"[{op.name}] is not a movement operation")
 
     def _flat(self, shape: tuple[int, ...], indices: Indices) -> UOp:
-        flat, stride = _ZERO, 1
-        for i, n in zip(reversed(indices), reversed(shape)):
-            flat = i * stride + flat if stride != 1 else i + flat
-            stride *= n
-        return self.simplify(flat)
+        found = self.memo.flat.get((shape, indices))
+        if found is None:
+            flat, stride = _ZERO, 1
+            for i, n in zip(reversed(indices), reversed(shape)):
+                flat = i * stride + flat if stride != 1 else i + flat
+                stride *= n
+            found = self.memo.flat[shape, indices] = self.simplify(flat)
+        return found
 
-    def _reshaped(self, new: tuple[int, ...], old: tuple[int, ...], indices: Indices) -> list[UOp]:
-        """Indices into `old` of an element of `new`; groups of axes of equal extent go together."""
+    def _reshaped(self, new: tuple[int, ...], old: tuple[int, ...], indices: Indices) -> Indices:
+        """Indices into `old` of an element of `new`."""
+        key = (new, old, indices)
+        found = self.memo.reshaped.get(key)
+        if found is None:
+            found = self.memo.reshaped[key] = tuple(self._regrouped(*key))
+        return found
+
+    def _regrouped(self, new: tuple[int, ...], old: tuple[int, ...], indices: Indices) -> list[UOp]:
+        """What `_reshaped` says; groups of axes of equal extent go together."""
         result: list[UOp] = []
         i = j = 0
         while i < len(new) or j < len(old):
@@ -277,10 +309,10 @@ class RangeBuilder:
         outside = [self._inside(i, n) for i, n in zip(indices, node.shape)]
         needed: Gate = frozenset().union(*outside)
         if self.pad_operands and needed and needed <= gate and len(node.shape) > 1:
-            copy, moved = self._padded_copy(node, indices, outside)
-            if copy is not None:
-                self.reads.setdefault(copy, set()).add(None)
-                load = copy.index(self._flat(self.padded_shape[copy], moved)).load()
+            address = self._in_padded_copy(node, indices, outside)
+            if address is not None:
+                self.reads.setdefault(address.src[0], set()).add(None)
+                load = address.load()
                 self._zero_outside[load] = needed
                 return load
         self.reads.setdefault(buffer, set()).add(state)
@@ -296,11 +328,8 @@ class RangeBuilder:
         self._zero_outside[load] = clauses
         return load
 
-    padded_shape: dict[UOp, tuple[int, ...]] = field(default_factory=dict)
-
-    def _padded_copy(
-        self, node: UOp, indices: Indices, outside: list[set[UOp]]
-    ) -> tuple[UOp | None, Indices]:
+    def _in_padded_copy(self, node: UOp, indices: Indices, outside: list[set[UOp]]) -> UOp | None:
+        """The address in a zero-padded copy, which then is in `padded`; None for one too large."""
         amounts, moved = [], []
         for i, n, clauses in zip(indices, node.shape, outside):
             low, high = i.bounds if clauses else (0, n - 1)
@@ -309,11 +338,13 @@ class RangeBuilder:
             moved.append(i + before if before else i)
         padded = node.pad(tuple(amounts))
         if padded.size > 4 * node.size + 4096:
-            return None, indices
-        if padded not in self.padded:
-            self.padded[padded] = UOp.buffer(padded.size, node.dtype, node.device)
-            self.padded_shape[self.padded[padded]] = padded.shape
-        return self.padded[padded], tuple(self.simplify(i) for i in moved)
+            return None
+        copy = self.held.get(padded)
+        if copy is None:
+            copy = self.padded.get(padded)
+        if copy is None:
+            copy = self.padded[padded] = UOp.buffer(padded.size, node.dtype, node.device)
+        return copy.index(self._flat(padded.shape, tuple([self.simplify(i) for i in moved])))
 
     def _note_zero(self, result: UOp) -> None:
         """Where sources are zero outside of a gate, many operations keep it so."""

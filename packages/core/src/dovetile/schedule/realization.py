@@ -18,6 +18,7 @@ from dovetile.ir.spec import check
 from dovetile.ir.uop import UOp, toposort
 from dovetile.plugins import default_device_name
 from dovetile.plugins.passes import passes_key
+from dovetile.profiling import stage
 from dovetile.runtime import Buffer, get_device
 from dovetile.schedule.keys import code_fingerprint, digest
 from dovetile.schedule.make import make_plan
@@ -129,7 +130,8 @@ def realize(values: Sequence[UOp]) -> None:
 def run(roots: list[UOp]) -> None:
     global _runs
     _runs += 1
-    key, slots, nodes = _read(roots)
+    with stage("read"):
+        key, slots, nodes = _read(roots)
     written = _written(nodes)
     if written:
         record = recording.get()
@@ -141,13 +143,16 @@ def run(roots: list[UOp]) -> None:
         if extra:
             roots = roots + extra
             key, slots, nodes = _read(roots)
-    plan = _plans.get(key)
-    if plan is None:
-        plan = _make(normalize(roots, nodes)[0])
-        if len(_plans) >= _MOST_PLANS:
-            _plans.clear()
-        _plans[key] = plan
-    results = plan.run([_memory[b] for b in slots])
+    with stage("find plan"):
+        plan = _plans.get(key)
+        if plan is None:
+            plan = _make(normalize(roots, nodes)[0])
+            if len(_plans) >= _MOST_PLANS:
+                _plans.clear()
+            _plans[key] = plan
+    memory = [_memory[b] for b in slots]
+    with stage("launch"):
+        results = plan.run(memory)
     for root, number in zip(roots, plan.plan.outputs):
         if number is None:
             _realized[root] = _final(root)
@@ -164,10 +169,10 @@ def run(roots: list[UOp]) -> None:
 
 
 def _final(node: UOp) -> UOp:
-    """The memory of a chain of AFTER and movement, with everything it waited for done."""
+    """A chain of AFTER and RESHAPE with everything it waited for done."""
     chain = []
-    while node not in _realized and node.op not in (Op.BUFFER,) and node.src:
-        if node.op is not Op.AFTER:
+    while node not in _realized and node.op in (Op.AFTER, Op.RESHAPE):
+        if node.op is Op.RESHAPE:
             chain.append(node)
         node = node.src[0]
     node = _realized.get(node, node)
@@ -243,8 +248,7 @@ def normalize(roots: Sequence[UOp], nodes: Iterable[UOp]) -> tuple[UOp, tuple[UO
         elif node.op is Op.AFTER and len(node.src) == 1:
             done[node] = done[node.src[0]]  # it only tells gradients to stop
         else:
-            src = tuple([done[s] for s in node.src])
-            done[node] = node if src == node.src else UOp(node.op, node.dtype, src, node.arg)
+            done[node] = node.with_sources(tuple([done[s] for s in node.src]))
     return UOp.sink(*(done[r] for r in roots)), tuple(slots)
 
 
@@ -301,7 +305,7 @@ def _make(sink: UOp) -> LoadedPlan:
             name,
             d.capabilities,
             d.compiler.fingerprint(),
-            d.renderer.language,
+            d.compiler.language,
             passes_key(d.capabilities),
         )
         for name, d in devices.items()

@@ -9,6 +9,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dovetile import profiling
 from dovetile.runtime import Buffer, Device, Program
 from dovetile.runtime.compile import load_programs
 from dovetile.runtime.counting import Counters, total
@@ -18,6 +19,7 @@ from dovetile.schedule.plan import Plan, Step
 
 if TYPE_CHECKING:
     from dovetile.capture.recording import Recording
+    from dovetile.profiling import Profile
 
 recording: ContextVar[Recording | None] = ContextVar("recording", default=None)
 """Notes what is run, for a captured function. It holds for one thread."""
@@ -58,8 +60,9 @@ class LoadedPlan:
         total.add(self.work)
         if (record := recording.get()) is not None:
             record.add_plan(self, memory)
-        if debug.level() >= 2:
-            self._run_timed(memory)
+        profile = profiling.current()
+        if profile is not None or debug.level() >= 2:
+            self._run_timed(memory, profile)
             return results
         for step in self.plan.steps:
             self.queue(step, memory)
@@ -67,7 +70,7 @@ class LoadedPlan:
             device.queue.submit()
         return results
 
-    def _run_timed(self, memory: Mapping[str, Sequence[Buffer]]) -> None:
+    def _run_timed(self, memory: Mapping[str, Sequence[Buffer]], profile: Profile | None) -> None:
         """Runs step by step, each awaited and reported."""
         for step in self.plan.steps:
             device = self.devices[step.device]
@@ -75,8 +78,13 @@ class LoadedPlan:
             start = time.perf_counter()
             self.queue(step, memory)
             device.wait()
+            seconds = time.perf_counter() - start
             name = "copy" if step.program is None else self.plan.programs[step.program][1]
-            debug.step(step, name, time.perf_counter() - start)
+            if debug.level() >= 2:
+                debug.step(step, name, seconds)
+            if profile is not None:
+                profile.plan_kernel(name, step.label, step.operations, step.nbytes)
+                profile.add_launch(name, seconds)
 
     def allocate(
         self, inputs: Sequence[Buffer]

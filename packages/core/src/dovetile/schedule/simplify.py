@@ -129,8 +129,7 @@ def _split_long_sums(sink: UOp) -> UOp:
     # In one pass over the graph, and not as a rule: the parts are sums again.
     done: dict[UOp, UOp] = {}
     for node in toposort(sink):
-        src = tuple(done[s] for s in node.src)
-        changed = node if src == node.src else node.replace(src=src)
+        changed = node.with_sources(tuple([done[s] for s in node.src]))
         split = _long_sum(changed) if node.op is Op.REDUCE else None
         done[node] = changed if split is None else split
     return done[sink]

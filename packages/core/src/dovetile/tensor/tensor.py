@@ -10,6 +10,7 @@ from dovetile.dtypes import DType, Scalar
 from dovetile.errors import ArgumentError, DTypeError, GradientError, ShapeError
 from dovetile.ir.ops import Op
 from dovetile.ir.uop import UOp
+from dovetile.profiling import stage
 from dovetile.tensor import placement
 from dovetile.tensor.attention import Attention
 from dovetile.tensor.base import TensorBase, detached
@@ -227,7 +228,9 @@ class Tensor(Attention):
         from dovetile.gradient import leaf_gradients
 
         seed = self._seed("backward", gradient)
-        for leaf, node in leaf_gradients(self.uop, seed):
+        with stage("gradient"):
+            gradients = leaf_gradients(self.uop, seed)
+        for leaf, node in gradients:
             found = self._new(node)
             leaf.grad = found if leaf.grad is None else leaf.grad + found
 
