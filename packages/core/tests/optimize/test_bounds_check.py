@@ -73,6 +73,16 @@ def test_bounds_hold_and_are_tight_for_short_blocks(n: int, size: int, a: int, b
     assert whole == (0, n - 1)
 
 
+@given(st.integers(2, 60), st.data())
+def test_blocks_of_short_blocks_are_proved(n: int, data: st.DataObject):
+    case = kernels.elementwise(n)
+    first = data.draw(st.integers(1, n))
+    opts = [Split(0, first, "short"), Split(0, data.draw(st.integers(1, first)), "short")]
+    kernel = apply_opts(case.kernel, opts)
+    assert prove(kernel) is None
+    case.compare(case.results(kernel))
+
+
 def test_kernels_of_the_scheduler_are_proved():
     for case in (kernels.padded(9, 2, 3), kernels.convolution(1, 2, 2, 5, 3)):
         assert prove(case.kernel) is None, case.name

@@ -58,12 +58,15 @@ def index_bounds(index: UOp) -> tuple[int, int]:
 def _greatest(terms: Terms, constant: int) -> int:
     """The greatest value of a sum, or a bound above it."""
     for term, factor in terms.items():
-        if term.op is not Op.RANGE or term.src[0].is_const or factor < 0:
-            continue
         # r < min(a, b) gives two bounds, r <= a - 1 and r <= b - 1; either may be the one that
-        # fits the other terms.
+        # fits the other terms. So do both sides of a MIN, which the length of a block of a block is.
+        if factor > 0 and term.op is Op.RANGE and not term.src[0].is_const:
+            limits = [add(linear_form(limit), ({}, -1)) for limit in _minima(term.src[0])]
+        elif factor > 0 and term.op is Op.MIN and term.ranges:
+            limits = [linear_form(side) for side in term.src]
+        else:
+            continue
         rest = {t: c for t, c in terms.items() if t is not term}
-        limits = [add(linear_form(limit), ({}, -1)) for limit in _minima(term.src[0])]
         return min(_greatest(*add((rest, constant), limit, factor)) for limit in limits)
     return constant + sum(
         int(c * (term.maximum if c > 0 else term.minimum)) for term, c in terms.items()
