@@ -57,7 +57,11 @@ def index_bounds(index: UOp) -> tuple[int, int]:
 
 def _greatest(terms: Terms, constant: int) -> int:
     """The greatest value of a sum, or a bound above it."""
-    for term, factor in terms.items():
+    apart = constant + sum(
+        int(c * (term.maximum if c > 0 else term.minimum)) for term, c in terms.items()
+    )
+    # Loops first: what their lengths subtract may be the very MIN that stands beside them.
+    for term, factor in sorted(terms.items(), key=lambda item: item[0].op is not Op.RANGE):
         # r < min(a, b) gives two bounds, r <= a - 1 and r <= b - 1; either may be the one that
         # fits the other terms. So do both sides of a MIN, which the length of a block of a block is.
         if factor > 0 and term.op is Op.RANGE and not term.src[0].is_const:
@@ -67,10 +71,9 @@ def _greatest(terms: Terms, constant: int) -> int:
         else:
             continue
         rest = {t: c for t, c in terms.items() if t is not term}
-        return min(_greatest(*add((rest, constant), limit, factor)) for limit in limits)
-    return constant + sum(
-        int(c * (term.maximum if c > 0 else term.minimum)) for term, c in terms.items()
-    )
+        together = min(_greatest(*add((rest, constant), limit, factor)) for limit in limits)
+        return min(apart, together)
+    return apart
 
 
 def _minima(value: UOp) -> list[UOp]:
