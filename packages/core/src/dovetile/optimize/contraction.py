@@ -18,6 +18,8 @@ from dovetile.optimize.opts import Opt, contracted_product
 from dovetile.plugins.specs import Capabilities
 
 _LEAST_WORK = 16384
+# Cycles to get a cache line from the next cache, while others are on their way.
+_LINE = 0.5
 
 
 def contraction_opts(facts: Analysis, capabilities: Capabilities) -> list[Opt] | None:
@@ -87,8 +89,9 @@ def _priced(
     blocks_v = -(-size(vector) // width)
     blocks_c = -(-size(column) // rows)
     steps = extent(tuple(r for r in product.ranges if r not in (vector, column)))
-    # Two multiply-adds, two loads a cycle; four cycles until a sum can be added to again.
-    per_step = max(rows * vectors / 2, (rows + vectors) / 2, 4.0) + 0.5
+    # Two multiply-adds, somewhat less than two loads a cycle; four cycles until a sum can be added
+    # to again.
+    per_step = max(rows * vectors / 2, (rows + vectors) / 1.7, 4.0) + 0.5
     cycles = steps * blocks_v * blocks_c * per_step
     reuse = blocks_c * extent(tuple(r for r in facts.free if r not in b.ranges and r is not column))
     panel = extent(reduced) * width * b.dtype.itemsize
@@ -103,10 +106,22 @@ def _priced(
     outside = extent(facts.outputs)
     for s in facts.stores:
         cycles += outside * (2 / lanes if s.stride(vector) == 1 else 2.0)
-    # Accesses of the column operand: near each other is slightly better than far apart.
-    far = any((x.stride(column) or 64) > 16 for x in _loads_of(product.src[1 - operand]))
-    cycles *= 1.005 if far else 1.0
+    lines = max((_lines(x, column, reduced[-1], rows, capabilities) for x in
+                 _loads_of(product.src[1 - operand])), default=0.0)  # fmt: skip
+    cycles += steps * blocks_v * blocks_c * lines * _LINE
     return Tile(operand, vector, lanes, vectors, column, rows, packed, cycles)
+
+
+def _lines(
+    load: Access, column: UOp, innermost: UOp, rows: int, capabilities: Capabilities
+) -> float:
+    """Cache lines that a step of the sum is the first to touch, for a column of `rows` elements:
+    of each line, the innermost loop uses as many neighbours as it has."""
+    in_line = max(capabilities.line_bytes // load.node.dtype.itemsize, 1)
+    down, along = load.stride(column), load.stride(innermost)
+    touched = rows if down is None else min(1 + rows * abs(down) / in_line, rows)
+    shared = 1.0 if along is None else max(abs(along) / in_line, 1 / size(innermost))
+    return touched * min(shared, 1.0)
 
 
 def _loads_of(value: UOp) -> list[Access]:

@@ -252,4 +252,15 @@ def stream_opts(facts: Analysis, capabilities: Capabilities) -> list[Opt]:
         a.buffer for a in facts.stores
     ):
         return []
-    return [Stream()]
+    whole = all(_whole_lines(a, capabilities.line_bytes) for a in facts.stores)
+    return [Stream()] if whole else []
+
+
+def _whole_lines(store: Access, line_bytes: int) -> bool:
+    """Whether vectors along the contiguous axis cover lines: parts of lines past the caches are far
+    slower than stores into them."""
+    in_line = max(line_bytes // store.node.src[1].dtype.itemsize, 1)
+    return not store.opaque and all(
+        size(r) % in_line == 0 if stride == 1 else stride % in_line == 0
+        for r, stride in store.strides.items()
+    )

@@ -104,24 +104,31 @@ def _contractions(placement: Placement) -> None:
             if source.op in ELEMENTWISE and _work(source, placement) > _WINDOW_WORK:
                 _hold(source, placement)
     # Users first: an epilogue may itself be the operand that another contraction holds.
+    taken: set[UOp] = set()
     for node in reversed(placement.nodes):
         if node in placement.contractions:
-            last = epilogue(node, placement)
+            last = epilogue(node, placement, taken)
             if last is not None:
                 _hold(last, placement)
 
 
-def epilogue(node: UOp, placement: Placement) -> UOp | None:
+def epilogue(node: UOp, placement: Placement, taken: set[UOp]) -> UOp | None:
     """The last value that follows `node` one to one, element for element, before it is shared.
 
     None where all of it ends in a STORE, which then writes it without a copy of its own.
+
+    taken: what follows other contractions, to which this adds. Where two meet, in a sum say, one
+    goes on and the other is held: the loops of a kernel can suit only one.
     """
     size, last = node.size, node
     while node not in placement.held:
+        taken.add(node)
         users = [u for u in placement.users[node] if u.op is not Op.SINK]
         if len(users) != 1:
             break
         user = users[0]
+        if user in taken:
+            break
         if user.op is Op.STORE and user.src[0] is not node:
             return None
         if user.op in (Op.RESHAPE, Op.PERMUTE, Op.STAGE):
