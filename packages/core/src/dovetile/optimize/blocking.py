@@ -25,7 +25,7 @@ from dovetile.plugins.specs import Capabilities
 # Less work than this is not worth waking another worker.
 _PARALLEL_WORK = 200_000
 # Cycles to copy an element into a panel.
-_COPY = 0.25
+_COPY = 1.5
 # Rows at multiples of a page fall into few places of a cache, and push each other out in long sums.
 _PAGE, _LONG = 4096, 1536
 
