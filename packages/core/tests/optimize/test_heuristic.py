@@ -14,7 +14,7 @@ from dovetile import dtypes
 from dovetile.ir.ops import AxisKind, Op
 from dovetile.ir.uop import UOp, toposort
 from dovetile.optimize.bounds_check import prove
-from dovetile.optimize.heuristic import heuristic
+from dovetile.optimize.heuristic import heuristic, thread_opts
 from dovetile.optimize.opts import Bind, Stage, Stream, apply_opts
 from dovetile.runtime import Device
 
@@ -140,3 +140,34 @@ def test_filling_memory_is_work():
     i = UOp.range(1 << 20, id=0)
     zeros = UOp.sink(target.index(i).store(UOp.const(0.0, dtypes.float32)).end(i))
     assert any(isinstance(o, Bind) and o.kind is AxisKind.THREAD for o in heuristic(zeros, WIDE))
+
+
+def test_parts_of_lines_do_not_stream():
+    for columns, streams in [(64, True), (60, False)]:
+        case = kernels.column_maxima(3, columns)
+        target = replace(WIDE, cache_bytes=(64, 128), streaming_stores=True)
+        assert (Stream() in heuristic(case.kernel, target)) is streams
+
+
+def test_rows_that_share_a_vector_are_summed_together():
+    case = kernels.matmul(64, 256, 1)
+    opts = heuristic(case.kernel, WIDE)
+    kernel = apply_opts(case.kernel, opts)
+    copies = {
+        n.src[0].arg for n in toposort(kernel) if n.op is Op.RANGE and n in kernel.src[0].src
+        and n.arg.kind is AxisKind.UNROLL
+    }  # fmt: skip
+    assert copies == {4}
+    case.compare(case.results(kernel))
+
+
+@pytest.mark.parametrize(("columns", "shared"), [(8, False), (40_000, True)])
+def test_workers_repeat_what_is_small(columns: int, shared: bool):
+    """A sum that all elements need keeps the workers together, unless it is soon done again."""
+    v, w = kernels.tensor(64), kernels.tensor(columns)
+    scale = v.reduce(Op.ADD, 1)
+    value = w * scale.expand((columns,))
+    case = kernels.case("scaled", value, [v, w], lambda v, w: w * v.sum())
+    opts = thread_opts(case.kernel, WIDE)
+    assert bool(opts) is shared
+    case.compare(case.results(apply_opts(case.kernel, opts)))

@@ -73,6 +73,11 @@ CASES: dict[str, tuple[list[UOp], list[UOp], list[UOp]]] = {
         [row_sum],
         [],
     ),
+    "where two products meet, one is held: the other's loops do not suit it": (
+        [matmul(y, x) + exp(product)],
+        [matmul(y, x)],
+        [exp(product), product],
+    ),
     "what is asked for is held": ([x + y, (x + y) * 2], [], []),
     "a stage is held": ([(x + 1).stage() * 2], [(x + 1).stage()], [x + 1]),
 }  # fmt: skip
@@ -119,7 +124,7 @@ def test_epilogue_ends_where_the_value_is_shared() -> None:
     second, third = exp(first), first * 2
     placement = place(UOp.sink(second.permute((1, 0)).reduce(Op.MAX, 1), third), TARGET)
     placement.held.clear()
-    assert epilogue(product, placement) is first
+    assert epilogue(product, placement, set()) is first
 
 
 def test_kernels_of_names_every_kernel_a_value_is_computed_in() -> None:

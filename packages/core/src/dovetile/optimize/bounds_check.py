@@ -63,7 +63,7 @@ def _greatest(terms: Terms, constant: int) -> int:
     # Loops first: what their lengths subtract may be the very MIN that stands beside them.
     for term, factor in sorted(terms.items(), key=lambda item: item[0].op is not Op.RANGE):
         # r < min(a, b) gives two bounds, r <= a - 1 and r <= b - 1; either may be the one that
-        # fits the other terms. So do both sides of a MIN, which the length of a block of a block is.
+        # fits the other terms. So do both sides of a MIN, such as the length of a block of a block.
         if factor > 0 and term.op is Op.RANGE and not term.src[0].is_const:
             limits = [add(linear_form(limit), ({}, -1)) for limit in _minima(term.src[0])]
         elif factor > 0 and term.op is Op.MIN and term.ranges:

@@ -25,6 +25,10 @@ from dovetile.plugins.specs import Capabilities
 # Less work than this is not worth waking another worker.
 _PARALLEL_WORK = 100_000
 _STRIDED = 1.2
+# What all workers do is worth doing by each of them where it is so many times less than the rest.
+_AGAIN = 64
+# Sums that are done at a time where they share what they read.
+_ROWS = 4
 # Operations that copies of a loop's body may have together: code is compiled, and must fit caches.
 _LARGEST_BODY = 128
 
@@ -50,12 +54,17 @@ def loop_opts(facts: Analysis, capabilities: Capabilities) -> list[Opt]:
                     opts.append(Bind(fresh - 1, AxisKind.UNROLL))
                     fresh += 1
             opts.append(Bind(vector.arg.id, AxisKind.VECTOR))
+    row = _shared_rows(facts) if vector is None and reduced else None
+    if row is not None:
+        opts += [Split(row.arg.id, _ROWS), Bind(row.arg.id, AxisKind.UNROLL)]
+        fresh += 1
     for axis in dict.fromkeys(reduced.values()):
         width = min(lanes, power_of_two_up_to(size(axis)))
         if width < 2:
             continue
         chunks = size(axis) // width
         copies = 4 if chunks >= 16 else 2 if chunks >= 4 else 1
+        copies = min(copies, 2) if row is not None else copies
         block = width * copies
         if size(axis) % block:
             opts.append(Tail(axis.arg.id, block))
@@ -74,6 +83,20 @@ def loop_opts(facts: Analysis, capabilities: Capabilities) -> list[Opt]:
             opts.append(GroupReduce(tuple(grouped)))
         opts.append(Bind(axis.arg.id, AxisKind.VECTOR))
     return opts + _lanes_of_fills(facts, lanes)
+
+
+def _shared_rows(facts: Analysis) -> UOp | None:
+    """An output axis whose neighbours' sums read something in common, as the rows of a matrix share
+    the vector that it is multiplied with: several at a time read it once, and keep more of the
+    matrix on its way."""
+    outputs = frozenset(facts.outputs)
+    if not facts.idempotent or any(not outputs <= n.ranges for n in facts.reductions):
+        return None
+    for r in reversed(facts.free):
+        with_r = [r in a.node.ranges for a in facts.loads]
+        if r.src[0].is_const and size(r) >= 4 * _ROWS and any(with_r) and not all(with_r):
+            return r
+    return None
 
 
 def _lanes_of_fills(facts: Analysis, lanes: int) -> list[Opt]:
@@ -101,8 +124,13 @@ def thread_opts(kernel: UOp, capabilities: Capabilities) -> list[Opt]:
     threads = capabilities.threads
     outer = set(output_axes(kernel))
     allowed = [r for r in output_axes(kernel) if r.arg.kind is AxisKind.LOOP]
-    for node in kernel.toposort():
-        if node.op is Op.REDUCE:
+    points = {
+        n: extent(n.ranges | frozenset(n.src[1:])) for n in kernel.toposort() if n.op is Op.REDUCE
+    }
+    most = max(extent(frozenset(outer)), *points.values()) if points else 0
+    for node, count in points.items():
+        # A small reduction may be done again by every worker, a large one not.
+        if count * _AGAIN * threads > most:
             rows = node.ranges & outer
             if rows != frozenset(outer) and not all(
                 r.arg.kind in (AxisKind.UNROLL, AxisKind.VECTOR) for r in outer - rows
