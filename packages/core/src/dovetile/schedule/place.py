@@ -122,13 +122,13 @@ def epilogue(node: UOp, placement: Placement, taken: set[UOp]) -> UOp | None:
     """
     size, last = node.size, node
     while node not in placement.held:
-        taken.add(node)
         users = [u for u in placement.users[node] if u.op is not Op.SINK]
         if len(users) != 1:
             break
         user = users[0]
         if user in taken:
             break
+        taken.add(user)
         if user.op is Op.STORE and user.src[0] is not node:
             return None
         if user.op in (Op.RESHAPE, Op.PERMUTE, Op.STAGE):
