@@ -86,6 +86,7 @@ def _priced(
     contiguous = all(x.stride(vector) == 1 for x in inner if vector in x.node.ranges)
     plain = b.op is Op.LOAD and len(b.src) == 1
     width = lanes * vectors
+    panel = extent(reduced) * width * b.dtype.itemsize
     blocks_v = -(-size(vector) // width)
     blocks_c = -(-size(column) // rows)
     steps = extent(tuple(r for r in product.ranges if r not in (vector, column)))
@@ -94,7 +95,6 @@ def _priced(
     per_step = max(rows * vectors / 2, (rows + vectors) / 1.7, 4.0) + 0.5
     cycles = steps * blocks_v * blocks_c * per_step
     reuse = blocks_c * extent(tuple(r for r in facts.free if r not in b.ranges and r is not column))
-    panel = extent(reduced) * width * b.dtype.itemsize
     packed = (not contiguous or not plain or (reuse >= 6 and panel > 8192)) and (
         panel <= capabilities.local_bytes
     )
@@ -108,6 +108,8 @@ def _priced(
         cycles += outside * (2 / lanes if s.stride(vector) == 1 else 2.0)
     lines = max((_lines(x, column, reduced[-1], rows, capabilities) for x in
                  _loads_of(product.src[1 - operand])), default=0.0)  # fmt: skip
+    if capabilities.cache_bytes and panel > capabilities.cache_bytes[0] // 2:
+        lines += vectors  # those of B come from the next cache too
     cycles += steps * blocks_v * blocks_c * lines * _LINE
     return Tile(operand, vector, lanes, vectors, column, rows, packed, cycles)
 
