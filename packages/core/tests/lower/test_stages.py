@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import loop_kernels as kernels
 import pytest
 
 from dovetile import dtypes
+from dovetile.errors import GraphError
 from dovetile.ir.ops import AddressSpace, AxisKind, Op
 from dovetile.ir.uop import UOp, toposort
+from dovetile.lower import lower
 from dovetile.lower.stages import lower_stages, position
-from dovetile.optimize.opts import Bind, Split, Stage, apply_opts
+from dovetile.optimize.opts import Accumulate, Bind, GroupReduce, Split, Stage, apply_opts
 
 
 def buffers(kernel: UOp, space: AddressSpace) -> list[UOp]:
@@ -99,3 +103,21 @@ def test_positions_are_row_major(sizes: list[int], strides: list[int]):
 
 def test_position_of_nothing_is_zero():
     assert position((), []) is UOp.const(0)
+
+
+def test_more_than_the_target_has_is_refused():
+    case = kernels.matmul(3, 4, 5)
+    staged = Stage(1, (2, 1)).apply(case.kernel)
+    with pytest.raises(GraphError, match="128 bytes in LOCAL memory; small has 64"):
+        lower(staged, replace(kernels.WIDE, architecture="small", local_bytes=64))
+
+
+def test_a_stage_of_a_sum_holds_its_accumulators():
+    """The loop over the parts of the sum stands around the output's loops."""
+    case = kernels.matmul(3, 8, 5)
+    opts = [Split(2, 4), GroupReduce((3,)), Accumulate((0, 1))]
+    lowered, nbytes = lower_stages(apply_opts(case.kernel, opts))
+    assert nbytes == 64  # 3 x 5 float32, in whole cache lines
+    ends = [n for n in toposort(lowered) if n.op is Op.END]
+    assert [[r.src[0].arg for r in n.src[1:]] for n in ends] == [[3, 5], [2, 3, 5], [3, 5]]
+    case.run(opts)

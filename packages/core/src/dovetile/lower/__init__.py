@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dovetile.errors import GraphError
 from dovetile.ir.ops import AxisKind, Op
 from dovetile.ir.rewrite import rewrite
 from dovetile.ir.spec import check
@@ -40,12 +41,20 @@ def bind_parts(sink: UOp) -> UOp:
 
 
 def lower(sink: UOp, capabilities: Capabilities, name: str = "kernel") -> LinearKernel:
-    """The program of an optimised kernel for a target."""
+    """The program of an optimised kernel for a target.
+
+    Raises GraphError where its panels need more LOCAL memory than the target has.
+    """
     from dovetile.lower.decompose import decompositions
     from dovetile.plugins.passes import run_passes
 
     sink = bind_parts(sink)
-    sink, _ = lower_stages(sink, capabilities.vector_bytes)
+    sink, nbytes = lower_stages(sink, capabilities.vector_bytes)
+    if nbytes > capabilities.local_bytes:
+        raise GraphError(
+            f"[lower] {name} holds {nbytes} bytes in LOCAL memory; {capabilities.architecture} has "
+            f"{capabilities.local_bytes}: stage fewer axes"
+        )
     sink = expand(sink)
     sink = lower_reductions(sink)
     sink = rewrite(sink, decompositions(capabilities))

@@ -100,12 +100,14 @@ def schedule(
         panel_bytes = panel_bytes * part // size(longest)
         block_bytes = block_bytes * part // size(longest)
         steps = nest.group(longest.arg.id, part)
+    pack_a = pack_a and 4 * block_bytes <= capabilities.local_bytes // 4
 
     share = None
     if _parallel(facts, capabilities):
+        rows, columns = size(tile.column), size(tile.vector)
         repeated = {  # what every share packs again
-            panel: nest.sizes[block] * block_bytes // 4 * _COPY if pack_a else 0.0,
-            block: nest.sizes[panel] * panel_bytes // 4 * _COPY if tile.packed else 0.0,
+            panel: rows * extent(reduced) * _COPY if pack_a else 0.0,
+            block: columns * extent(reduced) * _COPY if tile.packed else 0.0,
         }
         loops = [*batch, panel, *others, block]
         share = _share(nest, loops, repeated, tile, capabilities.threads)
@@ -118,7 +120,8 @@ def schedule(
         blocks = nest.group(block, max(near // block_bytes, 4))
         most = min(outer // 8, capabilities.local_bytes // 4) // whole_bytes
         if steps is not None:  # the accumulators stay near too
-            most = min(most, near // (nest.sizes[block] * tile.rows * tile.width * 4))
+            tiles = tile.rows * tile.width * product.dtype.itemsize
+            most = min(most, near // (nest.sizes[block] * tiles))
         panels = nest.group(panel, max(most, 1))
     order = [*batch, panels, *others, blocks, panel, block]
     if not grouped:

@@ -96,7 +96,7 @@ def _priced(
     cycles = steps * blocks_v * blocks_c * per_step
     reuse = blocks_c * extent(tuple(r for r in facts.free if r not in b.ranges and r is not column))
     packed = (not contiguous or not plain or (reuse >= 6 and panel > 8192)) and (
-        panel <= capabilities.local_bytes
+        panel <= capabilities.local_bytes // 2
     )
     elements = extent(tuple(b.ranges)) / size(vector) * blocks_v * width
     if packed:
