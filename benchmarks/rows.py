@@ -145,6 +145,7 @@ _ALL = [
         unit="us", target=Target(seconds=60e-6), tolerance=1e-4),
     Row("eager-add", "eager a + b of 16 floats", "eager_add", {"count": 16}, unit="us",
         target=Target(seconds=30e-6)),
+    *_start("mnist", "MNIST training step", {"batch": 512}, 4.0, 0.7),
     *_start("resnet50", "ResNet-50", {"batch": 1}, 3.0, 0.5),
     *_start("gpt", "GPT step", _GPT, 6.0, 1.0),
 ]  # fmt: skip
