@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -9,8 +10,10 @@ from hypothesis import strategies as st
 from dovetile.errors import ArgumentError
 from dovetile.ir.ops import AddressSpace, AxisKind
 from dovetile.optimize import opts as module
+from dovetile.optimize import opts_json
 from dovetile.optimize.keep import Keep
 from dovetile.optimize.opts import (
+    Accumulate,
     Bind,
     GroupReduce,
     Order,
@@ -32,6 +35,7 @@ opts = st.one_of(
     st.builds(GroupReduce, several),
     st.builds(Tail, ids, st.integers(1, 64)),
     st.builds(Stage, st.integers(0, 1), several, st.sampled_from(AddressSpace), st.integers(1, 4)),
+    st.builds(Accumulate, several),
     st.just(Stream()),
     st.builds(Keep, ids, ids),
 )
@@ -40,6 +44,15 @@ opts = st.one_of(
 @given(st.lists(opts, max_size=6))
 def test_round_trip(given_opts: list):
     assert from_json(json.loads(json.dumps(to_json(given_opts)))) == given_opts
+
+
+def test_every_opt_can_be_sent():
+    """A search's workers, and its results on disk, get Opts in this form."""
+    made = {
+        value for value in vars(module).values()
+        if isinstance(value, type) and dataclasses.is_dataclass(value) and hasattr(value, "apply")
+    }  # fmt: skip
+    assert made <= set(opts_json._CLASSES.values())
 
 
 @given(opts)
