@@ -49,16 +49,17 @@ def lower(sink: UOp, capabilities: Capabilities, name: str = "kernel") -> Linear
     from dovetile.plugins.passes import run_passes
 
     sink = bind_parts(sink)
-    sink, nbytes = lower_stages(sink, capabilities.vector_bytes)
-    if nbytes > capabilities.local_bytes:
-        raise GraphError(
-            f"[lower] {name} holds {nbytes} bytes in LOCAL memory; {capabilities.architecture} has "
-            f"{capabilities.local_bytes}: stage fewer axes"
-        )
+    sink = lower_stages(sink, capabilities.vector_bytes)
     sink = expand(sink)
     sink = lower_reductions(sink)
     sink = rewrite(sink, decompositions(capabilities))
     sink = run_passes("lower", sink, capabilities)
     program = linearize(sink)
     check(program, "program", "lower")
-    return LinearKernel.of(name, program)
+    kernel = LinearKernel.of(name, program)
+    if kernel.local_bytes > capabilities.local_bytes:
+        raise GraphError(
+            f"[lower] {name} holds {kernel.local_bytes} bytes in LOCAL memory; "
+            f"{capabilities.architecture} has {capabilities.local_bytes}: stage fewer axes"
+        )
+    return kernel

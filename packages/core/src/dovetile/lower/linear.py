@@ -45,8 +45,7 @@ class LinearKernel:
                 if node.arg.space is AddressSpace.GLOBAL:
                     buffers[node.arg.slot] = node
                 elif node.arg.space is AddressSpace.LOCAL:
-                    end = node.arg.slot + node.arg.size * node.dtype.itemsize * node.dtype.lanes
-                    local_bytes = max(local_bytes, end)
+                    local_bytes = max(local_bytes, local_end(node))
             elif node.op is Op.VARIABLE:
                 variables[node.arg.name] = node
             elif node.op is Op.SPECIAL and node.arg == "part":
@@ -64,6 +63,11 @@ class LinearKernel:
             local_bytes,
             frozenset(written),
         )
+
+
+def local_end(buffer: UOp) -> int:
+    """The byte of LOCAL memory at which a buffer there ends."""
+    return buffer.arg.slot + buffer.arg.size * buffer.dtype.itemsize * buffer.dtype.lanes
 
 
 def buffer_of(address: UOp) -> UOp:

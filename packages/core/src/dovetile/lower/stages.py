@@ -17,14 +17,16 @@ from dovetile.ir.ops import AddressSpace, AxisKind, Op
 from dovetile.ir.rewrite import substitute, substitute_ranges
 from dovetile.ir.symbolic import linear_form
 from dovetile.ir.uop import UOp, nodes_of
+from dovetile.lower.linear import local_end
 
 _ALIGNMENT = 64
+# Rows of a panel at multiples of so many bytes fall into few places of a cache.
 _CONFLICT = 1024
 Ranges = tuple[UOp, ...]
 
 
-def lower_stages(sink: UOp, vector_bytes: int = 0) -> tuple[UOp, int]:
-    """`sink` without STAGE nodes, and the bytes of LOCAL memory that it needs.
+def lower_stages(sink: UOp, vector_bytes: int = 0) -> UOp:
+    """`sink` without STAGE nodes.
 
     vector_bytes: size of the vectors with which a panel is copied along an axis that is contiguous
     in the source; 0 for one element at a time.
@@ -38,7 +40,6 @@ def lower_stages(sink: UOp, vector_bytes: int = 0) -> tuple[UOp, int]:
         sizes = [int(r.src[0].maximum) for r in ranges]
         nbytes = sizes[-1] * value.dtype.itemsize
         if len(sizes) > 1 and space is AddressSpace.LOCAL and nbytes % _CONFLICT == 0:
-            # Rows so far apart fall into few places of a cache: a line more spreads them.
             sizes[-1] += _ALIGNMENT // value.dtype.itemsize
         count = math.prod(sizes)
         slot = offset if space is AddressSpace.LOCAL else len(stages)
@@ -51,17 +52,14 @@ def lower_stages(sink: UOp, vector_bytes: int = 0) -> tuple[UOp, int]:
             filled = _copied(buffer, value, ranges, sizes, ids, vector_bytes)
         held = buffer.after(filled).index(position(ranges, sizes)).load()
         sink = substitute(sink, {stage: held})
-    return sink, offset
+    return sink
 
 
 def local_bytes(kernel: UOp) -> int:
-    """Bytes of LOCAL memory that the buffers of a kernel take already."""
-    ends = (
-        n.arg.slot + n.arg.size * n.dtype.itemsize
-        for n in nodes_of(kernel)
-        if n.op is Op.BUFFER and n.arg.space is AddressSpace.LOCAL
-    )
-    return aligned(max(ends, default=0))
+    """Bytes of LOCAL memory that the buffers of a kernel take."""
+    buffers = (n for n in nodes_of(kernel) if n.op is Op.BUFFER)
+    held = (local_end(n) for n in buffers if n.arg.space is AddressSpace.LOCAL)
+    return aligned(max(held, default=0))
 
 
 def aligned(nbytes: int) -> int:
@@ -105,28 +103,28 @@ def _vectorised(
     value: UOp, ranges: Ranges, inner: Ranges, most: int, ids: Iterator[int]
 ) -> tuple[Ranges, Ranges]:
     """(loops, their points as values of the ranges): lanes along an axis that the source has
-    contiguous, the last one of those that the buffer has contiguous too if possible."""
-    loads = [n for n in nodes_of(value) if n.op is Op.LOAD]
+    contiguous, the last such, as the buffer is contiguous along its last."""
+    forms = [linear_form(n.src[0].src[1])[0] for n in nodes_of(value) if n.op is Op.LOAD]
     inner = tuple(UOp.range(r.src[0], AxisKind.LOOP, r.arg.id) for r in inner)
-    for i in reversed(range(len(ranges))):
+    for i in reversed(range(len(ranges) if forms and most > 1 else 0)):
         length = ranges[i].src[0]
-        contiguous = all(linear_form(n.src[0].src[1])[0].get(ranges[i]) == 1 for n in loads)
-        if most < 2 or not loads or not contiguous or not length.is_const or length.arg < 2:
+        contiguous = all(terms.get(ranges[i]) == 1 for terms in forms)
+        if not contiguous or not length.is_const or length.arg < 2:
             continue
-        lanes = min(most, 1 << (length.arg.bit_length() - 1))
-        chunks = -(-length.arg // lanes)
-        if (length.arg - lanes) % max(chunks - 1, 1):
+        n = length.arg
+        lanes = min(most, 1 << (n.bit_length() - 1))
+        chunks = -(-n // lanes)
+        # Where lanes do not divide the length, neighbouring vectors overlap, all by as much.
+        step, rest = divmod(n - lanes, max(chunks - 1, 1))
+        if rest:
             continue
-        # Where lanes do not divide the length, neighbouring vectors overlap.
-        step = (length.arg - lanes) // max(chunks - 1, 1)
         lane = UOp.range(lanes, AxisKind.VECTOR, inner[i].arg.id)
+        before, after = inner[:i], inner[i + 1 :]
         if chunks == 1:
-            chosen = (*inner[:i], lane, *inner[i + 1 :])
-            return chosen, chosen
+            return (*before, lane, *after), (*before, lane, *after)
         kind = AxisKind.UNROLL if chunks <= 4 else AxisKind.LOOP
         chunk = UOp.range(chunks, kind, next(ids))
-        point = chunk * step + lane
-        return (*inner[:i], chunk, lane, *inner[i + 1 :]), (*inner[:i], point, *inner[i + 1 :])
+        return (*before, chunk, lane, *after), (*before, chunk * step + lane, *after)
     return inner, inner
 
 

@@ -11,6 +11,7 @@ from dovetile.ir.symbolic import linear_form
 from dovetile.ir.uop import UOp, nodes_of
 from dovetile.lower.linear import buffer_of
 from dovetile.optimize.opts import is_idempotent, output_axes
+from dovetile.plugins.specs import Capabilities
 
 # How many additions the operations cost about.
 COST = {Op.EXP2: 8, Op.LOG2: 10, Op.SIN: 16, Op.DIV: 4, Op.SQRT: 4, Op.FLOORDIV: 8, Op.FLOORMOD: 8}
@@ -82,6 +83,11 @@ class Analysis:
         """Elementwise operations and accesses in all, each weighted with its loops."""
         counted = ELEMENTWISE | {Op.LOAD, Op.STORE}
         return sum(extent(n.ranges) for n in self.nodes if n.op in counted)
+
+    def worth_sharing(self, capabilities: Capabilities, least: int) -> bool:
+        """Whether there are several workers, and at least so much work for them."""
+        several = "THREAD" in capabilities.parallel_axes and capabilities.threads > 1
+        return several and self.work >= least
 
     @cached_property
     def nbytes(self) -> int:

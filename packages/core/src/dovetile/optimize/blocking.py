@@ -14,7 +14,8 @@ Everything small is left out: a group of one is no loop.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from dovetile.ir.ops import AxisKind, Op
 from dovetile.ir.uop import UOp
@@ -26,6 +27,8 @@ from dovetile.plugins.specs import Capabilities
 _PARALLEL_WORK = 200_000
 # Cycles to copy an element into a panel.
 _COPY = 1.5
+# A short innermost step of the sum is copied where the tile then has at most so many products.
+_MOST_COPIES = 48
 # Rows at multiples of a page fall into few places of a cache, and push each other out in long sums.
 _PAGE, _LONG = 4096, 1536
 
@@ -50,110 +53,172 @@ class Tile:
         return self.lanes * self.vectors
 
 
-@dataclass
+def schedule(
+    facts: Analysis, capabilities: Capabilities, product: UOp, reduced: tuple[UOp, ...], tile: Tile
+) -> list[Opt]:
+    """The Opts for a contraction by this tile."""
+    return _Nest(facts, capabilities, product, reduced, tile).opts()
+
+
 class _Nest:
-    """The schedule in the making: Opts so far, and sizes of the axes."""
+    """The loops of one contraction. Axes are named by their ids; None where a loop is not needed.
 
-    fresh: int
-    sizes: dict[int, int]
-    opts: list[Opt] = field(default_factory=list)
+    panel, block: the axes of B's panels and of A's blocks; unrolled: that of a panel's vectors.
+    batch, others: axes of the output beside those of the tile, which B depends on, and which not.
+    """
 
-    def split(self, axis: int, into: int, ragged: str = "overlap") -> int:
+    def __init__(
+        self, facts: Analysis, capabilities: Capabilities, product: UOp, reduced: tuple[UOp, ...],
+        tile: Tile,
+    ) -> None:  # fmt: skip
+        self.facts, self.capabilities, self.tile, self.reduced = facts, capabilities, tile, reduced
+        self.product = product
+        self.a, self.b = product.src[1 - tile.operand], product.src[tile.operand]
+        self.sizes = {r.arg.id: size(r) for r in (*facts.outputs, *reduced)}
+        self.splits: list[Opt] = []
+        self.fresh = max(self.sizes) + 1
+        self.vector, self.column = tile.vector.arg.id, tile.column.arg.id
+        self.panel = self._split(self.vector, tile.width)
+        self.unrolled = self._split(self.vector, tile.lanes)
+        self.block = self._split(self.column, tile.rows)
+        of_b = [r for r in facts.free if r in self.b.ranges]
+        self.batch = [r.arg.id for r in of_b if r is not tile.vector]
+        of_a = [r for r in facts.free if r not in self.b.ranges]
+        self.others = [r.arg.id for r in of_a if r is not tile.column]
+        # Only where both operands are matrices for each point of the batch.
+        self.blockable = not self.others and all(
+            r in self.a.ranges and r in self.b.ranges for r in reduced
+        )
+
+    def _split(self, axis: int, into: int, ragged: str = "overlap") -> int:
         """The new outer axis; the axis itself keeps `into`."""
-        self.opts.append(Split(axis, into, ragged))
+        self.splits.append(Split(axis, into, ragged))
         outer, self.fresh = self.fresh, self.fresh + 1
         self.sizes[outer] = -(-self.sizes[axis] // into)
         self.sizes[axis] = into
         return outer
 
-    def group(self, axis: int, into: int) -> int | None:
+    def _group(self, axis: int, into: int) -> int | None:
         """The axis of groups of `into`; None where one group has all."""
-        return self.split(axis, into, "short") if into < self.sizes[axis] else None
+        return self._split(axis, into, "short") if into < self.sizes[axis] else None
 
+    def opts(self) -> list[Opt]:
+        """Splits first, then the order of the loops, what they are bound to, and what is held."""
+        tile, sizes = self.tile, self.sizes
+        caches = self.capabilities.cache_bytes or (1 << 15,)
+        near = caches[min(1, len(caches) - 1)] // 2
+        terms = extent(self.reduced)
+        panel_bytes = terms * tile.width * self.b.dtype.itemsize
+        block_bytes = terms * tile.rows * self.a.dtype.itemsize
+        local_bytes = self.capabilities.local_bytes
+        pack_a = (
+            self.blockable
+            and sizes[self.panel] >= 4
+            and (_worth_packing(self.a, self.reduced, self.capabilities))
+        )
+        in_panels = self.blockable and tile.packed
 
-def schedule(
-    facts: Analysis, capabilities: Capabilities, product: UOp, reduced: tuple[UOp, ...], tile: Tile
-) -> list[Opt]:
-    """The Opts for a contraction by this tile."""
-    a, b = product.src[1 - tile.operand], product.src[tile.operand]
-    sizes = {r.arg.id: size(r) for r in (*facts.outputs, *reduced)}
-    nest = _Nest(max(sizes) + 1, sizes)
-    v, c = tile.vector.arg.id, tile.column.arg.id
-    panel = nest.split(v, tile.width)
-    unrolled = nest.split(v, tile.lanes)
-    block = nest.split(c, tile.rows)
-    batch = [r.arg.id for r in facts.free if r in b.ranges and r is not tile.vector]
-    others = [r.arg.id for r in facts.free if r not in b.ranges and r is not tile.column]
+        steps = None
+        if in_panels and panel_bytes > near // 4 and sizes[self.block] > 1:
+            # One panel would push out what it is multiplied with: the sum is done in parts.
+            longest = max(self.reduced, key=size)
+            each = _divisor_near(size(longest), near // 8 * size(longest) // panel_bytes)
+            block_bytes = block_bytes * each // size(longest)
+            steps = self._group(longest.arg.id, each)
+        pack_a = pack_a and 4 * block_bytes <= local_bytes // 4
+        share = self._share(terms, pack_a)
 
-    caches = capabilities.cache_bytes or (1 << 15,)
-    near, outer = caches[min(1, len(caches) - 1)] // 2, caches[-1]
-    panel_bytes = extent(reduced) * tile.width * b.dtype.itemsize
-    block_bytes = extent(reduced) * tile.rows * a.dtype.itemsize
-    simple = bool(others) or any(not (r in a.ranges and r in b.ranges) for r in reduced)
-    pack_a = not simple and nest.sizes[panel] >= 4 and _worth_packing(a, reduced, capabilities)
-    steps = None
-    whole_bytes = panel_bytes
-    if not simple and tile.packed and panel_bytes > near // 4 and nest.sizes[block] > 1:
-        # One panel would push out what it is multiplied with: the sum is done in parts.
-        longest = max(reduced, key=size)
-        part = _divisor_near(size(longest), near // 8 * size(longest) // panel_bytes)
-        panel_bytes = panel_bytes * part // size(longest)
-        block_bytes = block_bytes * part // size(longest)
-        steps = nest.group(longest.arg.id, part)
-    pack_a = pack_a and 4 * block_bytes <= capabilities.local_bytes // 4
+        panels = blocks = None
+        grouped = steps is not None or pack_a
+        if in_panels and sizes[self.panel] > 1:
+            grouped = grouped or block_bytes * sizes[self.block] > near
+        if grouped:
+            blocks = self._group(self.block, max(near // block_bytes, 4))
+            most = min(caches[-1] // 8, local_bytes // 4) // panel_bytes
+            if steps is not None:  # the accumulators stay near too
+                tiles = tile.rows * tile.width * self.product.dtype.itemsize
+                most = min(most, near // (sizes[self.block] * tiles))
+            panels = self._group(self.panel, max(most, 1))
 
-    share = None
-    if _parallel(facts, capabilities):
-        rows, columns = size(tile.column), size(tile.vector)
-        repeated = {  # what every share packs again
-            panel: rows * extent(reduced) * _COPY if pack_a else 0.0,
-            block: columns * extent(reduced) * _COPY if tile.packed else 0.0,
+        # A group of panels passes all blocks; without groups each panel does, and B is read once.
+        inner = [*self.others, blocks, self.panel] if grouped else [self.panel, *self.others]
+        loops = [share, *self.batch, panels, *inner, self.block]
+        opts = [*self.splits]
+        if steps is not None:
+            opts.append(GroupReduce((steps,)))
+        opts += self._order_and_bind(loops)
+        if pack_a:
+            opts.append(self._stage(1 - tile.operand, share, self._panel_of_a()))
+        if tile.packed:
+            held = [r.arg.id for r in self.reduced if r in self.b.ranges]
+            # All parts of the sum are packed once for all blocks, where there is room for them.
+            whole = steps is not None and panel_bytes * sizes[self.panel] <= local_bytes // 2
+            held = [*([self.panel] if grouped else []), *([steps] if whole else []), *held]
+            opts.append(self._stage(tile.operand, share, (*held, self.unrolled, self.vector)))
+        if steps is not None:
+            tiles = [x for x in (self.panel, self.block) if x != share]
+            opts.append(Accumulate((*tiles, self.column, self.unrolled, self.vector)))
+        if share is not None:
+            opts.append(Bind(share, AxisKind.THREAD))
+        return opts
+
+    def _order_and_bind(self, loops: Sequence[int | None]) -> list[Opt]:
+        ordered = dict.fromkeys(x for x in loops if x is not None)
+        opts: list[Opt] = [
+            Order((*ordered, self.column, self.unrolled, self.vector)),
+            Bind(self.vector, AxisKind.VECTOR),
+            Bind(self.unrolled, AxisKind.UNROLL),
+            Bind(self.column, AxisKind.UNROLL),
+        ]
+        last = self.reduced[-1]
+        copies = self.tile.rows * self.tile.vectors * size(last)
+        if len(self.reduced) > 1 and copies <= _MOST_COPIES:
+            opts.append(Bind(last.arg.id, AxisKind.UNROLL))
+        return opts
+
+    def _stage(self, operand: int, share: int | None, axes: Sequence[int | None]) -> Stage:
+        """Holds an operand for these axes; each worker holds its own share."""
+        return Stage(operand, tuple(x for x in axes if x is not None and x != share))
+
+    def _panel_of_a(self) -> tuple[int, ...]:
+        """The axes of A's panel: the one along which A is contiguous comes last, which makes copies
+        of whole vectors; steps near each other otherwise."""
+        loads = [access(n) for n in self.a.toposort() if n.op is Op.LOAD]
+        steps = tuple(r.arg.id for r in self.reduced)
+        along = any(x.stride(r) == 1 for x in loads for r in self.reduced)
+        return (self.block, self.column, *steps) if along else (self.block, *steps, self.column)
+
+    def _share(self, terms: int, pack_a: bool) -> int | None:
+        """Splits an axis into the parts that the workers take, such that all of them end at about
+        the same time and little is packed twice; returns the axis of parts."""
+        if not self.facts.worth_sharing(self.capabilities, _PARALLEL_WORK):
+            return None
+        threads, tile = self.capabilities.threads, self.tile
+        again = {  # what each share packs again
+            self.panel: size(tile.column) * terms * _COPY if pack_a else 0.0,
+            self.block: size(tile.vector) * terms * _COPY if tile.packed else 0.0,
         }
-        loops = [*batch, panel, *others, block]
-        share = _share(nest, loops, repeated, tile, capabilities.threads)
-
-    panels = blocks = None
-    grouped = steps is not None or pack_a
-    if not simple and tile.packed and nest.sizes[panel] > 1:
-        grouped = grouped or block_bytes * nest.sizes[block] > near
-    if grouped:
-        blocks = nest.group(block, max(near // block_bytes, 4))
-        most = min(outer // 8, capabilities.local_bytes // 4) // whole_bytes
-        if steps is not None:  # the accumulators stay near too
-            tiles = tile.rows * tile.width * product.dtype.itemsize
-            most = min(most, near // (nest.sizes[block] * tiles))
-        panels = nest.group(panel, max(most, 1))
-    order = [*batch, panels, *others, blocks, panel, block]
-    if not grouped:
-        order = [*batch, panel, *others, block]
-    loops = [x for x in (share, *order) if x is not None]
-
-    opts = nest.opts
-    if steps is not None:
-        opts.append(GroupReduce((steps,)))
-    opts.append(Order((*dict.fromkeys(loops), c, unrolled, v)))
-    opts.append(Bind(v, AxisKind.VECTOR))
-    opts.append(Bind(unrolled, AxisKind.UNROLL))
-    opts.append(Bind(c, AxisKind.UNROLL))
-    last = reduced[-1]
-    if tile.rows * tile.vectors * size(last) <= 48 and len(reduced) > 1:
-        opts.append(Bind(last.arg.id, AxisKind.UNROLL))
-    if pack_a:
-        axes = _panel_of_a(a, reduced, block, c)
-        opts.append(Stage(1 - tile.operand, tuple(x for x in axes if x != share)))
-    if tile.packed:
-        held = tuple(r.arg.id for r in reduced if r in b.ranges)
-        # All parts of the sum are packed once for all blocks, where there is room for them.
-        if steps is not None and whole_bytes * nest.sizes[panel] <= capabilities.local_bytes // 2:
-            held = (steps, *held)
-        group = (panel,) if grouped and panel != share else ()
-        opts.append(Stage(tile.operand, (*group, *held, unrolled, v)))
-    if steps is not None:
-        held = tuple(x for x in (panel, block) if x != share)
-        opts.append(Accumulate((*held, c, unrolled, v)))
-    if share is not None:
-        opts.append(Bind(share, AxisKind.THREAD))
-    return opts
+        best: tuple[float, int, int] | None = None
+        for axis in (*self.batch, self.panel, *self.others, self.block):
+            n = self.sizes[axis]
+            for parts in {min(n, threads * k) for k in (1, 2, 4)}:
+                each = -(-n // parts)
+                parts = -(-n // each)
+                if parts < 2:
+                    continue
+                rounds = -(-parts // threads)
+                time = tile.cycles * rounds * each / n + again.get(axis, 0.0) * rounds
+                # More parts than workers even out what disturbs one of them.
+                time *= 1 - 0.01 * min(parts // threads, 4)
+                if best is None or time < best[0]:
+                    best = (time, axis, each)
+        if best is None:
+            return None
+        _, axis, each = best
+        if each > 1:
+            return self._split(axis, each, "short")
+        self.sizes[axis] = 1  # for each worker
+        return axis
 
 
 def _worth_packing(a: UOp, reduced: tuple[UOp, ...], capabilities: Capabilities) -> bool:
@@ -164,21 +229,13 @@ def _worth_packing(a: UOp, reduced: tuple[UOp, ...], capabilities: Capabilities)
         return False
     if a.op is not Op.LOAD or len(a.src) > 1:
         return True
-    steps = [access(a).stride(r) for r in reduced]
+    found = access(a)
+    steps = [found.stride(r) for r in reduced]
     near = min((abs(s) for s in steps if s is not None), default=0)
     if None in steps or near * a.dtype.itemsize >= capabilities.line_bytes:
         return True
-    rows = [s for r, s in access(a).strides.items() if r not in reduced and s]
+    rows = [s for r, s in found.strides.items() if r not in reduced and s]
     return any(s * a.dtype.itemsize % _PAGE == 0 for s in rows) and extent(reduced) >= _LONG
-
-
-def _panel_of_a(a: UOp, reduced: tuple[UOp, ...], block: int, column: int) -> tuple[int, ...]:
-    """The axes of A's panel: the one along which A is contiguous comes last, which makes copies of
-    whole vectors; steps near each other otherwise."""
-    loads = [access(n) for n in a.toposort() if n.op is Op.LOAD]
-    steps = tuple(r.arg.id for r in reduced)
-    along = any(x.stride(r) == 1 for x in loads for r in reduced)
-    return (block, column, *steps) if along else (block, *steps, column)
 
 
 def _divisor_near(n: int, wanted: int) -> int:
@@ -186,36 +243,3 @@ def _divisor_near(n: int, wanted: int) -> int:
     wanted = min(max(wanted, 16), n)
     found = [d for d in range(max(wanted // 2, 1), min(2 * wanted, n) + 1) if n % d == 0]
     return min(found, key=lambda d: abs(d - wanted), default=wanted)
-
-
-def _parallel(facts: Analysis, capabilities: Capabilities) -> bool:
-    several = "THREAD" in capabilities.parallel_axes and capabilities.threads > 1
-    return several and facts.work >= _PARALLEL_WORK
-
-
-def _share(
-    nest: _Nest, loops: list[int], repeated: dict[int, float], tile: Tile, threads: int
-) -> int | None:
-    """Splits an axis into the parts that the workers take, such that all of them end at about the
-    same time and little is packed twice; returns the axis of parts."""
-    best: tuple[float, int, int] | None = None
-    for axis in loops:
-        n = nest.sizes[axis]
-        for parts in {min(n, threads * k) for k in (1, 2, 4)}:
-            each = -(-n // parts)
-            parts = -(-n // each)
-            if parts < 2:
-                continue
-            busy = -(-parts // threads) * each / n
-            time = tile.cycles * busy + repeated.get(axis, 0.0) * -(-parts // threads)
-            # More parts than workers even out what disturbs one of them.
-            time *= 1 - 0.01 * min(parts // threads, 4)
-            if best is None or time < best[0]:
-                best = (time, axis, each)
-    if best is None:
-        return None
-    _, axis, each = best
-    if each > 1:
-        return nest.split(axis, each, "short")
-    nest.sizes[axis] = 1  # for each worker
-    return axis

@@ -106,8 +106,8 @@ def _priced(
     outside = extent(facts.outputs)
     for s in facts.stores:
         cycles += outside * (2 / lanes if s.stride(vector) == 1 else 2.0)
-    lines = max((_lines(x, column, reduced[-1], rows, capabilities) for x in
-                 _loads_of(product.src[1 - operand])), default=0.0)  # fmt: skip
+    columns = _loads_of(product.src[1 - operand])
+    lines = max((_lines(x, column, reduced[-1], rows, capabilities) for x in columns), default=0.0)
     if capabilities.cache_bytes and panel > capabilities.cache_bytes[0] // 2:
         lines += vectors  # those of B come from the next cache too
     cycles += steps * blocks_v * blocks_c * lines * _LINE

@@ -113,12 +113,6 @@ def _lanes_of_fills(facts: Analysis, lanes: int) -> list[Opt]:
     return opts
 
 
-def parallel(facts: Analysis, capabilities: Capabilities) -> bool:
-    """Whether there are several workers, and enough to do for them."""
-    several = "THREAD" in capabilities.parallel_axes and capabilities.threads > 1
-    return several and facts.work >= _PARALLEL_WORK
-
-
 def thread_opts(kernel: UOp, capabilities: Capabilities) -> list[Opt]:
     """Binds an output axis to the workers, in a kernel as it is after the other Opts."""
     threads = capabilities.threads
@@ -264,7 +258,7 @@ def heuristic(kernel: UOp, capabilities: Capabilities) -> list[Opt]:
     if opts is None:
         opts = [*keep_opts(kernel, capabilities)]
         opts += loop_opts(Analysis(apply_opts(kernel, opts)) if opts else facts, capabilities)
-        if parallel(facts, capabilities):
+        if facts.worth_sharing(capabilities, _PARALLEL_WORK):
             opts += thread_opts(apply_opts(kernel, opts), capabilities)
     return opts + stream_opts(facts, capabilities)
 
