@@ -96,3 +96,11 @@ def test_sums_in_sums_are_split_once_each() -> None:
     total = long.reduce(Op.ADD, 1)
     new = simplified((long + total.expand((1 << 15,))).reduce(Op.ADD, 1))
     assert len([n for n in toposort(new) if n.op is Op.STAGE]) == 2
+
+
+@pytest.mark.parametrize("move", [lambda x: x, lambda x: x.permute((1, 0))])
+def test_a_sum_that_others_need_too_is_not_summed_again(move) -> None:
+    inner = ints(3, 4, 5).reduce(Op.ADD, 1)
+    outer = move(inner).reduce(Op.ADD, 1)
+    new = simplify_tensors(UOp.sink(inner, outer))
+    assert [n.arg[1] for n in reductions(new)] == [1, 1]

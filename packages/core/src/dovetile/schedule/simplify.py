@@ -10,24 +10,19 @@ from dovetile.ir.pattern import Pat, RuleSet
 from dovetile.ir.rewrite import rewrite
 from dovetile.ir.symbolic import simplify_constants
 from dovetile.ir.symbolic.movement import simplify_movement
-from dovetile.ir.uop import UOp, toposort
+from dovetile.ir.uop import UOp, consumers, toposort
 
 # A sum over more elements than this per output, with few outputs, is done in parts.
 _LONG_SUM = 1 << 14
 _FEW_OUTPUTS = 1 << 18
 _PART = 1 << 12
+_MOVES = MOVEMENT - {Op.EXPAND}
 
 
 def _sum_of_nothing(node: UOp) -> UOp | None:
     """A reduction of no elements is a constant; loops that never run would still be compiled."""
     empty = 0 in node.src[0].shape and 0 not in node.shape
     return node.const_like(identity(node.arg[0], node.dtype)) if empty else None
-
-
-def _nested_sum(outer: UOp, inner: UOp) -> UOp | None:
-    if outer.arg[0] is inner.arg[0] is not Op.MUL:
-        return inner.src[0].reduce(outer.arg[0], outer.arg[1] + inner.arg[1])
-    return None
 
 
 def _move_below(move: UOp, inner: UOp) -> UOp | None:
@@ -54,25 +49,28 @@ def _move_below(move: UOp, inner: UOp) -> UOp | None:
     return moved.reduce(kind, count)
 
 
-def _sum_of_moved_sum(outer: UOp) -> UOp | None:
+def _sum_of_sum(outer: UOp) -> UOp | None:
     """sum(move(sum(x))) -> sum(move'(x)): one loop nest instead of a large intermediate.
 
-    Only where the movement repeats nothing: each inner sum is read about once.
+    Only where the movement repeats nothing: each inner sum is read about once. Without a movement
+    it may be any two reductions of one kind.
     """
     chain, node = [], outer.src[0]
-    while node.op in MOVEMENT - {Op.EXPAND} or node.op is Op.INDEX:
+    while node.op in _MOVES or node.op is Op.INDEX:
         chain.append(node)
         node = node.src[0]
-    if node.op is not Op.REDUCE or node.arg[0] is not outer.arg[0] or outer.arg[0] is not Op.ADD:
+    if node.op is not Op.REDUCE or node.arg[0] is not outer.arg[0]:
         return None
-    if outer.src[0].size > 4 * node.size or not chain:
+    if outer.arg[0] is Op.MUL or chain and outer.arg[0] is not Op.ADD:
+        return None
+    if outer.src[0].size > 4 * node.size:
         return None
     for move in reversed(chain):
         moved = _move_below(move, node)
         if moved is None:
             return None
         node = moved
-    return node.reduce(outer.arg[0], outer.arg[1])
+    return node.src[0].reduce(outer.arg[0], outer.arg[1] + node.arg[1])
 
 
 def _long_sum(node: UOp) -> UOp | None:
@@ -109,20 +107,42 @@ def _is_product(x: UOp) -> bool:
     return x.op is Op.MUL
 
 
-_sums = RuleSet(
-    [
-        (Pat(Op.REDUCE, name="node"), _sum_of_nothing),
-        (Pat(Op.REDUCE, (Pat(Op.REDUCE, name="inner"),), name="outer"), _nested_sum),
-        (Pat(Op.REDUCE, name="outer"), _sum_of_moved_sum),
-    ],
-    "sums",
-)
+_empty_sums = RuleSet([(Pat(Op.REDUCE, name="node"), _sum_of_nothing)], "empty sums")
 
 
 def simplify_tensors(sink: UOp) -> UOp:
     """The same values from a graph with fewer and better placed operations."""
-    sink = rewrite(sink, simplify_constants + simplify_movement + _sums)
+    rules = simplify_constants + simplify_movement + _empty_sums
+    sink = rewrite(sink, rules)
+    joined = _join_sums(sink)
+    if joined is not sink:
+        sink = rewrite(joined, rules)
     return _split_long_sums(sink)
+
+
+def _join_sums(sink: UOp) -> UOp:
+    """Sums of sums become one, where nobody else needs the inner: who does has it computed, and
+    summing its results costs less than summing all its terms again."""
+    nodes = toposort(sink)
+    users = consumers(nodes)
+    done: dict[UOp, UOp] = {}
+    for node in nodes:
+        changed = node.with_sources(tuple([done[s] for s in node.src]))
+        if node.op is Op.REDUCE and _alone(node.src[0], users):
+            changed = _sum_of_sum(changed) or changed
+        done[node] = changed
+    return done[sink]
+
+
+def _alone(node: UOp, users: dict[UOp, list[UOp]]) -> bool:
+    """Whether this is a moved reduction that has a single user all the way."""
+    while len(users[node]) == 1:
+        if node.op is Op.REDUCE:
+            return True
+        if node.op not in _MOVES and node.op is not Op.INDEX:
+            return False
+        node = node.src[0]
+    return False
 
 
 def _split_long_sums(sink: UOp) -> UOp:
