@@ -175,7 +175,11 @@ def _reduce(node: UOp, g: UOp) -> Gradients:
         return (spread,)
     if op is Op.MUL:
         return (spread * _product_of_others(x, count),)
-    best = x.eq(node.expand(sizes)).cast(g.dtype)
+    # Not the result itself: that may come from another kernel, where x was rounded otherwise, and
+    # then no element equals it. The scheduler holds what is compared with its own extreme.
+    turned = x * -1
+    extreme = turned.reduce(Op.MIN if op is Op.MAX else Op.MAX, count)
+    best = turned.eq(extreme.expand(sizes)).cast(g.dtype)
     share = g / sum_last(best, count)
     return (best * share.expand(sizes),)
 

@@ -20,6 +20,7 @@ from dovetile.plugins.specs import Capabilities
 _LEAST_WORK = 16384
 # Cycles to get a cache line from the next cache, while others are on their way.
 _LINE = 0.5
+_PAGE = 4096
 
 
 def contraction_opts(facts: Analysis, capabilities: Capabilities) -> list[Opt] | None:
@@ -123,7 +124,9 @@ def _lines(
     down, along = load.stride(column), load.stride(innermost)
     touched = rows if down is None else min(1 + rows * abs(down) / in_line, rows)
     shared = 1.0 if along is None else max(abs(along) / in_line, 1 / size(innermost))
-    return touched * min(shared, 1.0)
+    # Rows on pages of their own need as many entries of the small table of pages.
+    far = down is not None and abs(down) * load.node.dtype.itemsize >= _PAGE
+    return touched * (min(shared, 1.0) + (0.25 if far else 0.0))
 
 
 def _loads_of(value: UOp) -> list[Access]:

@@ -30,6 +30,7 @@ class Kernel:
     shape: tuple[int, ...]
     device: str
     ast: UOp | None = None
+    axes: tuple[UOp, ...] = ()
     reads: dict[UOp, set[UOp | None]] = field(default_factory=dict)
     writes: dict[UOp, UOp] = field(default_factory=dict)
     checks: list[Check] = field(default_factory=list)

@@ -13,6 +13,7 @@ from dovetile.ir.uop import UOp, nodes_of, toposort
 from dovetile.optimize.opts import rewrite_listed
 from dovetile.plugins.specs import Capabilities
 from dovetile.schedule.dependencies import Dependencies, Kernel
+from dovetile.schedule.layout import Layout, layout_of
 from dovetile.schedule.place import Placement
 from dovetile.schedule.ranges import IndexMemo, RangeBuilder, conjunction
 
@@ -33,6 +34,7 @@ class KernelMaker:
         self.capabilities = capabilities
         self.default_device = device
         self.buffers: dict[UOp, UOp] = {}
+        self.layouts: dict[UOp, Layout] = {}
         self.memo = IndexMemo()
         self.kernels: list[Kernel] = []
 
@@ -67,7 +69,7 @@ class KernelMaker:
         kernel = Kernel([root], *self._shape_of(root))
         if 0 in kernel.shape:
             return []
-        builder = self.build(kernel)
+        builder = self._laid_out(kernel, self.build(kernel))
         evicted = self._evict(kernel, builder)
         if root.op is Op.STORE and not evicted and self._overlaps(kernel):
             evicted = [root.src[1]]
@@ -75,6 +77,7 @@ class KernelMaker:
             self.placement.held[node] = None
             self._buffer(node)
         if evicted:
+            self.layouts.pop(root, None)
             return list(dict.fromkeys(evicted))
         self.kernels.append(kernel)
         more = []
@@ -87,6 +90,35 @@ class KernelMaker:
             if nested:
                 raise GraphError("[schedule] a padded copy cannot be built in one kernel")
         return []
+
+    def _laid_out(self, kernel: Kernel, builder: RangeBuilder) -> RangeBuilder:
+        """Builds the kernel again where its value had better lie in another order."""
+        (root,) = kernel.roots
+        # A padded copy lies as what it is a copy of.
+        if root in self.layouts or not self._free(root):
+            return builder
+        capabilities = self.capabilities[kernel.device]
+        ordered = {self.buffers[node] for node in self.layouts if node in self.buffers}
+        lanes = capabilities.vector_bytes // root.dtype.itemsize
+        assert kernel.ast is not None
+        order = layout_of(kernel.ast, kernel.axes, kernel.contraction, ordered, lanes)
+        if order is None:
+            return builder
+        self.layouts[root] = order
+        return self.build(kernel)
+
+    def _free(self, root: UOp) -> bool:
+        """Whether only kernels read this held value, so that it may lie in any order."""
+        if root.op in (Op.STAGE, Op.COPY, Op.STORE):
+            return False
+        waiting = [root]
+        while waiting:
+            for user in self.placement.users.get(waiting.pop(), ()):
+                if user.op in (Op.SINK, Op.COPY):
+                    return False
+                if user.op in (Op.RESHAPE, Op.AFTER) and user not in self.placement.held:
+                    waiting.append(user)
+        return True
 
     def _shape_of(self, root: UOp) -> tuple[tuple[int, ...], str]:
         shape = root.src[1].shape if root.op is Op.STORE else root.shape
@@ -111,14 +143,14 @@ class KernelMaker:
         inline = frozenset(kernel.roots) | self._states(kernel.roots)
         contraction = [r for r in kernel.roots if self._contracts(r)]
         kernel.contraction = bool(contraction)
-        builder = RangeBuilder(self.buffers, inline, kernel.contraction, self.memo)
+        builder = RangeBuilder(self.buffers, self.layouts, inline, kernel.contraction, self.memo)
         axes = []
         sequential = self._sequential_axes(kernel.roots[0])
         kernel.sequential = sequential > 0
         for i, n in enumerate(kernel.shape):
             kind = AxisKind.REDUCE if i < sequential else AxisKind.LOOP
             axes.append(builder.loop(n, kind))
-        indices = tuple(axes)
+        indices = kernel.axes = tuple(axes)
         effects = []
         for root in kernel.roots:
             if root.op is Op.STORE:
@@ -135,7 +167,7 @@ class KernelMaker:
             else:
                 buffer = self.buffers[root]
                 value = builder.value(root, indices)
-                effects.append(buffer.index(builder._flat(root.shape, indices)).store(value))
+                effects.append(buffer.index(builder.place(root, indices)).store(value))
                 kernel.writes[buffer] = root
         fault = fault_buffer(kernel.device)
         for check in builder.checks:
@@ -147,10 +179,12 @@ class KernelMaker:
             code = UOp.const(fault_code(check.text), fault.dtype)
             effects.append(fault.index(0).store(code, failed).end(*loops.values()))
         kernel.reads, kernel.checks = builder.reads, builder.checks
-        loops = [r for r in axes if r.op is Op.RANGE]
+        order = self.layouts.get(kernel.roots[0], range(len(axes)))
+        loops = [axes[i] for i in order if axes[i].op is Op.RANGE]
         body = UOp.group(*effects)
         if builder.reduced:
-            loops = self._loop_order(loops, effects)
+            if kernel.roots[0] not in self.layouts:
+                loops = self._loop_order(loops, effects)
             body = _ordered_reductions(body)
         kernel.ast = UOp.sink(body.end(*loops))
         reductions = [n for n in nodes_of(kernel.ast) if n.op is Op.REDUCE]
@@ -225,6 +259,8 @@ class KernelMaker:
             if tensor in own:
                 continue
             rows = frozenset(node.ranges & outer)
+            # In the order in which the values lie, what it would be computed for comes again.
+            scattered = kernel.roots[0] in self.layouts and rows != set(end.src[1 : 1 + len(rows)])
             times = math.prod(_extent(r) for r in node.ranges)
             complete = rows == outer
             too_often = times > tensor.size
@@ -242,7 +278,7 @@ class KernelMaker:
             nested = any(r not in outer for r in node.ranges) and (
                 tensor in self.placement.contractions
             )
-            if too_often or serial or crossing or mixed or nested:
+            if too_often or serial or scattered or crossing or mixed or nested:
                 evicted.append(tensor)
             else:
                 chain.append(rows)
@@ -286,6 +322,8 @@ class KernelMaker:
         if a.ast is None or b.ast is None or a.shape != b.shape or a.device != b.device:
             return False
         if a.contraction or b.contraction or a.sequential or b.sequential:
+            return False
+        if self.layouts.get(a.roots[0]) != self.layouts.get(b.roots[0]):
             return False
         if a.checks or b.checks or len(a.roots) >= 16:
             return False

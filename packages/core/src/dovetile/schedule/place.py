@@ -3,7 +3,8 @@
 A held value is written once to GLOBAL memory (a STAGE GLOBAL), everything else is computed where it
 is used. The rules, in order:
 
-1. Results, STAGE, COPY and the targets of STORE are held.
+1. Results, STAGE, COPY and the targets of STORE are held. So is a value that is compared with the
+   greatest (or least) of its own: computed twice, it may be rounded in two ways, and equal none.
 2. A contraction (each operand element is used many times) reads its operands from memory, and is
    itself held, together with the elementwise work that follows it one to one (its epilogue).
 3. A value that k kernels need is held if a reduction is inside it, or if computing it again costs
@@ -78,6 +79,11 @@ def _forced(sink: UOp, placement: Placement) -> None:
             placement.held[node] = None
             if node.op is Op.COPY and not is_memory(node.src[0]):
                 placement.held[node.src[0]] = None
+        elif node.op is Op.NE:
+            value, best = (storage(s) for s in node.src)
+            if best.op is Op.REDUCE and best.arg[0] in (Op.MAX, Op.MIN):
+                if storage(best.src[0]) is value:
+                    _hold(value, placement)
     for root in sink.src:
         if root.op is not Op.STORE and not is_memory(root):
             placement.held[root] = None

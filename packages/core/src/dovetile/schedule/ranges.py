@@ -54,12 +54,14 @@ _FIRST_LOOP = 1 << 31
 class RangeBuilder:
     """Builds the values of one kernel.
 
-    held: nodes that live in memory, and the BUFFER that holds their elements in row-major order.
+    held: nodes that live in memory, and the BUFFER that holds their elements.
+    layouts: the order of the axes of those which are not in row-major order.
     pad_operands: read a gated operand through a zero-padded copy, which costs one pass over it but
     keeps conditions out of the inner loop of a contraction.
     """
 
     held: Mapping[UOp, UOp]
+    layouts: dict[UOp, tuple[int, ...]] = field(default_factory=dict)
     inline: frozenset[UOp] = frozenset()
     pad_operands: bool = False
     memo: IndexMemo = field(default_factory=IndexMemo)
@@ -206,6 +208,13 @@ class RangeBuilder:
             )
         raise GraphError(f"[{op.name}] is not a movement operation")
 
+    def place(self, node: UOp, indices: Indices) -> UOp:
+        """Where in its BUFFER an element of a held node lies."""
+        order = self.layouts.get(node)
+        if order is None:
+            return self._flat(node.shape, indices)
+        return self._flat(tuple([node.shape[i] for i in order]), tuple([indices[i] for i in order]))
+
     def _flat(self, shape: tuple[int, ...], indices: Indices) -> UOp:
         found = self.memo.flat.get((shape, indices))
         if found is None:
@@ -316,7 +325,7 @@ class RangeBuilder:
                 self._zero_outside[load] = needed
                 return load
         self.reads.setdefault(buffer, set()).add(state)
-        address = buffer.index(self._flat(node.shape, indices))
+        address = buffer.index(self.place(node, indices))
         if not needed:
             return address.load()
         # Only what concerns this index: other conditions would keep the load inside inner loops.
@@ -339,12 +348,14 @@ class RangeBuilder:
         padded = node.pad(tuple(amounts))
         if padded.size > 4 * node.size + 4096:
             return None
+        if node in self.layouts:
+            self.layouts[padded] = self.layouts[node]
         copy = self.held.get(padded)
         if copy is None:
             copy = self.padded.get(padded)
         if copy is None:
             copy = self.padded[padded] = UOp.buffer(padded.size, node.dtype, node.device)
-        return copy.index(self._flat(padded.shape, tuple([self.simplify(i) for i in moved])))
+        return copy.index(self.place(padded, tuple([self.simplify(i) for i in moved])))
 
     def _note_zero(self, result: UOp) -> None:
         """Where sources are zero outside of a gate, many operations keep it so."""

@@ -11,6 +11,7 @@ from dovetile.ir.rewrite import rewrite
 from dovetile.ir.symbolic import simplify_constants
 from dovetile.ir.symbolic.movement import simplify_movement
 from dovetile.ir.uop import UOp, consumers, toposort
+from dovetile.schedule.place import storage
 
 # A sum over more elements than this per output, with few outputs, is done in parts.
 _LONG_SUM = 1 << 14
@@ -83,10 +84,13 @@ def _long_sum(node: UOp) -> UOp | None:
     outputs = max(node.size, 1)
     if op is not Op.ADD or total < _LONG_SUM or outputs > _FEW_OUTPUTS:
         return None
-    if outputs > 16 and not _is_product(x):
-        return None
     parts, first = 1, axes[0]
-    wanted = -(-total // _PART) if outputs > 16 else 64
+    if outputs <= 16:
+        wanted = 64
+    elif _is_contraction(x):
+        wanted = -(-total // _PART)
+    else:
+        wanted = math.isqrt(total)  # the shorter both sums, the less is rounded away
     for candidate in range(2, first + 1):
         if first % candidate == 0:
             parts = candidate
@@ -101,10 +105,11 @@ def _long_sum(node: UOp) -> UOp | None:
     return partial.permute(order).stage().permute(back).reduce(op, 1)
 
 
-def _is_product(x: UOp) -> bool:
+def _is_contraction(x: UOp) -> bool:
+    """Whether these are products of values that are each used several times."""
     while x.op in (Op.RESHAPE, Op.PERMUTE, Op.CAST):
         x = x.src[0]
-    return x.op is Op.MUL
+    return x.op is Op.MUL and all(2 * storage(s).size <= x.size for s in x.src)
 
 
 _empty_sums = RuleSet([(Pat(Op.REDUCE, name="node"), _sum_of_nothing)], "empty sums")

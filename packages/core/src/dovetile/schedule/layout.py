@@ -1,0 +1,52 @@
+"""In which order the elements of a held value lie in memory: its axes, outermost first.
+
+Memory that others see is row-major. What only kernels of one graph pass to each other lies as suits
+them:
+
+* Where windows slide over one operand of a contraction (a convolution), the axes of the result that
+  only the other operand has come last: the channels of a place side by side. The next contraction
+  sums over them, so it reads runs; its own result is written in vectors; normalisation and pooling
+  treat all channels of a place alike, whatever the sizes of the image.
+* A kernel that reads a value in such an order writes its own in the order in which it reads.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+
+from dovetile.ir.ops import Op
+from dovetile.ir.uop import UOp, nodes_of
+from dovetile.optimize.analysis import Access, access, extent, size
+
+Layout = tuple[int, ...]
+
+
+def layout_of(
+    kernel: UOp, axes: tuple[UOp, ...], contraction: bool, ordered: Collection[UOp], lanes: int
+) -> Layout | None:
+    """The order for the value that a kernel computes at `axes`; None for row-major.
+
+    ordered: the BUFFERs that are in an order of their own.
+    lanes: elements of a vector; fewer channels than this do not fill one.
+    """
+    loads = [access(n) for n in nodes_of(kernel) if n.op is Op.LOAD]
+    leaders = [a for a in loads if a.buffer in ordered]
+    if contraction:
+        windows = [a for a in loads if extent(a.node.ranges) >= 2 * a.buffer.arg.size]
+        results = math.prod(size(r) for r in axes if r.op is Op.RANGE)
+        operands = [a for a in loads if not a.node.ranges <= set(axes)]
+        plain = [a.buffer.arg.size for a in operands if a not in windows]
+        leaders = windows if plain and results > max(plain) else leaders
+    leaders = [a for a in leaders if not a.opaque.intersection(axes)]
+    if not leaders:
+        return None
+    leader = max(leaders, key=lambda a: a.buffer.arg.size)
+    if contraction and math.prod(size(r) for r in _alone(axes, leader)) < lanes:
+        return None
+    order = tuple(sorted(range(len(axes)), key=lambda i: -leader.strides.get(axes[i], 0)))
+    return None if order == tuple(range(len(axes))) else order
+
+
+def _alone(axes: tuple[UOp, ...], leader: Access) -> list[UOp]:
+    return [r for r in axes if r.op is Op.RANGE and r not in leader.strides]
