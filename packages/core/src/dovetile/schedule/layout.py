@@ -37,7 +37,8 @@ def layout_of(
         results = math.prod(size(r) for r in axes if r.op is Op.RANGE)
         operands = [a for a in loads if not a.node.ranges <= set(axes)]
         plain = [a.buffer.arg.size for a in operands if a not in windows]
-        leaders = windows if plain and results > max(plain) else leaders
+        if windows and plain and results > max(plain):
+            leaders = windows
     leaders = [a for a in leaders if not a.opaque.intersection(axes)]
     if not leaders:
         return None
