@@ -13,7 +13,7 @@ from dovetile.ir.uop import UOp, nodes_of, toposort
 from dovetile.optimize.opts import rewrite_listed
 from dovetile.plugins.specs import Capabilities
 from dovetile.schedule.dependencies import Dependencies, Kernel
-from dovetile.schedule.layout import Layout, layout_of
+from dovetile.schedule.layout import Layout, as_read, layout_of, sums_along
 from dovetile.schedule.place import Placement
 from dovetile.schedule.ranges import IndexMemo, RangeBuilder, conjunction
 
@@ -98,14 +98,18 @@ class KernelMaker:
         if root in self.layouts or not self._free(root):
             return builder
         capabilities = self.capabilities[kernel.device]
-        ordered = {self.buffers[node] for node in self.layouts if node in self.buffers}
         lanes = capabilities.vector_bytes // root.dtype.itemsize
         assert kernel.ast is not None
-        order = layout_of(kernel.ast, kernel.axes, kernel.contraction, ordered, lanes)
+        order = layout_of(kernel.ast, kernel.axes, kernel.contraction, self._ordered(), lanes)
+        order = order or as_read(self.placement.users.get(root, ()))
         if order is None:
             return builder
         self.layouts[root] = order
         return self.build(kernel)
+
+    def _ordered(self) -> set[UOp]:
+        """The BUFFERs whose values are not in row-major order."""
+        return {self.buffers[node] for node in self.layouts if node in self.buffers}
 
     def _free(self, root: UOp) -> bool:
         """Whether only kernels read this held value, so that it may lie in any order."""
@@ -186,6 +190,8 @@ class KernelMaker:
             if kernel.roots[0] not in self.layouts:
                 loops = self._loop_order(loops, effects)
             body = _ordered_reductions(body)
+            if kernel.contraction:
+                body = sums_along(body, self._ordered())
         kernel.ast = UOp.sink(body.end(*loops))
         reductions = [n for n in nodes_of(kernel.ast) if n.op is Op.REDUCE]
         kernel.reductions = tuple(
