@@ -38,10 +38,10 @@ def place(array: np.ndarray) -> UOp:
     return placement.place(np.ascontiguousarray(array).reshape(-1), DEVICE).reshape(array.shape)
 
 
-def plan_kernels(*roots: UOp) -> list[Kernel]:
+def plan_kernels(*roots: UOp, capabilities: Capabilities = CAPABILITIES) -> list[Kernel]:
     """The kernels of a graph in order."""
     sink, _ = normalize(roots, toposort(roots))
-    devices: Any = {DEVICE: SimpleNamespace(capabilities=CAPABILITIES)}
+    devices: Any = {DEVICE: SimpleNamespace(capabilities=capabilities)}
     kernels, _, _ = make.schedule(sink, devices, DEVICE)
     return kernels
 

@@ -104,3 +104,20 @@ def test_a_sum_that_others_need_too_is_not_summed_again(move) -> None:
     outer = move(inner).reduce(Op.ADD, 1)
     new = simplify_tensors(UOp.sink(inner, outer))
     assert [n.arg[1] for n in reductions(new)] == [1, 1]
+
+
+def test_what_is_cut_off_a_sum_is_not_computed() -> None:
+    sums = ints(6, 4, 5).reduce(Op.ADD, 1).permute((1, 0)).shrink(((1, 3), (0, 6)))
+    (only,) = reductions(simplified(sums))
+    assert only.src[0].shape == (2, 6, 5)
+
+
+def test_a_part_of_a_sum_that_others_need_is_a_part() -> None:
+    inner = ints(6, 4).reduce(Op.ADD, 1)
+    new = simplify_tensors(UOp.sink(inner, inner.shrink(((1, 3),)) * 2))
+    assert len(reductions(new)) == 1
+
+
+def test_columns_are_summed_in_parts_of_like_lengths() -> None:
+    columns = ints(1 << 16, 32).permute((1, 0)).reduce(Op.ADD, 1)
+    assert [n.src[0].shape[-1] for n in reductions(simplified(columns))] == [256, 256]

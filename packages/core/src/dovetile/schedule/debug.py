@@ -55,9 +55,11 @@ def source(name: str, kernel: UOp, text: str) -> None:
 def plan(made: Plan, seconds: float) -> None:
     if level() >= 2:
         arenas = sum(made.arenas.values())
+        moved = sum(step.nbytes for step in made.steps)
         write(
-            f"plan: {len(made.steps)} launches of {len(made.programs)} kernels, "
-            f"{arenas / 1e6:.2f} MB of temporaries, made in {seconds * 1e3:.1f} ms"
+            f"plan: {len(made.steps)} launches of {len(made.programs)} kernels, which move "
+            f"{moved / 1e6:.2f} MB, {arenas / 1e6:.2f} MB of temporaries, "
+            f"made in {seconds * 1e3:.1f} ms"
         )
 
 

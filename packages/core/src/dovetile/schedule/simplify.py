@@ -56,22 +56,41 @@ def _sum_of_sum(outer: UOp) -> UOp | None:
     Only where the movement repeats nothing: each inner sum is read about once. Without a movement
     it may be any two reductions of one kind.
     """
-    chain, node = [], outer.src[0]
-    while node.op in _MOVES or node.op is Op.INDEX:
-        chain.append(node)
-        node = node.src[0]
-    if node.op is not Op.REDUCE or node.arg[0] is not outer.arg[0]:
+    chain, inner = _moved(outer.src[0])
+    if inner.op is not Op.REDUCE or inner.arg[0] is not outer.arg[0]:
         return None
     if outer.arg[0] is Op.MUL or chain and outer.arg[0] is not Op.ADD:
         return None
-    if outer.src[0].size > 4 * node.size:
+    if outer.src[0].size > 4 * inner.size:
         return None
+    moved = _moves_below(chain, inner)
+    return moved and moved.src[0].reduce(outer.arg[0], outer.arg[1] + moved.arg[1])
+
+
+def _part_of_sum(shrink: UOp) -> UOp | None:
+    """shrink(move(sum(x))) -> sum(shrink'(move'(x))): what is cut off is not computed. So the
+    gradient of a convolution by its input leaves out the padding."""
+    chain, inner = _moved(shrink)
+    return _moves_below(chain, inner) if inner.op is Op.REDUCE else None
+
+
+def _moved(node: UOp) -> tuple[list[UOp], UOp]:
+    """(the movements of a value, outermost first, the value)."""
+    chain = []
+    while node.op in _MOVES or node.op is Op.INDEX:
+        chain.append(node)
+        node = node.src[0]
+    return chain, node
+
+
+def _moves_below(chain: list[UOp], inner: UOp) -> UOp | None:
+    """The reduction with all these movements of its result below it; None where one cannot be."""
     for move in reversed(chain):
-        moved = _move_below(move, node)
+        moved = _move_below(move, inner)
         if moved is None:
             return None
-        node = moved
-    return node.src[0].reduce(outer.arg[0], outer.arg[1] + node.arg[1])
+        inner = moved
+    return inner
 
 
 def _long_sum(node: UOp) -> UOp | None:
@@ -126,8 +145,8 @@ def simplify_tensors(sink: UOp) -> UOp:
 
 
 def _join_sums(sink: UOp) -> UOp:
-    """Sums of sums become one, where nobody else needs the inner: who does has it computed, and
-    summing its results costs less than summing all its terms again."""
+    """Sums of sums become one, and parts of sums sums, where nobody else needs the inner: who does
+    has it computed, and summing its results costs less than summing all its terms again."""
     nodes = toposort(sink)
     users = consumers(nodes)
     done: dict[UOp, UOp] = {}
@@ -135,6 +154,8 @@ def _join_sums(sink: UOp) -> UOp:
         changed = node.with_sources(tuple([done[s] for s in node.src]))
         if node.op is Op.REDUCE and _alone(node.src[0], users):
             changed = _sum_of_sum(changed) or changed
+        elif node.op is Op.SHRINK and _alone(node.src[0], users):
+            changed = _part_of_sum(changed) or changed
         done[node] = changed
     return done[sink]
 
