@@ -102,22 +102,24 @@ class CpuQueue(Queue):
         local: Sequence[int] = (),
     ) -> None:
         parts = groups[0] if len(groups) == 1 else math.prod(groups)
-        addresses = [buffer.address for buffer in buffers]
-        self._launch(program.address, addresses, scalars, parts)  # type: ignore[attr-defined]
-
-    def _launch(
-        self, function: int, addresses: Sequence[int], scalars: Sequence[int], parts: int
-    ) -> None:
-        size = 3 + len(addresses) + len(scalars)
-        header = _LAUNCH | size << 8 | parts << 32
-        if parts > 1:
+        if parts != 1:
+            if parts < 1:
+                return
             self._start = True
-        elif parts < 1:
-            return
-        self._record(size, (header, function, len(addresses), *addresses, *scalars))
+        count = len(buffers)
+        size = 3 + count + len(scalars)
+        header = _LAUNCH | size << 8 | parts << 32
+        addresses = [buffer.address for buffer in buffers]
+        function: int = program.address  # type: ignore[attr-defined]
+        self._record(size, (header, function, count, *addresses, *scalars))
 
     def copy(self, destination: Buffer, source: Buffer) -> None:
-        self._launch(*self._copy_arguments(destination, source))
+        function, addresses, scalars, parts = self._copy_arguments(destination, source)
+        if parts:
+            self._start |= parts > 1
+            size = 3 + len(addresses) + len(scalars)
+            header = _header(_LAUNCH, size, parts)
+            self._record(size, (header, function, len(addresses), *addresses, *scalars))
 
     def _copy_arguments(
         self, destination: Buffer, source: Buffer

@@ -13,6 +13,7 @@ import numpy as np
 from dovetile import schedule
 from dovetile.capture.lists import Place, Replayable
 from dovetile.capture.surroundings import Surroundings
+from dovetile.ir.held import attach
 from dovetile.ir.uop import UOp
 from dovetile.profiling import stage
 from dovetile.runtime import Buffer, Counters, Device
@@ -190,7 +191,7 @@ class Step:
             if fresh.places:
                 patches.append((fresh.places, buffer))
             node = UOp.buffer(fresh.size, model.dtype, fresh.device.name)
-            schedule.attach(node, buffer)
+            attach(node, buffer)
             nodes.append(node)
         with stage("replay"):
             self.commands.submit(patches)

@@ -63,6 +63,7 @@ class UOp:
         "shape", "ranges", "bounds", "device",
         "_linear",  # of ir.symbolic.linear
         "_final",  # one bit for every RuleSet under which this node is known to be final
+        "held",  # of ir.held: what hangs on the node while a program runs
     )  # fmt: skip
 
     op: Op
@@ -74,6 +75,7 @@ class UOp:
     ranges: frozenset[UOp]
     bounds: tuple[Scalar, Scalar]
     device: str | None
+    held: Any
 
     def __new__(cls, op: Op, dtype: DType, src: tuple[UOp, ...] = (), arg: Any = None) -> UOp:
         # 0, 0.0, -0.0 and False are equal and hash alike, yet are different constants; so are NaNs
@@ -93,6 +95,7 @@ class UOp:
         _put_src(node, src)
         _put_arg(node, arg)
         mark_final(node, 0)
+        hold(node, None)
         fresh = _Reference(node, _forget)
         fresh.key = key
         # One atomic step, so that threads agree on which node is the one.
@@ -405,8 +408,8 @@ _new = object.__new__
 _small_integers: dict[int, UOp] = {}
 _SMALL = 4096
 # The way past __setattr__.
-_put_op, _put_dtype, _put_src, _put_arg, mark_final = (
-    UOp.__dict__[name].__set__ for name in ("op", "dtype", "src", "arg", "_final")
+_put_op, _put_dtype, _put_src, _put_arg, mark_final, hold = (
+    UOp.__dict__[name].__set__ for name in ("op", "dtype", "src", "arg", "_final", "held")
 )
 
 # -- Facts -----------------------------------------------------------------------------------------
