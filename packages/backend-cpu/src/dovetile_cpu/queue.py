@@ -106,12 +106,13 @@ class CpuQueue(Queue):
             if parts < 1:
                 return
             self._start = True
-        count = len(buffers)
-        size = 3 + count + len(scalars)
-        header = _LAUNCH | size << 8 | parts << 32
-        addresses = [buffer.address for buffer in buffers]
         function: int = program.address  # type: ignore[attr-defined]
-        self._record(size, (header, function, count, *addresses, *scalars))
+        words = [0, function, len(buffers)]
+        words += [buffer.address for buffer in buffers]
+        words += scalars
+        size = len(words)
+        words[0] = _LAUNCH | size << 8 | parts << 32
+        self._record(size, words)
 
     def copy(self, destination: Buffer, source: Buffer) -> None:
         function, addresses, scalars, parts = self._copy_arguments(destination, source)

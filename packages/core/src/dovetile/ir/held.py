@@ -11,6 +11,8 @@ from typing import Any
 from dovetile.ir.ops import Op
 from dovetile.ir.uop import UOp, hold
 
+_BUFFER = Op.BUFFER  # looking up a member of an Enum is slow before Python 3.12
+
 
 class Storage:
     """What hangs on a BUFFER.
@@ -52,7 +54,7 @@ def become(node: UOp, view: UOp) -> None:
 def realized(node: UOp) -> UOp:
     """The view of memory that `node` has become, or `node` itself."""
     held = node.held
-    return node if held is None or node.op is Op.BUFFER else held
+    return node if held is None or node.op is _BUFFER else held
 
 
 def forget(node: UOp) -> None:

@@ -32,6 +32,7 @@ class _Reference(weakref.ref):
 
 
 _table: dict[tuple, _Reference] = {}
+_BUFFER, _CONST = Op.BUFFER, Op.CONST  # looking up a member of an Enum is slow before Python 3.12
 _lock = threading.RLock()
 # Canonical kernels number their loops from 0: a loop made later must not be one of those.
 _range_ids = itertools.count(1 << 32)
@@ -80,7 +81,7 @@ class UOp:
     def __new__(cls, op: Op, dtype: DType, src: tuple[UOp, ...] = (), arg: Any = None) -> UOp:
         # 0, 0.0, -0.0 and False are equal and hash alike, yet are different constants; so are NaNs
         # of one meaning: the representation tells them apart and brings them together.
-        if op is Op.CONST:
+        if op is _CONST:
             key = (op, dtype, src, type(arg), repr(arg))
         else:
             key = (op, dtype, src, arg)
@@ -216,7 +217,7 @@ class UOp:
     ) -> UOp:  # fmt: skip
         """Memory of `size` elements; a new identity unless `slot` is given."""
         slot = next(_buffer_ids) if slot is None else slot
-        return UOp(Op.BUFFER, dtype, (), BufferArg(slot, size, space, device))
+        return UOp(_BUFFER, dtype, (), BufferArg(slot, size, space, device))
 
     def _coerce(self, other: UOp | Scalar) -> UOp:
         return other if isinstance(other, UOp) else self.const_like(other)

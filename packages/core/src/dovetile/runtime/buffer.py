@@ -84,6 +84,14 @@ class Buffer:
                 self.address = self._allocation.address
             return self.address
 
+    @classmethod
+    def allocated(cls, device: Device, nbytes: int, dtype: DType) -> Buffer:
+        """A buffer that takes its memory now. Raises OutOfMemoryError."""
+        buffer = cls(device, nbytes, dtype)
+        buffer._allocation = allocation = device.allocator.allocate(nbytes)
+        buffer.address = allocation.address
+        return buffer
+
     @staticmethod
     def next_number() -> int:
         """More than the number of every buffer so far."""

@@ -85,8 +85,10 @@ class Device(ABC):
 
     def wait(self) -> None:
         """Wait until all work is complete, but leave reports of bad indices to `synchronize`."""
-        self.queue.synchronize()
-        self.queue.collect_retired()
+        queue = self.queue
+        queue.synchronize()
+        if queue.retired:
+            queue.collect_retired()
 
 
 def get_device(name: str | None = None) -> Device:

@@ -11,7 +11,8 @@ import threading
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from dovetile import cache
+from dovetile import cache, environment
+from dovetile.dtypes import DType
 from dovetile.environment import settings
 from dovetile.ir.held import attach, become, realized, storage
 from dovetile.ir.ops import Op
@@ -29,7 +30,10 @@ from dovetile.schedule.run import LoadedPlan, load_plan, recording
 _plans: dict[tuple, _Known] = {}
 _lock = threading.RLock()
 _runs = 0
+_known_context: tuple[object, tuple] = (None, ())
 _VIEWS = frozenset({Op.RESHAPE, Op.PERMUTE, Op.SHRINK, Op.FLIP, Op.EXPAND, Op.AFTER})
+# Looking up a member of an Enum is slow before Python 3.12.
+_AFTER, _BUFFER, _CONST, _STORE = Op.AFTER, Op.BUFFER, Op.CONST, Op.STORE
 _READY = frozenset({Op.BUFFER, Op.CONST, Op.RESHAPE, Op.EXPAND, Op.PERMUTE, Op.SHRINK, Op.FLIP})
 _NAMESPACE = "schedule"
 _MOST_PLANS = 4096
@@ -107,50 +111,49 @@ def realize(values: Sequence[UOp]) -> None:
 def _is_ready(node: UOp) -> bool:
     """Whether there is nothing to compute: a BUFFER, at most reshaped, or a constant."""
     op = node.op
-    return op in _READY and (op is Op.CONST or is_realized(node) or is_constant(node))
+    return op in _READY and (op is _CONST or is_realized(node) or is_constant(node))
 
 
 class _Known(NamedTuple):
-    """The plan of a graph, and the shapes of what is asked for."""
+    """The plan of a graph, and for each value that is asked for: (number of its result, arguments
+    of its BUFFER, shape), or None where it is no memory of its own."""
 
     plan: LoadedPlan
-    shapes: list[tuple[int, ...]]
+    made: list[tuple[int, tuple[int, DType, str], tuple[int, ...]] | None]
 
 
 def run(roots: list[UOp]) -> None:
     global _runs
     _runs += 1
-    with stage("find plan"):
-        graph = _read(roots)
-        if graph.written:
-            record = recording.get()
-            if record is not None:
-                for buffer in graph.written:
-                    if (memory := storage(buffer).memory) is not None:
-                        record.add_written(memory)
-            extra = pending_readers(graph.written, roots)
-            if extra:
-                roots = roots + extra
-                graph = _read(roots)
-        known = _plans.get(graph.key)
-        if known is None:
-            plan = _make(normalize(roots, graph.nodes)[0])
-            if len(_plans) >= _MOST_PLANS:
-                _plans.clear()
-            known = _plans[graph.key] = _Known(plan, [root.shape for root in roots])
-    plan, shapes = known
-    with stage("launch"):
-        results = plan.run([b.held.memory for b in graph.slots])
-    for root, number, shape in zip(roots, plan.plan.outputs, shapes):
-        if number is None:
+    key, slots, nodes, written, states = _read(roots)
+    if written:
+        record = recording.get()
+        if record is not None:
+            for buffer in written:
+                if (memory := storage(buffer).memory) is not None:
+                    record.add_written(memory)
+        extra = pending_readers(written, roots)
+        if extra:
+            roots = roots + extra
+            key, slots, nodes, written, states = _read(roots)
+    known = _plans.get(key)
+    if known is None:
+        with stage("find plan"):
+            known = _find(roots, nodes)
+        if len(_plans) >= _MOST_PLANS:
+            _plans.clear()
+        _plans[key] = known
+    results = known.plan.run([b.held.memory for b in slots])
+    for root, made in zip(roots, known.made):
+        if made is None:
             become(root, _final(root))
         else:
-            made, memory = plan.plan.results[number], results[number]
-            buffer = UOp.buffer(made.size, made.dtype, memory.device.name)
-            attach(buffer, memory)
+            number, kind, shape = made
+            buffer = UOp.buffer(*kind)
+            attach(buffer, results[number])
             flat = len(shape) == 1
-            become(root, buffer if flat else UOp(Op.RESHAPE, made.dtype, (buffer,), shape))
-    for node in graph.states:
+            become(root, buffer if flat else UOp(Op.RESHAPE, buffer.dtype, (buffer,), shape))
+    for node in states:
         if node.held is None:
             final = _final(node)
             if is_realized(final):
@@ -170,54 +173,38 @@ def _final(node: UOp) -> UOp:
     return node
 
 
-class _Graph(NamedTuple):
-    """What there is to compute.
+def _context() -> tuple:
+    """What decides about plans beside graphs."""
+    global _known_context
+    version = environment.version()
+    if _known_context[0] != version:
+        _known_context = version, (default_device_name(), settings())
+    return _known_context[1]
 
-    key: what decides which plan this is: two graphs with one key have one normal form.
-    slots: the BUFFERs it reads or writes, numbered. nodes: all nodes, sources first. written: the
-    BUFFERs that STOREs write to. states: the AFTERs.
-    """
 
-    key: tuple
-    slots: dict[UOp, int]
-    nodes: list[UOp]
-    written: set[UOp]
-    states: list[UOp]
+_Graph = tuple[tuple, list[UOp], list[UOp], set[UOp], list[UOp]]
 
 
 def _read(roots: Sequence[UOp]) -> _Graph:
-    """The graph of some values that are not memory yet.
+    """What there is to compute: (key, slots, nodes, written, states).
+
+    key: what decides which plan this is: two graphs with one key have one normal form.
+    slots: the BUFFERs it reads or writes, in order. nodes: all nodes, sources first. written: the
+    BUFFERs that STOREs write to. states: the AFTERs.
 
     Every eager operation pays for this: it is one pass, which makes no nodes.
     """
-    slots: dict[UOp, int] = {}
+    key: list[object] = [_context()]
+    numbers: dict[UOp, int] = {}  # of nodes by the length of the key that ends with them
+    places: dict[UOp, int] = {}  # of BUFFERs among the slots
     nodes: list[UOp] = []
     written: set[UOp] = set()
     states: list[UOp] = []
-    key: list[object] = [default_device_name(), settings()]
-    numbers: dict[UOp, int] = {}
-
-    def number_memory(node: UOp, view: UOp) -> int:
-        while view.op in _VIEWS:
-            key.append((view.op, view.arg, view.src[1:]))
-            view = view.src[0]
-        if view.op is Op.BUFFER:
-            slot = slots.setdefault(view, len(slots))
-            key.append((slot, view.dtype, view.arg[1:]))
-        else:
-            key.append(view)
-        nodes.append(node)
-        number = numbers[node] = len(key)
-        return number
-
-    stack = list(reversed(roots))
+    stack = roots[::-1]
     while stack:
         node = stack[-1]
         if node in numbers:
             stack.pop()
-            continue
-        if node.held is not None:
-            number_memory(node, node.held)
             continue
         row: list[object] = [node.op, node.dtype, node.arg]
         for source in node.src:
@@ -227,7 +214,16 @@ def _read(roots: Sequence[UOp]) -> _Graph:
                 if view is None:
                     stack.append(source)
                     continue
-                number = number_memory(source, view)
+                while view.op in _VIEWS:
+                    key.append((view.op, view.arg, view.src[1:]))
+                    view = view.src[0]
+                if view.op is _BUFFER:
+                    place = places.setdefault(view, len(places))
+                    key.append((place, view.dtype, view.arg[1:]))
+                else:
+                    key.append(view)
+                number = numbers[source] = len(key)
+                nodes.append(source)
             row.append(number)
         if stack[-1] is not node:
             continue
@@ -235,12 +231,12 @@ def _read(roots: Sequence[UOp]) -> _Graph:
         key.append(tuple(row))
         numbers[node] = len(key)
         nodes.append(node)
-        if node.op is Op.AFTER:
+        if node.op is _AFTER:
             states.append(node)
-        elif node.op is Op.STORE:
+        elif node.op is _STORE:
             written.add(_base(node.src[0]))
     key += [numbers[root] for root in roots]
-    return _Graph(tuple(key), slots, nodes, written, states)
+    return tuple(key), list(places), nodes, written, states
 
 
 def _base(target: UOp) -> UOp:
@@ -301,6 +297,19 @@ def pending_readers(written: set[UOp], roots: Sequence[UOp] = ()) -> list[UOp]:
         else:
             touches[node] = node in written or any(touches[s] for s in node.src)
     return [u for u in dict.fromkeys(waiting) if touches[u]]
+
+
+def _find(roots: Sequence[UOp], nodes: Iterable[UOp]) -> _Known:
+    """The plan of a graph, and what it makes of the roots."""
+    loaded = _make(normalize(roots, nodes)[0])
+    results = [(m.size, m.dtype, loaded.devices[m.device].name) for m in loaded.plan.results]
+    return _Known(
+        loaded,
+        [
+            None if number is None else (number, results[number], root.shape)
+            for root, number in zip(roots, loaded.plan.outputs)
+        ],
+    )
 
 
 def _make(sink: UOp) -> LoadedPlan:

@@ -50,7 +50,8 @@ class LoadedPlan:
             for name in used
             if any(r.kind == "fault" for s in plan.steps if s.device == name for r in s.memory)
         ]
-        self._queues = [devices[name].queue for name in used]
+        self._submits = [devices[name].queue.submit for name in used]
+        self._results = [(devices[r.device], r.nbytes, r.dtype) for r in plan.results]
         # Made now: later, its first zero would wait for everything queued by then.
         self._faults = [fault_buffer(devices[name]) for name in reporting]
         first = {"result": 0, "temporary": len(plan.results)}
@@ -79,8 +80,10 @@ class LoadedPlan:
     def run(self, inputs: Sequence[Buffer]) -> list[Buffer]:
         """Queues all steps; returns the buffers of the results. Does not wait."""
         plan = self.plan
-        results = [Buffer(self.devices[r.device], r.nbytes, r.dtype) for r in plan.results]
-        memory = [*results, *self._temporaries(), *self._faults, *inputs]
+        results = [Buffer.allocated(*kind) for kind in self._results]
+        memory = results + self._temporaries() if plan.temporaries else list(results)
+        memory += self._faults
+        memory += inputs
         if plan.faults:
             register_faults(plan.faults)
         total.add(self.work)
@@ -88,12 +91,13 @@ class LoadedPlan:
             record.add_plan(self, memory, results)
         profile = profiling.current()
         if profile is not None or debug.level() >= 2:
-            self._run_timed(memory, profile)
+            with profiling.stage("launch"):
+                self._run_timed(memory, profile)
             return results
         for command in self.commands:
             queue(command, memory)
-        for used in self._queues:
-            used.submit()
+        for submit in self._submits:
+            submit()
         return results
 
     def _temporaries(self) -> list[Buffer]:

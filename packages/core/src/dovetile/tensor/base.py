@@ -36,7 +36,7 @@ class _Pending(threading.local):
     """
 
     def __init__(self) -> None:
-        self.written: weakref.WeakKeyDictionary[UOp, None] = weakref.WeakKeyDictionary()
+        self.written: dict[weakref.ref[UOp], None] = {}
 
 
 _pending = _Pending()
@@ -214,7 +214,7 @@ class TensorBase:
             view = buffer.reshape(self.shape)
             state = buffer.after(view.store(self.uop if value is None else value))
             self._adopt(state.reshape(self.shape))
-            _pending.written[buffer] = None
+            _pending.written[weakref.ref(buffer)] = None
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
         """Ask for (or no longer ask for) this Tensor's gradient. Returns the Tensor itself.
@@ -250,19 +250,26 @@ class TensorBase:
         new = state.after(target.store(value, arg=op))
         for alias in aliases(self._buffer):
             alias.uop = _with_state(alias.uop, new)
-        _pending.written[self._buffer] = None
+        _pending.written[weakref.ref(self._buffer)] = None
         forget_origin(self._buffer)
 
     def _settle(self) -> None:
         """Drop the graph that has just been computed, where no gradient needs it any more."""
-        if self._buffer is None and not self.requires_grad:
-            node = realized(self.uop)
-            buffer = buffer_of(node)
-            # Equal expressions share a buffer, which then must not be assigned to.
-            if buffer is not None and not (known := storage(buffer)).tensors:
-                known.origin = weakref.ref(self.uop)
-                self.uop = node
-                self._attach(buffer)
+        node = self.uop
+        view = node.held
+        if self._buffer is not None or self.requires_grad or view is None:
+            return
+        buffer = view
+        while buffer.src:
+            buffer = buffer.src[0]
+        known = buffer.held
+        # Equal expressions share a buffer, which then must not be assigned to.
+        if not known.tensors:
+            known.origin = weakref.ref(node)
+            self.uop = view
+            self._buffer = buffer
+            known.tensors = shown = IdentitySet()
+            shown.add(self)
 
     def realize(self, *others: TensorBase) -> Self:
         """Compute this Tensor (and the others, together) now. Returns the Tensor itself."""
@@ -368,20 +375,28 @@ def check_number(op: str, value: object) -> None:
 def realize_all(tensors: tuple[TensorBase, ...] | list[TensorBase]) -> None:
     """Compute all these Tensors together, and carry out the assigns that are pending."""
     with placement.lock:
-        states: dict[UOp, UOp] = {}
-        if _pending.written:
-            for buffer in list(_pending.written):
-                for alias in aliases(buffer):
-                    state = state_of(alias.uop)
-                    if state is not None:
-                        states[buffer] = state
-                        break
-            _pending.written.clear()
-        placement.realize([*[tensor.uop for tensor in tensors], *states.values()])
+        nodes = [tensor.uop for tensor in tensors]
+        written = _pending.written
+        states = _take_states(written) if written else {}
+        placement.realize([*nodes, *states.values()] if states else nodes)
         for buffer in states:
             _renew(buffer)
         for tensor in tensors:
             tensor._settle()
+
+
+def _take_states(written: dict[weakref.ref[UOp], None]) -> dict[UOp, UOp]:
+    """The states that the BUFFERs written to are to reach; they are pending no more."""
+    states: dict[UOp, UOp] = {}
+    for reference in list(written):
+        buffer = reference()
+        for alias in () if buffer is None else aliases(buffer):
+            state = state_of(alias.uop)
+            if state is not None:
+                states[buffer] = state
+                break
+    written.clear()
+    return states
 
 
 def _renew(buffer: UOp) -> None:

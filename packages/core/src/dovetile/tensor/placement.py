@@ -77,9 +77,10 @@ def renewed(buffer: UOp) -> UOp:
 
 def realize(nodes: list[UOp]) -> None:
     """Compute the nodes: what :func:`realized` gives then is memory."""
+    global realize
     from dovetile.schedule.realization import realize
 
-    realize(nodes)
+    realize(nodes)  # as every call after this one: an import statement is not free
 
 
 def buffer_array(buffer: UOp) -> np.ndarray:
