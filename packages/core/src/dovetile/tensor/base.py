@@ -27,6 +27,8 @@ _grad_enabled: contextvars.ContextVar[bool] = contextvars.ContextVar("grad_enabl
 
 _live: IdentitySet[TensorBase] = IdentitySet()
 _VIEWS = frozenset({Op.RESHAPE, Op.PERMUTE, Op.SHRINK, Op.FLIP})
+_LEADING = _VIEWS | {Op.AFTER}  # to the memory that a value lies in
+_BUFFER = Op.BUFFER  # looking up a member of an Enum is slow before Python 3.12
 
 
 class _Pending(threading.local):
@@ -90,9 +92,9 @@ def state_of(node: UOp) -> UOp | None:
 
 def buffer_of(node: UOp) -> UOp | None:
     """The BUFFER that `node` is a view of (in whichever state), or None."""
-    while node.op in _VIEWS or node.op is Op.AFTER:
+    while node.op in _LEADING:
         node = node.src[0]
-    return node if node.op is Op.BUFFER else None
+    return node if node.op is _BUFFER else None
 
 
 def leaf_of(buffer: UOp) -> TensorBase | None:
@@ -255,21 +257,14 @@ class TensorBase:
 
     def _settle(self) -> None:
         """Drop the graph that has just been computed, where no gradient needs it any more."""
-        node = self.uop
-        view = node.held
-        if self._buffer is not None or self.requires_grad or view is None:
-            return
-        buffer = view
-        while buffer.src:
-            buffer = buffer.src[0]
-        known = buffer.held
-        # Equal expressions share a buffer, which then must not be assigned to.
-        if not known.tensors:
-            known.origin = weakref.ref(node)
-            self.uop = view
-            self._buffer = buffer
-            known.tensors = shown = IdentitySet()
-            shown.add(self)
+        if self._buffer is None and not self.requires_grad:
+            view = realized(self.uop)
+            buffer = buffer_of(view)
+            # Equal expressions share a buffer, which then must not be assigned to.
+            if buffer is not None and not (known := storage(buffer)).tensors:
+                known.origin = weakref.ref(self.uop)
+                self.uop = view
+                self._attach(buffer)
 
     def realize(self, *others: TensorBase) -> Self:
         """Compute this Tensor (and the others, together) now. Returns the Tensor itself."""
