@@ -338,12 +338,10 @@ class Capture:
         fresh = [
             Fresh(b.device, b.nbytes // b.dtype.itemsize, b, lists.places(b)) for b, _ in self.fresh
         ]
-        step = Step(
+        return Step(
             lists, inputs, owners, used, written, self.surroundings, expected, states,
             self.recording.arrays(), fresh, self.recording.work, build,
         )  # fmt: skip
-        step._last = [role.memory for role in inputs]
-        return step
 
     def _restores(self, staying: set[int]) -> list[tuple[Any, Copy]]:
         """Host data that the step overwrites is put back before each replay."""
@@ -379,14 +377,13 @@ def _view(node: UOp) -> UOp:
 
 def _moved(moves: list[UOp], node: UOp) -> UOp:
     for move in reversed(moves):
-        node = move.replace(src=(node, *move.src[1:]))
+        node = UOp(move.op, move.dtype, (node, *move.src[1:]), move.arg)
     return node
 
 
 def _adopted(kind: type[TensorBase], moves: list[UOp], buffer: UOp) -> TensorBase:
-    node = _moved(moves, buffer)
-    tensor = kind._new(node)
-    tensor._adopt(node)
+    tensor = kind._new(_moved(moves, buffer))
+    tensor._attach(buffer)
     return tensor
 
 

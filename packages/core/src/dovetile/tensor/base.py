@@ -44,6 +44,11 @@ class _Pending(threading.local):
 _pending = _Pending()
 
 
+def has_pending_writes() -> bool:
+    """Whether assigns of this thread are not in memory yet."""
+    return bool(_pending.written)
+
+
 def live_tensors() -> list[TensorBase]:
     """Every Tensor that exists: the scheduler looks here for pending readers of a buffer."""
     return list(_live)
