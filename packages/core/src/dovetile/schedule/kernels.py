@@ -13,7 +13,7 @@ from dovetile.ir.uop import UOp, nodes_of, toposort
 from dovetile.optimize.opts import rewrite_listed
 from dovetile.plugins.specs import Capabilities
 from dovetile.schedule.dependencies import Dependencies, Kernel
-from dovetile.schedule.layout import Layout, as_read, layout_of, sums_along
+from dovetile.schedule.order import Order, as_read, order_of, sums_along
 from dovetile.schedule.place import Placement
 from dovetile.schedule.ranges import IndexMemo, RangeBuilder, conjunction
 
@@ -34,7 +34,7 @@ class KernelMaker:
         self.capabilities = capabilities
         self.default_device = device
         self.buffers: dict[UOp, UOp] = {}
-        self.layouts: dict[UOp, Layout] = {}
+        self.orders: dict[UOp, Order] = {}
         self.memo = IndexMemo()
         self.kernels: list[Kernel] = []
 
@@ -69,7 +69,7 @@ class KernelMaker:
         kernel = Kernel([root], *self._shape_of(root))
         if 0 in kernel.shape:
             return []
-        builder = self._laid_out(kernel, self.build(kernel))
+        builder = self._in_order(kernel, self.build(kernel))
         evicted = self._evict(kernel, builder)
         if root.op is Op.STORE and not evicted and self._overlaps(kernel):
             evicted = [root.src[1]]
@@ -77,39 +77,41 @@ class KernelMaker:
             self.placement.held[node] = None
             self._buffer(node)
         if evicted:
-            self.layouts.pop(root, None)
+            self.orders.pop(root, None)
             return list(dict.fromkeys(evicted))
         self.kernels.append(kernel)
-        more = []
-        for padded, buffer in builder.padded.items():
-            self.buffers[padded] = buffer
-            self.placement.held[padded] = None
-            more.append(padded)
-        for node in more:
-            nested = self._attempt(node)
+        blocked = self.placement.blocked
+        for copy, buffer in builder.copies.items():
+            self.buffers[copy] = buffer
+            self.placement.held[copy] = None
+            if copy.op is Op.PAD and copy.src[0] in blocked:
+                blocked[copy] = blocked[copy.src[0]]
+        for copy in builder.copies:
+            nested = self._attempt(copy)
             if nested:
-                raise GraphError("[schedule] a padded copy cannot be built in one kernel")
+                raise GraphError("[schedule] a copy cannot be built in one kernel")
+            self.kernels[-1].prepares = copy.op is Op.PERMUTE
         return []
 
-    def _laid_out(self, kernel: Kernel, builder: RangeBuilder) -> RangeBuilder:
+    def _in_order(self, kernel: Kernel, builder: RangeBuilder) -> RangeBuilder:
         """Builds the kernel again where its value had better lie in another order."""
         (root,) = kernel.roots
         # A padded copy lies as what it is a copy of.
-        if root in self.layouts or not self._free(root):
+        if root in {**self.orders, **self.placement.blocked} or not self._free(root):
             return builder
         capabilities = self.capabilities[kernel.device]
         lanes = capabilities.vector_bytes // root.dtype.itemsize
         assert kernel.ast is not None
-        order = layout_of(kernel.ast, kernel.axes, kernel.contraction, self._ordered(), lanes)
+        order = order_of(kernel.ast, kernel.axes, kernel.contraction, self._ordered(), lanes)
         order = order or as_read(self.placement.users.get(root, ()))
         if order is None:
             return builder
-        self.layouts[root] = order
+        self.orders[root] = order
         return self.build(kernel)
 
     def _ordered(self) -> set[UOp]:
         """The BUFFERs whose values are not in row-major order."""
-        return {self.buffers[node] for node in self.layouts if node in self.buffers}
+        return {self.buffers[node] for node in self.orders if node in self.buffers}
 
     def _free(self, root: UOp) -> bool:
         """Whether only kernels read this held value, so that it may lie in any order."""
@@ -145,16 +147,24 @@ class KernelMaker:
     def build(self, kernel: Kernel) -> RangeBuilder:
         """Gives the kernel its loops: fills in ast, reads, writes and checks."""
         inline = frozenset(kernel.roots) | self._states(kernel.roots)
-        contraction = [r for r in kernel.roots if self._contracts(r)]
-        kernel.contraction = bool(contraction)
-        builder = RangeBuilder(self.buffers, self.layouts, inline, kernel.contraction, self.memo)
-        axes = []
+        contractions = [c for r in kernel.roots for c in self._contractions(r)]
+        kernel.contraction = bool(contractions)
+        blocked = self.placement.blocked
+        relaid = dict(found for c in contractions if (found := self.placement.relaid.get(c)))
+        builder = RangeBuilder(
+            self.buffers, inline, kernel.contraction, blocked, self.orders, relaid, self.memo
+        )  # fmt: skip
+        blocks = blocked.get(kernel.roots[0])
+        shape = kernel.shape if blocks is None else blocks.inner_last(blocks.shape(kernel.shape))
         sequential = self._sequential_axes(kernel.roots[0])
         kernel.sequential = sequential > 0
-        for i, n in enumerate(kernel.shape):
+        axes = []
+        for i, n in enumerate(shape):
             kind = AxisKind.REDUCE if i < sequential else AxisKind.LOOP
             axes.append(builder.loop(n, kind))
         indices = kernel.axes = tuple(axes)
+        if blocks is not None:
+            indices = builder.blocked_indices(kernel.shape, indices, blocks)
         effects = []
         for root in kernel.roots:
             if root.op is Op.STORE:
@@ -171,7 +181,8 @@ class KernelMaker:
             else:
                 buffer = self.buffers[root]
                 value = builder.value(root, indices)
-                effects.append(buffer.index(builder.place(root, indices)).store(value))
+                place = builder.place_of(root, indices)
+                effects.append(buffer.index(place).store(value))
                 kernel.writes[buffer] = root
         fault = fault_buffer(kernel.device)
         for check in builder.checks:
@@ -183,11 +194,11 @@ class KernelMaker:
             code = UOp.const(fault_code(check.text), fault.dtype)
             effects.append(fault.index(0).store(code, failed).end(*loops.values()))
         kernel.reads, kernel.checks = builder.reads, builder.checks
-        order = self.layouts.get(kernel.roots[0], range(len(axes)))
+        order = self.orders.get(kernel.roots[0], range(len(axes)))
         loops = [axes[i] for i in order if axes[i].op is Op.RANGE]
         body = UOp.group(*effects)
         if builder.reduced:
-            if kernel.roots[0] not in self.layouts:
+            if kernel.roots[0] not in self.orders:
                 loops = self._loop_order(loops, effects)
             body = _ordered_reductions(body)
             if kernel.contraction:
@@ -209,9 +220,9 @@ class KernelMaker:
                         found.add(user)
         return frozenset(found)
 
-    def _contracts(self, root: UOp) -> bool:
-        """Whether a contraction is computed inside this root's kernel."""
-        stack, seen = [root.src[1] if root.op is Op.STORE else root], set()
+    def _contractions(self, root: UOp) -> list[UOp]:
+        """The contractions that are computed inside this root's kernel."""
+        stack, seen, found = [root.src[1] if root.op is Op.STORE else root], set(), []
         first = stack[0]
         while stack:
             node = stack.pop()
@@ -219,10 +230,10 @@ class KernelMaker:
                 continue
             seen.add(node)
             if node in self.placement.contractions:
-                return True
+                found.append(node)
             if node.op not in (Op.AFTER, Op.BUFFER, Op.COPY):
                 stack.extend(node.src)
-        return False
+        return found
 
     @staticmethod
     def _sequential_axes(root: UOp) -> int:
@@ -266,7 +277,7 @@ class KernelMaker:
                 continue
             rows = frozenset(node.ranges & outer)
             # In the order in which the values lie, what it would be computed for comes again.
-            scattered = kernel.roots[0] in self.layouts and rows != set(end.src[1 : 1 + len(rows)])
+            scattered = kernel.roots[0] in self.orders and rows != set(end.src[1 : 1 + len(rows)])
             times = math.prod(_extent(r) for r in node.ranges)
             complete = rows == outer
             too_often = times > tensor.size
@@ -329,9 +340,12 @@ class KernelMaker:
             return False
         if a.contraction or b.contraction or a.sequential or b.sequential:
             return False
-        if self.layouts.get(a.roots[0]) != self.layouts.get(b.roots[0]):
+        if a.checks or b.checks or len(a.roots) >= 16 or a.prepares or b.prepares:
             return False
-        if a.checks or b.checks or len(a.roots) >= 16:
+        blocked = self.placement.blocked
+        if blocked.get(a.roots[0]) != blocked.get(b.roots[0]):
+            return False
+        if self.orders.get(a.roots[0]) != self.orders.get(b.roots[0]):
             return False
         if sorted(set(a.reductions)) != sorted(set(b.reductions)):
             return False
