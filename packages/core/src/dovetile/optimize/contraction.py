@@ -134,11 +134,11 @@ def _lines(
     in_line = max(capabilities.line_bytes // load.node.dtype.itemsize, 1)
     down, along = load.stride(column), load.stride(innermost)
     touched = rows if down is None else min(1 + rows * abs(down) / in_line, rows)
-    if down is None or abs(down) * load.node.dtype.itemsize >= _PAGE:
+    far = down is not None and abs(down) * load.node.dtype.itemsize >= _PAGE
+    if down is None or far:
         touched *= 2  # every line on a page of its own: no prefetcher follows
     shared = 1.0 if along is None else max(abs(along) / in_line, 1 / size(innermost))
-    # Rows on pages of their own need as many entries of the small table of pages.
-    far = down is not None and abs(down) * load.node.dtype.itemsize >= _PAGE
+    # Such rows also need an entry each of the small table of pages, at every step.
     return touched * (min(shared, 1.0) + (0.25 if far else 0.0))
 
 
