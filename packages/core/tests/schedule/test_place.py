@@ -134,3 +134,10 @@ def test_kernels_of_names_every_kernel_a_value_is_computed_in() -> None:
     needs = kernels_of(place(UOp.sink(*roots), TARGET))
     assert needs[shared] == set(roots)
     assert needs[a] == {roots[0]} and needs[b] == {roots[1]}
+
+
+def test_what_is_compared_with_its_own_extreme_is_held() -> None:
+    value = exp(x + y)
+    best = value.eq(value.reduce(Op.MIN, 1).expand((64,)))
+    assert value in held(best)
+    assert value not in held(value.eq((x + 1).reduce(Op.MIN, 1).expand((64,))))

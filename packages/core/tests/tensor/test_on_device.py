@@ -129,3 +129,15 @@ def test_the_random_stream_is_that_of_the_reference(request: pytest.FixtureReque
     expected = draw()
     assert uniform == expected[0] and integers == expected[1]
     np.testing.assert_allclose(normals, expected[2], rtol=1e-5, atol=1e-6)
+
+
+def test_gradient_of_a_maximum_that_another_kernel_computed() -> None:
+    """Every window passes on its whole gradient, also where values were rounded in another way."""
+    scale, shift = (Tensor(single(16, seed=n), requires_grad=True) for n in (1, 2))
+    mean, var = Tensor(np.zeros(16, np.float32)), Tensor(np.ones(16, np.float32))
+    x = Tensor(single(8, 16, 8, 8)).batch_norm(mean, var, scale, shift, training=True)
+    pooled = x.max_pool2d(2)
+    weights = single(*pooled.shape, seed=3)
+    (pooled * Tensor(weights)).sum().backward()
+    pooled.realize()
+    np.testing.assert_allclose(shift.grad.numpy(), weights.sum((0, 2, 3)), rtol=1e-4, atol=1e-4)
