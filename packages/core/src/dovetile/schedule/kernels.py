@@ -11,10 +11,19 @@ from dovetile.ir.ops import AxisKind, Op
 from dovetile.ir.rewrite import substitute_ranges
 from dovetile.ir.uop import UOp, nodes_of, toposort
 from dovetile.optimize.opts import rewrite_listed
+from dovetile.optimize.rescale import closing
 from dovetile.plugins.specs import Capabilities
 from dovetile.schedule.dependencies import Dependencies, Kernel
 from dovetile.schedule.place import Placement
 from dovetile.schedule.ranges import IndexMemo, RangeBuilder, conjunction
+
+class StaysApart(Exception):
+    """Two contractions that were to be closed in one loop cannot be; the second of them."""
+
+    def __init__(self, contraction: UOp) -> None:
+        super().__init__(contraction)
+        self.contraction = contraction
+
 
 FAULT_SLOT = -1
 # A reduction of fewer elements is computed inside its kernel even if that leaves few parallel rows.
@@ -68,7 +77,13 @@ class KernelMaker:
         if 0 in kernel.shape:
             return []
         builder = self.build(kernel)
-        evicted = self._evict(kernel, builder)
+        closed = [self.placement.closed[n] for n in builder.reduced.values() if n in self.placement.closed]
+        if not closed:
+            evicted = self._evict(kernel, builder)
+        elif closing(kernel.ast) is not None:
+            evicted = []
+        else:
+            raise StaysApart(closed[0])
         if root.op is Op.STORE and not evicted and self._overlaps(kernel):
             evicted = [root.src[1]]
         for node in evicted:

@@ -14,6 +14,8 @@ is used. The rules, in order:
        hold:           leaf / B + (k + 1) * own / B + L
 4. Any other reduction is computed inside its only kernel, at the loop level of its own axes, if
    that repeats no work and leaves enough parallel iterations; `kernels` checks that on the loops.
+5. A contraction whose operand is computed from another contraction by reductions that can share its
+   loop (`optimize.rescale`) is computed in one kernel with it: nothing in between is held.
 """
 
 from __future__ import annotations
@@ -41,12 +43,17 @@ class Placement:
     users: dict[UOp, list[UOp]]
     held: dict[UOp, None] = field(default_factory=dict)
     contractions: set[UOp] = field(default_factory=set)
+    closed: dict[UOp, UOp] = field(default_factory=dict)
+    apart: frozenset[UOp] = frozenset()
 
 
-def place(sink: UOp, target: Capabilities) -> Placement:
-    """Decides rules 1 to 3 for the whole graph."""
+def place(sink: UOp, target: Capabilities, apart: frozenset[UOp] = frozenset()) -> Placement:
+    """Decides rules 1 to 3 for the whole graph.
+
+    apart: contractions that rule 5 must leave alone.
+    """
     nodes = toposort(sink)
-    placement = Placement(nodes, consumers(nodes))
+    placement = Placement(nodes, consumers(nodes), apart=apart)
     _forced(sink, placement)
     _contractions(placement)
     _shared(placement, target)
@@ -97,8 +104,10 @@ def _contractions(placement: Placement) -> None:
             if min(reuse) < _REUSE or terms < 4096:
                 continue
             placement.contractions.add(node)
+            inside = _closed(node, sources, placement)
             for s in sources:
-                _hold(s, placement)
+                if s is not inside:
+                    _hold(s, placement)
         elif node.op is Op.INDEX and node.size >= 2 * node.src[0].size:
             source = storage(node.src[0])
             if source.op in ELEMENTWISE and _work(source, placement) > _WINDOW_WORK:
@@ -106,10 +115,37 @@ def _contractions(placement: Placement) -> None:
     # Users first: an epilogue may itself be the operand that another contraction holds.
     taken: set[UOp] = set()
     for node in reversed(placement.nodes):
-        if node in placement.contractions:
+        if node in placement.contractions and node not in placement.closed:
             last = epilogue(node, placement, taken)
             if last is not None:
                 _hold(last, placement)
+
+
+def _closed(node: UOp, operands: list[UOp], placement: Placement) -> UOp | None:
+    """The operand of a contraction that is computed from another one in between, if any: softmax of
+    scores, say (rule 5). Nothing else may need what lies between the two."""
+    if node in placement.apart:
+        return None
+    for operand in operands:
+        between = toposort(
+            operand,
+            lambda n: n not in placement.contractions
+            and n not in placement.held
+            and not is_memory(n),
+        )
+        scores = [n for n in between if n in placement.contractions]
+        maxima = [n for n in between if n.op is Op.REDUCE and n.arg[0] is Op.MAX]
+        if len(scores) != 1 or not maxima:
+            continue
+        from_scores: set[UOp] = set()
+        for n in between:
+            if n is scores[0] or not from_scores.isdisjoint(n.src):
+                from_scores.add(n)
+        path = set(toposort(node.src[0], lambda n: n is not operand))
+        if all(u in from_scores or u in path for n in from_scores for u in placement.users[n]):
+            placement.closed[scores[0]] = node
+            return operand
+    return None
 
 
 def epilogue(node: UOp, placement: Placement, taken: set[UOp]) -> UOp | None:
