@@ -9,7 +9,7 @@ rows by a few keys, or columns.
 from __future__ import annotations
 
 from dovetile.ir.ops import AddressSpace, AxisKind, Op
-from dovetile.ir.uop import UOp, nodes_of
+from dovetile.ir.uop import UOp, nodes_of, toposort
 from dovetile.lower.linear import buffer_of
 from dovetile.optimize.analysis import Analysis, extent, size
 from dovetile.optimize.online import Online
@@ -77,7 +77,8 @@ def _nests(kernel: UOp, lanes: int, capabilities: Capabilities) -> list[Opt]:
         if end is kernel.src[0]:
             continue
         *others, rows = end.src[1:]
-        products = any(n.op is Op.REDUCE and n.arg is Op.ADD for n in end.toposort() if n.ranges >= {rows})
+        inside = toposort(end.src[0], lambda n: n.op not in (Op.AFTER, Op.STAGE))
+        products = any(n.op is Op.REDUCE and n.src[0].op is Op.MUL for n in inside)
         vectors = min(_VECTORS if others else 1, size(rows) // lanes)
         while size(rows) % (vectors * lanes):
             vectors -= 1
