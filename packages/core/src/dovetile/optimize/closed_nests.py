@@ -19,8 +19,8 @@ from dovetile.plugins.specs import Capabilities
 
 _PARALLEL_WORK = 200_000
 # Vectors of rows in a register tile, and in a nest of elementwise work.
-_VECTORS, _COPIES = 2, 2
-_ROWS, _BLOCK = 64, 128
+_VECTORS, _COPIES = 4, 2
+_ROWS, _BLOCK = 64, 64
 
 
 def closed_opts(facts: Analysis, capabilities: Capabilities) -> list[Opt] | None:
@@ -79,7 +79,7 @@ def _nests(kernel: UOp, lanes: int, capabilities: Capabilities) -> list[Opt]:
         *others, rows = end.src[1:]
         inside = toposort(end.src[0], lambda n: n.op not in (Op.AFTER, Op.STAGE))
         products = any(n.op is Op.REDUCE and n.src[0].op is Op.MUL for n in inside)
-        vectors = min(_VECTORS if others else 1, size(rows) // lanes)
+        vectors = min(_VECTORS if others else 4, size(rows) // lanes)
         while size(rows) % (vectors * lanes):
             vectors -= 1
         if vectors * lanes < size(rows):
