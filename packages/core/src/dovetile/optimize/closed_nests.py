@@ -23,48 +23,52 @@ _VECTORS, _COPIES = 4, 2
 _ROWS, _BLOCK = 64, 64
 
 
+def closable(kernel: UOp, capabilities: Capabilities) -> Closing | None:
+    """How the reductions of a kernel share one loop where that suits the target: where there are
+    rows for the lanes of a vector. None elsewhere."""
+    found = closing(kernel) if capabilities.vector_bytes else None
+    rows = _rows(found) if found is not None else None
+    fits = rows is not None and size(rows) * found.score.dtype.itemsize >= capabilities.vector_bytes
+    return found if fits else None
+
+
 def closed_opts(facts: Analysis, capabilities: Capabilities) -> list[Opt] | None:
     """The schedule of a kernel whose reductions can share a loop, or None for any other kernel."""
-    if sum(n.arg is Op.MAX for n in facts.reductions) == 0 or capabilities.vector_bytes == 0:
+    if not facts.idempotent or all(n.arg is not Op.MAX for n in facts.reductions):
         return None
-    found = closing(facts.kernel)
-    if found is None:
+    found = closable(facts.kernel, capabilities)
+    rows = _rows(found) if found is not None else None
+    if found is None or rows is None:
         return None
     lanes = capabilities.vector_bytes // facts.itemsize
-    rows = rows_of(found, facts.free)
-    if rows is None or size(rows) < lanes:
-        return None
-    columns = [r for r in facts.free if r not in found.rows]
-    outside = [r for r in facts.free if r in found.rows and r is not rows]
-    opts: list[Opt] = []
     held = min(_ROWS, size(rows) // lanes * lanes)
-    blocks = None
+    opts: list[Opt] = []
+    loops = [r.arg.id for r in facts.outputs if r in found.rows and r is not rows]
     if held < size(rows):
-        blocks = next_id(facts.kernel)
+        loops.append(next_id(facts.kernel))
         opts.append(Split(rows.arg.id, held))
-    loops = [r.arg.id for r in outside] + ([blocks] if blocks is not None else [])
-    opts.append(Order((*loops, rows.arg.id, *(r.arg.id for r in columns))))
+    columns = [r.arg.id for r in facts.outputs if r not in found.rows]
+    opts.append(Order((*loops, rows.arg.id, *columns)))
     opts.append(Online(rows.arg.id, _block(size(found.axis))))
     opts += _nests(apply_opts(facts.kernel, opts), lanes, capabilities)
-    share = _share(apply_opts(facts.kernel, opts), loops, capabilities)
-    return opts + share
+    if facts.worth_sharing(capabilities, _PARALLEL_WORK):
+        opts += _share(apply_opts(facts.kernel, opts), loops, capabilities)
+    return opts
 
 
-def rows_of(found: Closing, outputs: tuple[UOp, ...]) -> UOp | None:
-    """The longest of the axes that only the scores depend on, not the values they weigh."""
-    free = [r for r in outputs if r in found.rows and r.src[0].is_const]
-    columns = frozenset(outputs) - found.rows
-    shared = [
-        n.ranges for n in nodes_of(found.kernel) if n.op is Op.LOAD and n.ranges & columns
-    ]
-    return max((r for r in free if not any(r in s for s in shared)), key=size, default=None)
+def _rows(found: Closing) -> UOp | None:
+    """The longest of the output axes that the scores depend on, and not what they are weights of:
+    for each of its points the same values are read."""
+    columns = frozenset(output_axes(found.kernel)) - found.rows
+    values = [n.ranges for n in nodes_of(found.kernel) if n.op is Op.LOAD and n.ranges & columns]
+    free = [r for r in found.rows if r.src[0].is_const and not any(r in v for v in values)]
+    return max(free, key=lambda r: (size(r), -r.arg.id), default=None)
 
 
 def _block(n: int) -> int:
     """A divisor of the reduced axis near the usual size, where there is one."""
-    if n <= _BLOCK:
-        return n
-    return next((b for b in range(_BLOCK * 3 // 2, _BLOCK * 2 // 3, -1) if n % b == 0), _BLOCK)
+    near = range(min(_BLOCK * 3 // 2, n), _BLOCK * 2 // 3, -1)
+    return next((b for b in near if n % b == 0), min(_BLOCK, n))
 
 
 def _nests(kernel: UOp, lanes: int, capabilities: Capabilities) -> list[Opt]:
@@ -104,7 +108,7 @@ def _nests(kernel: UOp, lanes: int, capabilities: Capabilities) -> list[Opt]:
 def _share(kernel: UOp, loops: list[int], capabilities: Capabilities) -> list[Opt]:
     """The loop that is shared out among the workers."""
     threads = capabilities.threads
-    if "THREAD" not in capabilities.parallel_axes or threads < 2 or not loops:
+    if not loops:
         return []
     named = {r.arg.id: r for r in output_axes(kernel)}
     best = next((i for i in loops if size(named[i]) >= 4 * threads), None)

@@ -43,7 +43,8 @@ class Placement:
     users: dict[UOp, list[UOp]]
     held: dict[UOp, None] = field(default_factory=dict)
     contractions: set[UOp] = field(default_factory=set)
-    closed: dict[UOp, UOp] = field(default_factory=dict)
+    closed: dict[UOp, frozenset[UOp]] = field(default_factory=dict)
+    """For a contraction under rule 5 the reductions that share its loop."""
     apart: frozenset[UOp] = frozenset()
 
 
@@ -114,36 +115,35 @@ def _contractions(placement: Placement) -> None:
                 _hold(source, placement)
     # Users first: an epilogue may itself be the operand that another contraction holds.
     taken: set[UOp] = set()
+    inside = frozenset[UOp]().union(*placement.closed.values())
     for node in reversed(placement.nodes):
-        if node in placement.contractions and node not in placement.closed:
+        if node in placement.contractions and node not in inside:
             last = epilogue(node, placement, taken)
             if last is not None:
                 _hold(last, placement)
 
 
 def _closed(node: UOp, operands: list[UOp], placement: Placement) -> UOp | None:
-    """The operand of a contraction that is computed from another one in between, if any: softmax of
-    scores, say (rule 5). Nothing else may need what lies between the two."""
+    """The operand of a contraction that is computed from another contraction by a maximum and what
+    follows from it, as the softmax of scores is (rule 5). Nothing else may need what is between."""
     if node in placement.apart:
         return None
+
+    def is_between(n: UOp) -> bool:
+        return n not in placement.contractions and n not in placement.held and not is_memory(n)
+
     for operand in operands:
-        between = toposort(
-            operand,
-            lambda n: n not in placement.contractions
-            and n not in placement.held
-            and not is_memory(n),
-        )
-        scores = [n for n in between if n in placement.contractions]
-        maxima = [n for n in between if n.op is Op.REDUCE and n.arg[0] is Op.MAX]
-        if len(scores) != 1 or not maxima:
+        cone = toposort(operand, is_between)
+        scores = [n for n in cone if n in placement.contractions]
+        if len(scores) != 1 or not any(n.op is Op.REDUCE and n.arg[0] is Op.MAX for n in cone):
             continue
-        from_scores: set[UOp] = set()
-        for n in between:
-            if n is scores[0] or not from_scores.isdisjoint(n.src):
-                from_scores.add(n)
-        path = set(toposort(node.src[0], lambda n: n is not operand))
-        if all(u in from_scores or u in path for n in from_scores for u in placement.users[n]):
-            placement.closed[scores[0]] = node
+        between: set[UOp] = set()
+        for n in cone:
+            if n is scores[0] or not between.isdisjoint(n.src):
+                between.add(n)
+        known = between.union(toposort(node.src[0], lambda n: n is not operand), (node,))
+        if all(user in known for n in between for user in placement.users[n]):
+            placement.closed[node] = frozenset(n for n in between if n.op is Op.REDUCE)
             return operand
     return None
 
