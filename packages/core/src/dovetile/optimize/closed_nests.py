@@ -8,10 +8,9 @@ rows by a few keys, or columns.
 
 from __future__ import annotations
 
-from dovetile.ir.ops import AddressSpace, AxisKind, Op
+from dovetile.ir.ops import AxisKind, Op
 from dovetile.ir.uop import UOp, nodes_of, toposort
-from dovetile.lower.linear import buffer_of
-from dovetile.optimize.analysis import Analysis, extent, size
+from dovetile.optimize.analysis import Analysis, size
 from dovetile.optimize.online import Online
 from dovetile.optimize.opts import Bind, Opt, Order, Split, apply_opts, next_id, output_axes
 from dovetile.optimize.rescale import Closing, closing

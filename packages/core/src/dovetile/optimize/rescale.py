@@ -92,7 +92,7 @@ def _with_one_axis(kernel: UOp, last: UOp) -> UOp:
         and n.ranges <= outputs
     }
     same.discard(axis)
-    kernel = replace_axes(kernel, dict.fromkeys(same, axis), {r: (axis,) for r in same})
+    kernel = replace_axes(kernel, dict.fromkeys(same, axis), dict.fromkeys(same, (axis,)))
     # Then the sums inside of their terms, the scores, become the same: they share loops too.
     shared: dict[tuple, tuple[UOp, ...]] = {}
     changes: dict[UOp, UOp] = {}

@@ -53,7 +53,7 @@ def _needed(value: UOp) -> list[UOp]:
 def _bound(
     condition: UOp, axis: UOp, inner: frozenset[UOp]
 ) -> tuple[UOp | None, UOp | None] | None:
-    """(least, limit) of `axis` by a comparison of indices, at the most generous point of `inner`."""
+    """(least, limit) of `axis` by a comparison of indices, at the best point of `inner`."""
     negated = condition.op is Op.XOR and condition.src[1].constant is True
     node = condition.src[0] if negated else condition
     if node.op is not Op.LT or node.src[0].dtype is not dtypes.index:

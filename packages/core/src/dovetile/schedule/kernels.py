@@ -10,12 +10,13 @@ from dovetile.errors import GraphError
 from dovetile.ir.ops import AxisKind, Op
 from dovetile.ir.rewrite import substitute_ranges
 from dovetile.ir.uop import UOp, nodes_of, toposort
-from dovetile.optimize.opts import rewrite_listed
 from dovetile.optimize.closed_nests import closable
+from dovetile.optimize.opts import rewrite_listed
 from dovetile.plugins.specs import Capabilities
 from dovetile.schedule.dependencies import Dependencies, Kernel
 from dovetile.schedule.place import Placement
 from dovetile.schedule.ranges import IndexMemo, RangeBuilder, conjunction
+
 
 class StaysApart(Exception):
     """Two contractions that were to be closed in one loop cannot be; the second of them."""

@@ -68,6 +68,13 @@ def is_memory(node: UOp) -> bool:
     return node.op is Op.BUFFER
 
 
+# Between an operand and the sum of products that it is for.
+_PATH = MOVEMENT | {Op.CAST, Op.INDEX, Op.MUL}
+# The contractions that a value is computed from (two stand for several), and whether by a maximum.
+Origin = tuple[frozenset[UOp], bool]
+_NOTHING: Origin = (frozenset(), False)
+
+
 def storage(node: UOp) -> UOp:
     """The node below movement, casts and window indexing: where an operand really comes from."""
     while node.op in MOVEMENT or node.op in (Op.CAST, Op.INDEX):
@@ -92,7 +99,9 @@ def _forced(sink: UOp, placement: Placement) -> None:
 
 
 def _contractions(placement: Placement) -> None:
+    origins: dict[UOp, Origin] = {}
     for node in placement.nodes:
+        origins[node] = _origins(node, origins, placement)
         if node.op is Op.REDUCE and node.arg[0] is Op.ADD:
             product = node.src[0]
             while product.op in MOVEMENT or product.op in (Op.CAST, Op.INDEX):
@@ -105,9 +114,10 @@ def _contractions(placement: Placement) -> None:
             if min(reuse) < _REUSE or terms < 4096:
                 continue
             placement.contractions.add(node)
-            inside = _closed(node, sources, placement)
+            origins[node] = (frozenset((node,)), False)
+            closed = next((s for s in sources if _closes(node, s, origins, placement)), None)
             for s in sources:
-                if s is not inside:
+                if s is not closed:
                     _hold(s, placement)
         elif node.op is Op.INDEX and node.size >= 2 * node.src[0].size:
             source = storage(node.src[0])
@@ -123,29 +133,34 @@ def _contractions(placement: Placement) -> None:
                 _hold(last, placement)
 
 
-def _closed(node: UOp, operands: list[UOp], placement: Placement) -> UOp | None:
-    """The operand of a contraction that is computed from another contraction by a maximum and what
-    follows from it, as the softmax of scores is (rule 5). Nothing else may need what is between."""
-    if node in placement.apart:
-        return None
+def _origins(node: UOp, known: dict[UOp, Origin], placement: Placement) -> Origin:
+    if node in placement.held or node.op is Op.AFTER:
+        return _NOTHING
+    contractions, by_maximum = _NOTHING
+    for s in node.src:
+        found, maximum = known[s]
+        by_maximum = by_maximum or maximum
+        if found and found != contractions and len(contractions) < 2:
+            contractions = contractions | found if contractions else found
+    return contractions, by_maximum or (node.op is Op.REDUCE and node.arg[0] is Op.MAX)
 
-    def is_between(n: UOp) -> bool:
-        return n not in placement.contractions and n not in placement.held and not is_memory(n)
 
-    for operand in operands:
-        cone = toposort(operand, is_between)
-        scores = [n for n in cone if n in placement.contractions]
-        if len(scores) != 1 or not any(n.op is Op.REDUCE and n.arg[0] is Op.MAX for n in cone):
-            continue
-        between: set[UOp] = set()
-        for n in cone:
-            if n is scores[0] or not between.isdisjoint(n.src):
-                between.add(n)
-        known = between.union(toposort(node.src[0], lambda n: n is not operand), (node,))
-        if all(user in known for n in between for user in placement.users[n]):
-            placement.closed[node] = frozenset(n for n in between if n.op is Op.REDUCE)
-            return operand
-    return None
+def _closes(node: UOp, operand: UOp, origins: dict[UOp, Origin], placement: Placement) -> bool:
+    """Whether rule 5 holds: an operand of this contraction is computed from another one alone, by a
+    maximum and what follows from it, as the softmax of scores is, and nothing else needs any of
+    it."""
+    contractions, by_maximum = origins[operand]
+    if len(contractions) != 1 or not by_maximum or node in placement.apart:
+        return False
+
+    cone = toposort(operand, lambda n: origins[n][0] == contractions and n not in contractions)
+    inside = {n for n in cone if origins[n][0] == contractions}
+    path = toposort(node.src[0], lambda n: n is not operand and n.op in _PATH)
+    known = {node, *path, *inside}
+    if not all(user in known for n in inside for user in placement.users[n]):
+        return False
+    placement.closed[node] = frozenset(n for n in inside if n.op is Op.REDUCE)
+    return True
 
 
 def epilogue(node: UOp, placement: Placement, taken: set[UOp]) -> UOp | None:
