@@ -130,9 +130,7 @@ def attention(
     """softmax(q @ k.T) @ v with base 2; sizes: of a key and of a value. Axes: 0 heads, 1 queries,
     2 columns."""
     width, columns = sizes
-    q, k, v = (
-        tensor(heads, n, m) for n, m in ((queries, width), (keys, width), (keys, columns))
-    )
+    q, k, v = (tensor(heads, n, m) for n, m in ((queries, width), (keys, width), (keys, columns)))
     products = q.expand((keys,)).permute((0, 1, 3, 2)) * k.expand((queries,)).permute((0, 3, 1, 2))
     scores = products.reduce(Op.ADD, 1)
     if causal:

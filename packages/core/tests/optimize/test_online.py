@@ -39,9 +39,9 @@ def test_the_rule_is_derived_from_the_terms(plain: Case):
     assert found.rows == frozenset(output_axes(found.kernel)[:2])
 
 
-def test_the_kernel_is_right_without_opts(plain: Case, causal: Case):
-    plain.run()
-    causal.run()
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_kernel_is_right_without_opts(causal: bool):
+    kernels.attention(8, 36, (8, 3), causal=causal).run()
 
 
 @pytest.mark.parametrize("size", [7, 10, 28])
@@ -79,7 +79,7 @@ def test_masked_blocks_are_skipped(causal: Case):
 
 
 @pytest.mark.parametrize(
-    "sizes", [(20, 28, (8, 8)), (33, 40, (5, 12)), (8, 130, (8, 7)), (80, 36, (1, 9))], ids=str
+    "sizes", [(20, 28, (8, 8)), (33, 40, (5, 12)), (8, 130, (8, 7)), (40, 36, (2, 9))], ids=str
 )
 @pytest.mark.parametrize("causal", [False, True])
 def test_heuristics(sizes: tuple, causal: bool):
@@ -97,7 +97,7 @@ def test_too_few_rows_stay_apart(plain: Case):
     assert closable(plain.kernel, replace(WIDE, vector_bytes=0)) is None
 
 
-def test_workers_share_the_heads(causal: Case):
+def test_workers_share_the_heads():
     case = kernels.attention(64, 96, heads=8)
     opts = heuristic(case.kernel, WIDE)
     assert opts[-1] == Bind(0, AxisKind.THREAD)

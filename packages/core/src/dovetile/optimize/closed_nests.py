@@ -10,25 +10,36 @@ from __future__ import annotations
 
 from dovetile.ir.ops import AxisKind, Op
 from dovetile.ir.uop import UOp, nodes_of, toposort
-from dovetile.optimize.analysis import Analysis, size
+from dovetile.optimize.analysis import Analysis, extent, size
 from dovetile.optimize.online import Online
 from dovetile.optimize.opts import Bind, Opt, Order, Split, apply_opts, next_id, output_axes
 from dovetile.optimize.rescale import Closing, closing
 from dovetile.plugins.specs import Capabilities
 
+# Less work than this is not worth waking another worker.
 _PARALLEL_WORK = 200_000
-# Vectors of rows in a register tile, and in a nest of elementwise work.
-_VECTORS, _COPIES = 4, 2
-_ROWS, _BLOCK = 64, 64
+# Vectors of rows in a register tile.
+_VECTORS = 4
+# Rows that one loop holds everything for, and points of the reduced axis in a round: tiles of
+# scores and weights, and blocks of both operands, stay in the first cache in turn.
+_HELD, _BLOCK = 64, 64
 
 
 def closable(kernel: UOp, capabilities: Capabilities) -> Closing | None:
-    """How the reductions of a kernel share one loop where that suits the target: where there are
-    rows for the lanes of a vector. None elsewhere."""
+    """How the reductions of a kernel share one loop, where that suits the target. None elsewhere:
+    where scores are no sums, reading them again costs little; and lanes need as many rows."""
     found = closing(kernel) if capabilities.vector_bytes else None
-    rows = _rows(found) if found is not None else None
-    fits = rows is not None and size(rows) * found.score.dtype.itemsize >= capabilities.vector_bytes
-    return found if fits else None
+    if found is None or not found.axis.src[0].is_const:
+        return None
+    inner = [n for n in toposort(found.score) if n.op is Op.REDUCE]
+    rows = _rows(found)
+    if not inner or rows is None:
+        return None
+    itemsize = found.score.dtype.itemsize
+    columns = [r for r in output_axes(found.kernel) if r not in found.rows]
+    widths = (extent(inner[-1].src[1:]), extent(tuple(columns)), 2 * _BLOCK)
+    fits = _HELD * sum(widths) * itemsize <= capabilities.local_bytes
+    return found if fits and size(rows) * itemsize >= capabilities.vector_bytes else None
 
 
 def closed_opts(facts: Analysis, capabilities: Capabilities) -> list[Opt] | None:
@@ -40,18 +51,18 @@ def closed_opts(facts: Analysis, capabilities: Capabilities) -> list[Opt] | None
     if found is None or rows is None:
         return None
     lanes = capabilities.vector_bytes // facts.itemsize
-    held = min(_ROWS, size(rows) // lanes * lanes)
+    held = min(_HELD, size(rows) // lanes * lanes)
     opts: list[Opt] = []
-    loops = [r.arg.id for r in facts.outputs if r in found.rows and r is not rows]
+    loops = {r.arg.id: size(r) for r in facts.outputs if r in found.rows and r is not rows}
     if held < size(rows):
-        loops.append(next_id(facts.kernel))
+        loops[next_id(facts.kernel)] = -(-size(rows) // held)
         opts.append(Split(rows.arg.id, held))
     columns = [r.arg.id for r in facts.outputs if r not in found.rows]
     opts.append(Order((*loops, rows.arg.id, *columns)))
     opts.append(Online(rows.arg.id, _block(size(found.axis))))
     opts += _nests(apply_opts(facts.kernel, opts), lanes, capabilities)
     if facts.worth_sharing(capabilities, _PARALLEL_WORK):
-        opts += _share(apply_opts(facts.kernel, opts), loops, capabilities)
+        opts += _share(loops, capabilities.threads)
     return opts
 
 
@@ -71,45 +82,39 @@ def _block(n: int) -> int:
 
 
 def _nests(kernel: UOp, lanes: int, capabilities: Capabilities) -> list[Opt]:
-    """Vectors and register tiles for each nest around stores to held memory."""
+    """Vectors along the rows for each nest around a store to held memory, and register tiles for
+    those that sum up products."""
     opts: list[Opt] = []
     fresh = next_id(kernel)
     for end in nodes_of(kernel):
-        if end.op is not Op.END or len(end.src) < 2 or end.src[1].arg.kind is not AxisKind.LOOP:
-            continue
-        if end is kernel.src[0]:
+        if end.op is not Op.END or end is kernel.src[0] or end.src[1].arg.kind is AxisKind.REDUCE:
             continue
         *others, rows = end.src[1:]
-        inside = toposort(end.src[0], lambda n: n.op not in (Op.AFTER, Op.STAGE))
-        products = any(n.op is Op.REDUCE and n.src[0].op is Op.MUL for n in inside)
-        vectors = min(_VECTORS if others else 4, size(rows) // lanes)
-        while size(rows) % (vectors * lanes):
-            vectors -= 1
-        if vectors * lanes < size(rows):
+        blocks = size(rows) // lanes
+        vectors = max(n for n in range(1, _VECTORS + 1) if blocks % n == 0)
+        if vectors < blocks:
             opts.append(Split(rows.arg.id, vectors * lanes))
             fresh += 1
         if vectors > 1:
             opts += [Split(rows.arg.id, lanes), Bind(fresh, AxisKind.UNROLL)]
             fresh += 1
         opts.append(Bind(rows.arg.id, AxisKind.VECTOR))
-        if others and products:
-            most = (capabilities.vector_registers - vectors - 2) // vectors
-            column = others[-1]
-            n = max(d for d in range(1, min(most, size(column)) + 1) if size(column) % d == 0)
-            if n > 1:
-                if n < size(column):
-                    opts.append(Split(column.arg.id, n))
-                    fresh += 1
-                opts.append(Bind(column.arg.id, AxisKind.UNROLL))
+        inside = toposort(end.src[0], lambda n: n.op not in (Op.AFTER, Op.STAGE))
+        if not others or not any(n.op is Op.REDUCE and n.arg is Op.ADD for n in inside):
+            continue
+        # As many points of the other axis as there are registers for; each once, so a divisor.
+        most, column = (capabilities.vector_registers - vectors - 2) // vectors, others[-1]
+        n = max(d for d in range(1, max(most, 1) + 1) if size(column) % d == 0)
+        if 1 < n < size(column):
+            opts.append(Split(column.arg.id, n))
+            fresh += 1
+        if n > 1:
+            opts.append(Bind(column.arg.id, AxisKind.UNROLL))
     return opts
 
 
-def _share(kernel: UOp, loops: list[int], capabilities: Capabilities) -> list[Opt]:
-    """The loop that is shared out among the workers."""
-    threads = capabilities.threads
-    if not loops:
-        return []
-    named = {r.arg.id: r for r in output_axes(kernel)}
-    best = next((i for i in loops if size(named[i]) >= 4 * threads), None)
-    best = best if best is not None else max(loops, key=lambda i: size(named[i]))
-    return [Bind(best, AxisKind.THREAD)] if size(named[best]) > 1 else []
+def _share(loops: dict[int, int], threads: int) -> list[Opt]:
+    """Shares out the first of the loops with enough parts for all workers, or else the longest."""
+    enough = [i for i, parts in loops.items() if parts >= 4 * threads]
+    best = enough[0] if enough else max(loops, key=loops.__getitem__, default=None)
+    return [] if best is None or loops[best] < 2 else [Bind(best, AxisKind.THREAD)]
