@@ -41,7 +41,7 @@ def test_the_rule_is_derived_from_the_terms(plain: Case):
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_the_kernel_is_right_without_opts(causal: bool):
-    kernels.attention(8, 36, (8, 3), causal=causal).run()
+    kernels.attention(8, 36, causal=causal).run()
 
 
 @pytest.mark.parametrize("size", [7, 10, 28])
