@@ -9,6 +9,7 @@ import pytest
 from loop_kernels import WIDE, Case
 
 from dovetile.ir.ops import AddressSpace, AxisKind, Op
+from dovetile.ir.rewrite import substitute
 from dovetile.ir.uop import nodes_of
 from dovetile.optimize.bounds_check import prove
 from dovetile.optimize.closed_nests import closable
@@ -106,6 +107,16 @@ def test_workers_share_the_heads():
 def test_other_reductions_do_not_close():
     assert closing(kernels.matmul(16, 32, 24).kernel) is None
     assert closing(kernels.row_sums(16, 32).kernel) is None
+
+
+def test_terms_that_are_no_exponentials_of_the_score_do_not_close(plain: Case):
+    found = closing(plain.kernel)
+    assert found is not None
+    (grown,) = [n for n in nodes_of(found.kernel) if n.op is Op.EXP2]
+    difference = grown.src[0]
+    for other in (grown * found.score, difference.alu(Op.SQRT), (difference * -1.0).alu(Op.EXP2)):
+        assert closing(substitute(found.kernel, {grown: other})) is None
+    assert closing(substitute(found.kernel, {grown: (difference * 0.5).alu(Op.EXP2)})) is not None
 
 
 def test_bad_opts(plain: Case):

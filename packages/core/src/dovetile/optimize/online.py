@@ -88,13 +88,13 @@ class _Loop:
         states = {node: self._memory(node) for node in (top, *(node for node, _ in found.sums))}
         ready = UOp.group(*(self._started(node, state) for node, state in states.items()))
         tiles = {found.score: self._tile(found.score, {})}
-        corrections = {k: self._memory(top) for k in dict.fromkeys(k for _, k in found.sums) if k}
+        corrections = {k: self._memory(top) for k in dict.fromkeys(k for _, k in found.sums)}
         safe = self._memory(top)
         grown = self._grown(states[top], ready, tiles, safe, corrections)
         tiles[top] = safe.after(grown)
         effects = [grown]
         for node, k in found.sums:
-            correction = corrections[k].after(grown) if k else None
+            correction = corrections[k].after(grown)
             effects.append(self._added(node, states[node].after(ready), correction, tiles))
         done = UOp.group(*effects).end(self.block)
         here = {r: r for r in self.order}
@@ -166,9 +166,7 @@ class _Loop:
             effects.append(held.after(*self.outer, self.block).at(points).store(value))
         return UOp.group(*effects).end(*points.values())
 
-    def _added(
-        self, node: UOp, state: _Held, correction: _Held | None, tiles: dict[UOp, _Held]
-    ) -> UOp:
+    def _added(self, node: UOp, state: _Held, correction: _Held, tiles: dict[UOp, _Held]) -> UOp:
         """The nest that corrects a sum and adds the terms of the block."""
         columns = frozenset(self.order[1:-1])
         parts = factors(node.src[0])
@@ -182,9 +180,7 @@ class _Loop:
         total = UOp(Op.REDUCE, node.dtype, (term, *inner.values()), Op.ADD)
         total = _operands_held(total, points[self.rows], points.values())
         address = state.after(self.block).at(points)
-        old = address.load()
-        if correction is not None:
-            old = old * correction.at(points).load().cast(node.dtype)
+        old = address.load() * correction.at(points).load().cast(node.dtype)
         # The old sum is read last: read first, it would keep registers from the loop.
         return address.store(total + old).end(*points.values())
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dovetile.ir.ops import Op
-from dovetile.ir.rewrite import substitute_ranges
+from dovetile.ir.rewrite import substitute, substitute_ranges
 from dovetile.ir.uop import UOp, nodes_of, toposort
 from dovetile.optimize.opts import output_axes, replace_axes, rewrite_listed
 
@@ -27,7 +27,8 @@ class Closing:
 
     kernel: equal to the one asked about, with one axis for all of them, and with factors that do
     not depend on it outside of the sums. top: the running maximum that the sums need. sums: each
-    with the k by which the exponents of its terms depend on the maximum, 0.0 where they do not.
+    with its k, which is negative, so that corrections shrink what has been added up. Their terms
+    vanish where the score, of which the maximum is taken, is minus infinity.
     """
 
     kernel: UOp
@@ -59,13 +60,17 @@ def closing(kernel: UOp) -> Closing | None:
     sums = [n for n in chain if n.arg is Op.ADD]
     if len(tops) != 1 or not sums or len(chain) != 1 + len(sums):
         return None
-    top, found = tops[0], []
+    (top,), found = tops, []
     if not top.ranges <= frozenset(output_axes(kernel)):
         return None
     for node in sums:
-        inside = set(toposort(node.src[0], lambda n: n is not top))
         k = _exponent(node.src[0], top)
-        if k is None or top.src[0] not in inside or any(s in inside for s in sums):
+        # Of the score in the term alone, not in the maximum.
+        apart = substitute(node.src[0], {top: top.const_like(0)})
+        grows = _exponent(apart, top.src[0])
+        if not k or not grows or k > 0 or grows < 0:
+            return None
+        if any(s in sums for s in toposort(node.src[0])):
             return None
         found.append((node, k))
     return Closing(kernel, axis, top, tuple(found))
@@ -142,34 +147,33 @@ def _as(factor: UOp, cast: UOp) -> UOp:
     return factor.cast(cast.dtype)
 
 
-def _exponent(term: UOp, top: UOp) -> float | None:
-    """The k such that every term is exp2(k * top) times something without top."""
+def _exponent(term: UOp, value: UOp) -> float | None:
+    """The k such that the term is exp2(k * value) times something without the value, if any."""
     total = 0.0
     for factor in factors(term):
-        if top not in set(toposort(factor)):
+        if value not in set(toposort(factor)):
             continue
         while factor.op is Op.CAST:
             factor = factor.src[0]
-        k = _coefficient(factor.src[0], top) if factor.op is Op.EXP2 else None
+        k = _coefficient(factor.src[0], value) if factor.op is Op.EXP2 else None
         if k is None:
             return None
         total += k
-    # Only so do the corrections shrink what has been added up.
-    return total if total <= 0 else None
+    return total
 
 
-def _coefficient(value: UOp, top: UOp) -> float | None:
-    """The k such that value is k * top plus something without top."""
-    if value is top:
+def _coefficient(total: UOp, value: UOp) -> float | None:
+    """The k such that the total is k * value plus something without the value, if any."""
+    if total is value:
         return 1.0
-    if top not in set(toposort(value)):
+    if value not in set(toposort(total)):
         return 0.0
-    if value.op is Op.ADD:
-        left, right = (_coefficient(s, top) for s in value.src)
+    if total.op is Op.ADD:
+        left, right = (_coefficient(s, value) for s in total.src)
         return None if left is None or right is None else left + right
-    if value.op is Op.MUL:
-        for a, b in (value.src, value.src[::-1]):
-            constant, k = b.constant, _coefficient(a, top)
+    if total.op is Op.MUL:
+        for a, b in (total.src, total.src[::-1]):
+            constant, k = b.constant, _coefficient(a, value)
             if constant is not None and k is not None:
                 return float(constant) * k
     return None
