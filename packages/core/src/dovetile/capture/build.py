@@ -13,10 +13,11 @@ from dovetile.capture.recording import Recording, buffers_of, root_of
 from dovetile.capture.step import Fresh, Input, Owner, Result, State, Step
 from dovetile.capture.surroundings import Surroundings
 from dovetile.errors import JitError
+from dovetile.ir.held import attach, realized
 from dovetile.ir.ops import Op
 from dovetile.ir.uop import UOp
 from dovetile.profiling import stage
-from dovetile.runtime import Buffer, Copy
+from dovetile.runtime import Buffer, Copy, Device, Launch
 from dovetile.schedule.run import copy
 from dovetile.tensor import base, no_grad, realize_all, renewal
 from dovetile.tensor.base import TensorBase
@@ -57,7 +58,7 @@ class Capture:
         raises."""
         renewal.renew_all()
         self.before = base.live_tensors()
-        self.existing = {id(root_of(b)): b for b in schedule.memories()}
+        self.first = Buffer.next_number()
         known = {id(t) for t in self.before}
         self.owners: dict[int, list[TensorBase]] = {}
         for tensor in self.before:
@@ -140,7 +141,7 @@ class Capture:
             return
         if target is None or source is None or target is source:
             raise Unsteady(f"{label} was set to a view of itself or to a constant")
-        if not any(new is t for t in self.escaped) and id(root_of(source)) in self.existing:
+        if not any(new is t for t in self.escaped) and root_of(source).number < self.first:
             raise JitError(
                 f"[jit] {label} is set to another tensor that existed before; a captured step "
                 "cannot exchange tensors: assign() their values"
@@ -169,9 +170,9 @@ class Capture:
         self.recording.replace(target, state)
         self.recording.written[id(state)] = state
         self.used[id(state)] = state
-        self.carried[id(new)] = schedule.realized(new.uop)
+        self.carried[id(new)] = realized(new.uop)
         node = UOp.buffer(old.uop.size, old.dtype, state.device.name)
-        schedule.attach(node, state)
+        attach(node, state)
         new.requires_grad = False
         new._release()
         new._adopt(node.reshape(new.shape))
@@ -186,7 +187,7 @@ class Capture:
         for tensor in tensors:
             if tensor._buffer is None and schedule.memory_of(tensor.uop) is not None:
                 tensor.requires_grad = False
-                tensor._adopt(_view(schedule.realized(tensor.uop)))
+                tensor._adopt(_view(realized(tensor.uop)))
 
     # -- arguments -----------------------------------------------------------------------------
 
@@ -257,7 +258,7 @@ class Capture:
     ) -> tuple[Callable[[Sequence[TensorBase], Sequence[UOp]], TensorBase], TensorBase]:
         """(what makes a result of a replay, the same of this run)."""
         kind = type(tensor)
-        node = schedule.realized(tensor.uop)
+        node = realized(tensor.uop)
         if id(tensor) in self.carried:
             node = self.carried[id(tensor)]
             tensor = _adopted(kind, _moves(node), _base(node))
@@ -274,7 +275,7 @@ class Capture:
                 return _adopted(kind, moves, buffer)
 
             return view_of_input, tensor
-        if id(root_of(memory)) in self.existing:
+        if root_of(memory).number < self.first:
             return self._view_of_state(kind, moves, memory), tensor
         if id(memory) not in numbers:
             numbers[id(memory)] = len(self.fresh)
@@ -312,7 +313,14 @@ class Capture:
     ) -> Step:
         stays = [s.value for s in states if s.value is not None] + self.escaped
         staying = {id(m) for t in stays if (m := schedule.memory_of(t.uop)) is not None}
-        commands = [*self._restores(staying), *self.recording.commands]
+        preparations = self._preparations()
+        work = self.recording.work
+        for number in preparations:
+            work = work - self.recording.preparations[number]
+        recorded = self.recording.commands
+        prepare = [recorded[number] for number in preparations]
+        commands = self._restores(staying)
+        commands += [c for number, c in enumerate(recorded) if number not in preparations]
         commands += [(c.destination.device, c) for c in self.end if c.source.nbytes]
         lists = Replayable(commands)
         free = {id(role.memory) for role in inputs if role.fixed is None}
@@ -320,7 +328,7 @@ class Capture:
             role.places = lists.places(role.memory)
         results = {id(memory) for memory, _ in self.fresh}
         used: dict[int, Buffer] = {}
-        for _, command in commands:
+        for _, command in (*prepare, *commands):
             for buffer in buffers_of(command):
                 if id(buffer) not in free and id(buffer) not in results:
                     used[id(buffer)] = buffer
@@ -337,16 +345,27 @@ class Capture:
         fresh = [
             Fresh(b.device, b.nbytes // b.dtype.itemsize, b, lists.places(b)) for b, _ in self.fresh
         ]
-        step = Step(
+        return Step(
             lists, inputs, owners, used, written, self.surroundings, expected, states,
-            self.recording.arrays(), fresh, self.recording.work, build,
+            self.recording.arrays(), fresh, work, build, Replayable(prepare) if prepare else None,
         )  # fmt: skip
-        step._last = [role.memory for role in inputs]
-        return step
 
-    def _restores(self, staying: set[int]) -> list[tuple[Any, Copy]]:
+    def _preparations(self) -> list[int]:
+        """Numbers of the commands that need not be done again while what they read, which must be
+        from before the capture and neither an argument nor written by the step, stays the same."""
+        found = []
+        arguments = {id(root_of(memory)) for memory in self.memory}
+        written = {id(root_of(memory)) for memory in self.recording.written.values()}
+        for number in self.recording.preparations:
+            roots = [root_of(b) for b in buffers_of(self.recording.commands[number][1])]
+            known = [id(root) for root in roots if root.number < self.first]
+            if len(known) == len(roots) - 1 and arguments.union(written).isdisjoint(known):
+                found.append(number)
+        return found
+
+    def _restores(self, staying: set[int]) -> list[tuple[Device, Launch | Copy]]:
         """Host data that the step overwrites is put back before each replay."""
-        copies = []
+        copies: list[tuple[Device, Launch | Copy]] = []
         for identity, (memory, _, content) in self.recording.placed.items():
             if identity in self.recording.written and identity not in staying:
                 pristine = Buffer.from_numpy(memory.device, content)
@@ -360,14 +379,14 @@ def _moves(node: UOp) -> list[UOp]:
     while node.op is not Op.BUFFER:
         if node.op is not Op.AFTER:
             moves.append(node)
-        node = schedule.realized(node.src[0])
+        node = realized(node.src[0])
     return moves
 
 
 def _base(node: UOp) -> UOp:
     """The BUFFER of a view of memory."""
     while node.op is not Op.BUFFER:
-        node = schedule.realized(node.src[0])
+        node = realized(node.src[0])
     return node
 
 
@@ -378,14 +397,13 @@ def _view(node: UOp) -> UOp:
 
 def _moved(moves: list[UOp], node: UOp) -> UOp:
     for move in reversed(moves):
-        node = move.replace(src=(node, *move.src[1:]))
+        node = UOp(move.op, move.dtype, (node, *move.src[1:]), move.arg)
     return node
 
 
 def _adopted(kind: type[TensorBase], moves: list[UOp], buffer: UOp) -> TensorBase:
-    node = _moved(moves, buffer)
-    tensor = kind._new(node)
-    tensor._adopt(node)
+    tensor = kind._new(_moved(moves, buffer))
+    tensor._attach(buffer)
     return tensor
 
 

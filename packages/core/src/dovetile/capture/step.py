@@ -6,13 +6,14 @@ import operator
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from dovetile import schedule
 from dovetile.capture.lists import Place, Replayable
 from dovetile.capture.surroundings import Surroundings
+from dovetile.ir.held import attach
 from dovetile.ir.uop import UOp
 from dovetile.profiling import stage
 from dovetile.runtime import Buffer, Counters, Device
@@ -44,8 +45,7 @@ class Owner:
     node: UOp
 
 
-@dataclass
-class Fresh:
+class Fresh(NamedTuple):
     """Memory of a result, new at every replay."""
 
     device: Device
@@ -93,12 +93,19 @@ class Step:
     """What a replay counts for."""
     result: Result
     """Builds the function's result of the inputs and of the BUFFERs of the fresh results."""
+    preparation: Replayable | None
+    """What must be done again only where the memory that the step uses has changed."""
+    is_prepared: bool = True
     replays: int = 0
     is_dead: bool = False
     """Whether it can never be replayed again, as Tensors that it read are gone."""
     _seen_runs: int = -1
     _seen_tensors: int = -1
     _last: list[Buffer] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._last = [role.memory for role in self.inputs]
+        self._writes_inputs = any(role.is_written for role in self.inputs)
 
     @property
     def kernels(self) -> int:
@@ -123,6 +130,10 @@ class Step:
                 )
             elif role.tensor is not None and role.tensor is not tensors[number]:
                 return f"tensor argument {number}, which gathers a gradient, is another one"
+        return self.changed()
+
+    def changed(self) -> str | None:
+        """The same about everything beside the arguments."""
         for group in self.owners:
             for owner in group[1]:
                 tensor = owner.tensor()
@@ -151,6 +162,7 @@ class Step:
                 if schedule.memory_of(tensor.uop) is not memory:
                     return f"a tensor of shape {tensor.shape} that it uses lies in other memory"
                 owner.node = tensor.uop
+                self.is_prepared = False
         if not owners:
             self.is_dead = True
             return "a tensor that it uses was replaced"
@@ -173,26 +185,31 @@ class Step:
 
     def replay(self, tensors: Sequence[TensorBase], memory: Sequence[Buffer]) -> Any:
         """Does again what was recorded. The lists are the arguments' Tensors and their memory."""
-        written = [t for r in self.written if (t := r()) is not None]
-        written += [t for t, role in zip(tensors, self.inputs) if role.is_written]
+        written = [t for r in self.written if (t := r()) is not None] if self.written else []
+        if self._writes_inputs:
+            written += [t for t, role in zip(tensors, self.inputs) if role.is_written]
         if written:
             self._save_readers(written)
         patches: list[tuple[Sequence[Place], Buffer]] = []
         last = self._last
-        for number, role in enumerate(self.inputs):
-            if role.places and memory[number] is not last[number]:
-                patches.append((role.places, memory[number]))
-        self._last = list(memory)
+        if memory is not last:
+            for role, now, then in zip(self.inputs, memory, last):
+                if now is not then and role.places:
+                    patches.append((role.places, now))
+            self._last = memory
         nodes: list[UOp] = []
-        for fresh in self.fresh:
-            model = fresh.memory
-            buffer = Buffer(fresh.device, model.nbytes, model.dtype)
-            if fresh.places:
-                patches.append((fresh.places, buffer))
-            node = UOp.buffer(fresh.size, model.dtype, fresh.device.name)
-            schedule.attach(node, buffer)
+        for device, size, model, places in self.fresh:
+            buffer = Buffer.allocated(device, model.nbytes, model.dtype)
+            if places:
+                patches.append((places, buffer))
+            node = UOp.buffer(size, model.dtype, device.name)
+            attach(node, buffer)
             nodes.append(node)
         with stage("replay"):
+            if self.preparation is not None and not self.is_prepared:
+                self.preparation.submit(())
+                self.is_prepared = True
+                schedule.count_run()
             self.commands.submit(patches)
         if written:
             self._renew(written)
@@ -215,7 +232,7 @@ class Step:
 
     def _renew(self, written: list[TensorBase]) -> None:
         """Sees that nothing computed from the old content is taken for the same of the new."""
-        if self._seen_runs == schedule.runs() and not any(r.is_written for r in self.inputs):
+        if self._seen_runs == schedule.runs() and not self._writes_inputs:
             return
         renewal.renew(written)
         self._seen_runs = schedule.runs()

@@ -23,7 +23,7 @@ from dovetile.plugins.passes import run_passes
 from dovetile.profiling import stage
 from dovetile.runtime import Device, Program
 from dovetile.runtime.compile import binary_keys, compile_programs
-from dovetile.schedule import debug
+from dovetile.schedule import debug, layout
 from dovetile.schedule.dependencies import Kernel, NeedsCopy
 from dovetile.schedule.kernels import FAULT_SLOT, KernelMaker, StaysApart, fault_code
 from dovetile.schedule.keys import digest
@@ -69,6 +69,7 @@ def _make_plan(
     debug.kernels(kernels, time.perf_counter() - started)
     plan = Plan()
     memory = _Memory(plan, sink, maker, kernels)
+    written = {buffer for kernel in kernels for buffer in kernel.writes}
     code = _Code(devices)
     for kernel in kernels:
         if kernel.ast is None:
@@ -82,7 +83,10 @@ def _make_plan(
         check(ast, "loop", "canonical")
         number, parts = code.number_of(kernel.device, ast)
         references = tuple(memory.of(b) for b in buffers)
-        plan.steps.append(Step(kernel.device, number, references, parts, *debug.figures(ast)))
+        prepares = kernel.prepares and written.isdisjoint(kernel.reads)
+        plan.steps.append(
+            Step(kernel.device, number, references, parts, *debug.figures(ast), prepares)
+        )
         for c in kernel.checks:
             plan.faults[fault_code(c.text)] = c.text
     with stage("memory"):
@@ -110,6 +114,7 @@ def schedule(
     for _ in range(1 + sum(n.op in unsettled for n in toposort(sink))):
         with stage("place"):
             placement = place(sink, capabilities[default], apart)
+            layout.choose(placement, max(capabilities[default].vector_bytes // 4, 1))
         maker = KernelMaker(placement, capabilities, default)
         try:
             with stage("kernels"):
@@ -281,11 +286,15 @@ class _Memory:
         """Gives every temporary its place in its device's arena."""
         first: dict[int, int] = {}
         last: dict[int, int] = {}
+        kept: set[int] = set()
         for i, step in enumerate(self.plan.steps):
             for r in step.memory:
                 if r.kind == "temporary":
-                    first.setdefault(r.number, i)
+                    first.setdefault(r.number, 0 if step.prepares else i)
                     last[r.number] = i
+                    if step.prepares:
+                        kept.add(r.number)
+        last.update(dict.fromkeys(kept, len(self.plan.steps)))
         self.plan.temporaries = [
             Memory(b.arg.device or self.default, b.arg.size, b.dtype) for b in self.temporaries
         ]
