@@ -12,6 +12,7 @@ from dovetile.ir.ops import AddressSpace, AxisKind
 from dovetile.optimize import opts as module
 from dovetile.optimize import opts_json
 from dovetile.optimize.keep import Keep
+from dovetile.optimize.online import Online
 from dovetile.optimize.opts import (
     Accumulate,
     Bind,
@@ -38,6 +39,7 @@ opts = st.one_of(
     st.builds(Accumulate, several),
     st.just(Stream()),
     st.builds(Keep, ids, ids),
+    st.builds(Online, ids, st.integers(1, 4096), st.sampled_from(AddressSpace)),
 )
 
 
@@ -57,7 +59,13 @@ def test_every_opt_can_be_sent():
 
 @given(opts)
 def test_repr_evaluates_to_the_same(opt: object):
-    names = {**vars(module), "Keep": Keep, "AxisKind": AxisKind, "AddressSpace": AddressSpace}
+    names = {
+        **vars(module),
+        "Keep": Keep,
+        "Online": Online,
+        "AxisKind": AxisKind,
+        "AddressSpace": AddressSpace,
+    }
     assert eval(repr(opt), names) == opt
 
 

@@ -10,13 +10,14 @@ from dovetile.errors import ArgumentError
 from dovetile.ir.ops import AddressSpace, AxisKind
 from dovetile.optimize import opts as _opts
 from dovetile.optimize.keep import Keep
+from dovetile.optimize.online import Online
 from dovetile.optimize.opts import Opt
 
 _CLASSES: dict[str, type] = {
     c.__name__: c
     for c in (
         _opts.Split, _opts.Bind, _opts.Order, _opts.ReduceOrder, _opts.GroupReduce, _opts.Tail,
-        _opts.Stage, _opts.Accumulate, _opts.Stream, Keep,
+        _opts.Stage, _opts.Accumulate, _opts.Stream, Keep, Online,
     )
 }  # fmt: skip
 _ENUMERATIONS = {"kind": AxisKind, "space": AddressSpace}
