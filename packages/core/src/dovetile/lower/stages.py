@@ -22,6 +22,8 @@ from dovetile.lower.linear import local_end
 _ALIGNMENT = 64
 # Rows of a panel at multiples of so many bytes fall into few places of a cache.
 _CONFLICT = 1024
+# Vectors of a copy that are put together from stretches have so many lanes at least.
+_LEAST_LANES, _MOST_STRETCHES = 8, 4
 Ranges = tuple[UOp, ...]
 
 
@@ -73,7 +75,8 @@ def _copied(
     """The nest that computes each element once and stores it."""
     inner = _own(ranges, ids)
     loops, points = inner, inner
-    if not any(r.arg.kind is AxisKind.VECTOR for r in ranges):
+    # The lanes of a fragment are more than those of a vector: they are copied like other axes.
+    if sum(r.arg.kind is AxisKind.VECTOR for r in ranges) != 1:
         loops, points = _vectorised(value, ranges, inner, nbytes // value.dtype.itemsize, ids)
     fill_value = substitute_ranges(value, dict(zip(ranges, points)))
     place = buffer.after(*_outer(fill_value, loops))
@@ -106,6 +109,10 @@ def _vectorised(
     contiguous, the last such, as the buffer is contiguous along its last."""
     forms = [linear_form(n.src[0].src[1])[0] for n in nodes_of(value) if n.op is Op.LOAD]
     inner = tuple(UOp.range(r.src[0], AxisKind.LOOP, r.arg.id) for r in inner)
+    count = _interleaved(ranges, forms, most)
+    if count:
+        lanes = tuple(UOp.range(r.src[0], AxisKind.VECTOR, r.arg.id) for r in inner[-count:])
+        return (*inner[:-count], *lanes), (*inner[:-count], *lanes)
     for i in reversed(range(len(ranges) if forms and most > 1 else 0)):
         length = ranges[i].src[0]
         contiguous = all(terms.get(ranges[i]) == 1 for terms in forms)
@@ -126,6 +133,27 @@ def _vectorised(
         chunk = UOp.range(chunks, kind, next(ids))
         return (*before, chunk, lane, *after), (*before, chunk * step + lane, *after)
     return inner, inner
+
+
+def _interleaved(ranges: Ranges, forms: list[dict[UOp, int]], most: int) -> int:
+    """How many of the last axes give lanes together: a vector that is contiguous in the panel, and
+    in the source a few stretches, as pairs of rows whose elements alternate in the panel."""
+    lanes, count = 1, 0
+    while count < len(ranges) and ranges[-count - 1].src[0].is_const:
+        n = ranges[-count - 1].src[0].arg
+        if n & (n - 1) or lanes * n > most:
+            break
+        lanes, count = lanes * n, count + 1
+    if count < 2 or lanes < _LEAST_LANES or not forms:
+        return 0
+    for terms in forms:
+        steps = [(terms.get(r, 0), r.src[0].arg) for r in ranges[-count:] if r.src[0].arg > 1]
+        stretch = 1  # elements next to each other in the source
+        while any(step == stretch for step, _ in steps):
+            stretch *= next(n for step, n in steps if step == stretch)
+        if stretch < lanes // _MOST_STRETCHES:
+            return 0
+    return count
 
 
 def _accumulated(

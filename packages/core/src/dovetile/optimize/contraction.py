@@ -15,6 +15,7 @@ from dovetile.ir.uop import UOp
 from dovetile.optimize.analysis import Access, Analysis, access, extent, power_of_two_up_to, size
 from dovetile.optimize.blocking import Tile, schedule
 from dovetile.optimize.opts import Opt, contracted_product
+from dovetile.optimize.unit_tiles import unit_opts, unit_tiles
 from dovetile.plugins.specs import Capabilities
 
 _LEAST_WORK = 16384
@@ -37,6 +38,11 @@ def contraction_opts(facts: Analysis, capabilities: Capabilities) -> list[Opt] |
         for vector in facts.free
         for tile in _tiles(facts, capabilities, product, reduced, operand, vector)
     ]
+    units = list(unit_tiles(facts, capabilities, product, reduced))
+    if units:
+        best = min(units, key=lambda t: t.cycles)
+        if all(best.cycles < tile.cycles for tile in tiles):
+            return unit_opts(facts, capabilities, best)
     if not tiles:
         return None
     return schedule(facts, capabilities, product, reduced, min(tiles, key=lambda t: t.cycles))
