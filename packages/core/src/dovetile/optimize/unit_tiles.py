@@ -47,7 +47,10 @@ class UnitTile:
     down: int
     across: int
     pack_a: bool
+    copies: tuple[float, float]
+    """Cycles to pack the whole of A (0 where it is read in place), and of B."""
     cycles: float
+    """Of all products."""
 
 
 def unit_tiles(
@@ -84,8 +87,8 @@ def _tiles(
     terms = extent(sums)
     outside = extent(facts.outputs)
     points = extent(frozenset(facts.outputs) | frozenset(sums))
-    copied = price_b * extent(b.ranges) + (price_a * extent(a.ranges) if pack_a else 0.0)
-    copied += outside * (0.3 if unit.registers else 0.15)
+    copies = (price_a * extent(a.ranges) if pack_a else 0.0, price_b * extent(b.ranges))
+    stored = outside * (0.3 if unit.registers else 0.15)
     nbytes_a = unit.rows * unit.depth * a.dtype.itemsize
     nbytes_b = unit.depth * unit.columns * b.dtype.itemsize
     for down, across in _shapes(unit, capabilities):
@@ -96,10 +99,11 @@ def _tiles(
         tiles = -(-size(row) // (down * unit.rows)) * -(-size(column) // (across * unit.columns))
         steps = points // (size(row) * size(column) * unit.depth)
         loads = (max(nbytes_a, 32) * down + nbytes_b * across) / _LOADED
-        step = max(down * across * unit.cycles, loads, 0.0 if unit.registers else 4.0)
+        step = max(down * across * unit.cycles, loads, 0.0 if unit.registers else 4.0) + loads / 4
         yield UnitTile(
-            unit, operand, row, column, depth, down, across, pack_a, tiles * steps * step + copied
-        )
+            unit, operand, row, column, depth, down, across, pack_a, copies,
+            tiles * steps * step + stored + sum(copies),
+        )  # fmt: skip
 
 
 def _shapes(unit: MatrixUnit, capabilities: Capabilities) -> Iterator[tuple[int, int]]:
@@ -172,7 +176,7 @@ class _Nest:
         of_a = [r for r in self.facts.free if r not in self.b.ranges]
         others = [r.arg.id for r in of_a if r is not tile.row]
 
-        share = self._share([*batch, *others, block, panel])
+        share = self._share([*batch, *others, block, panel], block, panel)
         terms = extent(self.reduced)
         panel_bytes = terms * unit.columns * tile.across * self.b.src[0].dtype.itemsize
         block_bytes = terms * unit.rows * tile.down * self.a.src[0].dtype.itemsize
@@ -221,18 +225,30 @@ class _Nest:
         """Holds an operand for these axes; each worker holds its own share."""
         return Stage(operand, tuple(x for x in axes if x is not None and x != share))
 
-    def _share(self, axes: list[int | None]) -> int | None:
+    def _share(
+        self, axes: list[int | None], block: int | None, panel: int | None
+    ) -> int | None:
         """Splits an axis into the parts that the workers take; returns the axis of parts. Whoever
         shares the blocks packs all panels, and the other way round."""
         if not self.facts.worth_sharing(self.capabilities, _PARALLEL_WORK):
             return None
-        threads = self.capabilities.threads
-        known = [x for x in axes if x is not None and self.sizes[x] > 1]
-        if not known:
+        threads, tile = self.capabilities.threads, self.tile
+        best: tuple[float, int, int] | None = None
+        for axis in (x for x in axes if x is not None):
+            n = self.sizes[axis]
+            for parts in {min(n, threads * k) for k in (1, 2, 4)}:
+                each = -(-n // parts)
+                parts = -(-n // each)
+                if parts < 2:
+                    continue
+                rounds = -(-parts // threads)
+                again = tile.copies[0] if axis == panel else tile.copies[1] if axis == block else 0
+                time = tile.cycles * rounds * each / n + again * rounds
+                # More parts than workers even out what disturbs one of them.
+                time *= 1 - 0.01 * min(parts // threads, 4)
+                if best is None or time < best[0]:
+                    best = (time, axis, each)
+        if best is None:
             return None
-        axis = next((x for x in known if self.sizes[x] >= 4 * threads), None)
-        axis = axis if axis is not None else max(known, key=self.sizes.__getitem__)
-        each = -(-self.sizes[axis] // min(self.sizes[axis], 4 * threads))
-        if each == 1:
-            return axis
-        return self._split(axis, each, "short")
+        _, axis, each = best
+        return axis if each == 1 else self._split(axis, each, "short")
