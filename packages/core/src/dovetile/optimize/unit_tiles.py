@@ -46,9 +46,8 @@ class UnitTile:
     depth: UOp
     down: int
     across: int
-    pack_a: bool
     copies: tuple[float, float]
-    """Cycles to pack the whole of A (0 where it is read in place), and of B."""
+    """Cycles to pack the whole of A, and of B."""
     cycles: float
     """Of all products."""
 
@@ -81,13 +80,11 @@ def _tiles(
     facts: Analysis, capabilities: Capabilities, unit: MatrixUnit, operand: int, a: UOp, b: UOp,
     row: UOp, column: UOp, depth: UOp,
 ) -> Iterator[UnitTile]:  # fmt: skip
-    price_a, price_b = _price(a, depth, None), _price(b, depth, column)
-    pack_a = unit.registers > 0 or price_a > _STRETCH
+    copies = (_copying(unit, a, depth, None), _copying(unit, b, depth, column))
     sums = facts.reductions[0].src[1:]
     terms = extent(sums)
     outside = extent(facts.outputs)
     points = extent(frozenset(facts.outputs) | frozenset(sums))
-    copies = (price_a * extent(a.ranges) if pack_a else 0.0, price_b * extent(b.ranges))
     stored = outside * (0.3 if unit.registers else 0.15)
     nbytes_a = unit.rows * unit.depth * a.dtype.itemsize
     nbytes_b = unit.depth * unit.columns * b.dtype.itemsize
@@ -101,7 +98,7 @@ def _tiles(
         loads = (max(nbytes_a, 32) * down + nbytes_b * across) / _LOADED
         step = max(down * across * unit.cycles, loads, 0.0 if unit.registers else 4.0) + loads / 4
         yield UnitTile(
-            unit, operand, row, column, depth, down, across, pack_a, copies,
+            unit, operand, row, column, depth, down, across, copies,
             tiles * steps * step + stored + sum(copies),
         )  # fmt: skip
 
@@ -119,14 +116,16 @@ def _shapes(unit: MatrixUnit, capabilities: Capabilities) -> Iterator[tuple[int,
             yield down, across
 
 
-def _price(value: UOp, depth: UOp, other: UOp | None) -> float:
-    """Cycles to copy an element of an operand into its panel."""
-    if value.op is not Op.LOAD or len(value.src) > 1:
-        return _GROUP
-    found = access(value)
-    if found.stride(depth) == 1:
-        return _STRETCH if other is None else _GROUP / 2
-    return _WOVEN if other is not None and found.stride(other) == 1 else _GROUP
+def _copying(unit: MatrixUnit, value: UOp, depth: UOp, column: UOp | None) -> float:
+    """Cycles to pack an operand; A has no columns."""
+    loads = [access(n) for n in value.toposort() if n.op is Op.LOAD]
+    price = _GROUP
+    if all(x.stride(depth) == 1 for x in loads):
+        whole = column is None and unit.rows > 1
+        price = _STRETCH if whole else _GROUP / unit.group
+    elif column is not None and all(x.stride(column) == 1 for x in loads):
+        price = _WOVEN
+    return price * extent(value.ranges)
 
 
 def _room(capabilities: Capabilities) -> int:
@@ -212,9 +211,8 @@ class _Nest:
         sums = [r.arg.id for r in self.reduced if r is not tile.depth]
         in_b = [i for i in sums if any(r.arg.id == i for r in self.b.ranges)]
         in_a = [i for i in sums if any(r.arg.id == i for r in self.a.ranges)]
-        if tile.pack_a:
-            held_a = [block, *in_a, steps, copies.get(down, None), rows, groups, step]
-            opts.append(self._stage(0, share, held_a))
+        held_a = [block, *in_a, steps, copies.get(down), rows, groups, step]
+        opts.append(self._stage(0, share, held_a))
         held_b = [panel, *in_b, steps, copies.get(across, across), groups, columns, step]
         opts.append(self._stage(1, share, held_b))
         if share is not None:
@@ -225,9 +223,7 @@ class _Nest:
         """Holds an operand for these axes; each worker holds its own share."""
         return Stage(operand, tuple(x for x in axes if x is not None and x != share))
 
-    def _share(
-        self, axes: list[int | None], block: int | None, panel: int | None
-    ) -> int | None:
+    def _share(self, axes: list[int | None], block: int | None, panel: int | None) -> int | None:
         """Splits an axis into the parts that the workers take; returns the axis of parts. Whoever
         shares the blocks packs all panels, and the other way round."""
         if not self.facts.worth_sharing(self.capabilities, _PARALLEL_WORK):

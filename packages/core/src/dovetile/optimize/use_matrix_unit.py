@@ -53,9 +53,7 @@ class UseMatrixUnit:
         held = [axis(kernel, id) for id in self.held]
         return substitute(kernel, {total: _through_memory(kernel, value, held, row, column, own)})
 
-    def _operands(
-        self, total: UOp, row: UOp | None, column: UOp, depth: UOp
-    ) -> tuple[UOp, UOp]:
+    def _operands(self, total: UOp, row: UOp | None, column: UOp, depth: UOp) -> tuple[UOp, UOp]:
         for a, b in (total.src[0].src, total.src[0].src[::-1]):
             if column in a.ranges or row in b.ranges or not (a.op is b.op is Op.CAST):
                 continue
@@ -68,9 +66,7 @@ class UseMatrixUnit:
             f"columns) in {unit.accumulator}; the kernel's operands are others"
         )
 
-    def _require(
-        self, kernel: UOp, total: UOp, row: UOp | None, column: UOp, depth: UOp
-    ) -> None:
+    def _require(self, kernel: UOp, total: UOp, row: UOp | None, column: UOp, depth: UOp) -> None:
         unit = self.unit
         wanted = {column: unit.columns, depth: unit.depth}
         if row is not None:
