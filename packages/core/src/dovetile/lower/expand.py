@@ -1,9 +1,9 @@
 """UNROLL axes become copies of the nodes that depend on them, VECTOR axes become lanes.
 
 One walk from sources to users: every node gets as many copies as the UNROLL ranges open at it have
-points, and a vector type where VECTOR ranges are open. Where several are, the lanes are their points
-in row-major order, the range of the lowest id outermost. Addresses are treated as linear forms, so
-that the copies of one access share a base and differ by a constant.
+points, and a vector type where VECTOR ranges are open: of several ranges, the lanes are the points
+in row-major order, the lowest id outermost. Addresses are treated as linear forms, so that the
+copies of one access share a base and differ by a constant.
 """
 
 from __future__ import annotations

@@ -12,13 +12,14 @@ from dovetile.ir.ops import AddressSpace, AxisKind
 from dovetile.optimize import opts as _opts
 from dovetile.optimize.keep import Keep
 from dovetile.optimize.opts import Opt
+from dovetile.optimize.pad import Pad
 from dovetile.optimize.use_matrix_unit import UseMatrixUnit
 
 _CLASSES: dict[str, type] = {
     c.__name__: c
     for c in (
         _opts.Split, _opts.Bind, _opts.Order, _opts.ReduceOrder, _opts.GroupReduce, _opts.Tail,
-        _opts.Stage, _opts.Accumulate, _opts.Stream, Keep, UseMatrixUnit,
+        _opts.Stage, _opts.Accumulate, _opts.Stream, Keep, Pad, UseMatrixUnit,
     )
 }  # fmt: skip
 _ENUMERATIONS = {"kind": AxisKind, "space": AddressSpace}

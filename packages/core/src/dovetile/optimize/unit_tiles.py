@@ -22,6 +22,7 @@ from dovetile.ir.ops import AxisKind, Op
 from dovetile.ir.uop import UOp
 from dovetile.optimize.analysis import Analysis, access, extent, size
 from dovetile.optimize.opts import Bind, Opt, Order, Split, Stage
+from dovetile.optimize.pad import Pad
 from dovetile.optimize.use_matrix_unit import UseMatrixUnit, fits, fragment_axes
 from dovetile.plugins.specs import Capabilities
 
@@ -67,7 +68,7 @@ def unit_tiles(
             columns = [r for r in facts.free if r not in a.ranges and size(r) >= unit.columns]
             rows = [r for r in facts.free if r not in b.ranges and size(r) >= unit.rows]
             depths = [r for r in reduced if r in a.ranges and r in b.ranges]
-            for depth in (r for r in depths if size(r) % unit.depth == 0):
+            for depth in depths:
                 for row in rows:
                     for column in columns:
                         yield from _tiles(
@@ -82,24 +83,24 @@ def _tiles(
 ) -> Iterator[UnitTile]:  # fmt: skip
     copies = (_copying(unit, a, depth, None), _copying(unit, b, depth, column))
     sums = facts.reductions[0].src[1:]
-    terms = extent(sums)
+    length = -(-size(depth) // unit.depth)
+    steps = length * extent(tuple(r for r in sums if r is not depth))
     outside = extent(facts.outputs)
-    points = extent(frozenset(facts.outputs) | frozenset(sums))
+    others = outside // (size(row) * size(column))
     stored = outside * (0.3 if unit.registers else 0.15)
     nbytes_a = unit.rows * unit.depth * a.dtype.itemsize
     nbytes_b = unit.depth * unit.columns * b.dtype.itemsize
     for down, across in _shapes(unit, capabilities):
         if down * unit.rows > size(row) or across * unit.columns > size(column):
             continue
-        if (across * nbytes_b + down * nbytes_a) * (terms // unit.depth) > _room(capabilities):
+        if (across * nbytes_b + down * nbytes_a) * steps > _room(capabilities):
             continue
         tiles = -(-size(row) // (down * unit.rows)) * -(-size(column) // (across * unit.columns))
-        steps = points // (size(row) * size(column) * unit.depth)
         loads = (max(nbytes_a, 32) * down + nbytes_b * across) / _LOADED
         step = max(down * across * unit.cycles, loads, 0.0 if unit.registers else 4.0) + loads / 4
         yield UnitTile(
             unit, operand, row, column, depth, down, across, copies,
-            tiles * steps * step + stored + sum(copies),
+            tiles * others * steps * step + stored + sum(copies),
         )  # fmt: skip
 
 
@@ -151,6 +152,10 @@ class _Nest:
         self.sizes = {r.arg.id: size(r) for r in (*facts.outputs, *self.reduced)}
         self.fresh = max(r.arg.id for r in facts.nodes if r.op is Op.RANGE) + 1
         self.splits: list[Opt] = []
+        depth, rest = tile.depth.arg.id, -size(tile.depth) % tile.unit.depth
+        if rest:
+            self.splits.append(Pad(depth, tile.unit.depth))
+            self.sizes[depth] += rest
 
     def _split(self, axis: int, into: int, ragged: str = "overlap") -> int | None:
         """The new outer axis, the axis itself keeps `into`; None where that is all of it."""
@@ -176,7 +181,8 @@ class _Nest:
         others = [r.arg.id for r in of_a if r is not tile.row]
 
         share = self._share([*batch, *others, block, panel], block, panel)
-        terms = extent(self.reduced)
+        padded = -(-size(tile.depth) // unit.depth) * unit.depth
+        terms = extent(self.reduced) // size(tile.depth) * padded
         panel_bytes = terms * unit.columns * tile.across * self.b.src[0].dtype.itemsize
         block_bytes = terms * unit.rows * tile.down * self.a.src[0].dtype.itemsize
         caches = self.capabilities.cache_bytes or (1 << 15,)
@@ -190,10 +196,11 @@ class _Nest:
         own = fragment_axes(unit, self.fresh)
         rows, columns = own[0].arg.id, own[1].arg.id
         held = [x for x in (down, across) if x is not None]
+        first = own[-1][-1].arg.id + 1
         inside: list[Opt] = []
         if unit.rows > 1:
             use = UseMatrixUnit(unit, (row, column, depth), tuple(held))
-            copies = {x: own[-1][-1].arg.id + 1 + i for i, x in enumerate(held)}
+            copies = {x: first + i for i, x in enumerate(held)}
             inside.append(Bind(column, AxisKind.VECTOR))
             last = [down, row, across, column]
         else:
@@ -211,9 +218,9 @@ class _Nest:
         sums = [r.arg.id for r in self.reduced if r is not tile.depth]
         in_b = [i for i in sums if any(r.arg.id == i for r in self.b.ranges)]
         in_a = [i for i in sums if any(r.arg.id == i for r in self.a.ranges)]
-        held_a = [block, *in_a, steps, copies.get(down), rows, groups, step]
+        held_a = [block, *in_a, steps, copies.get(down or -1), rows, groups, step]
         opts.append(self._stage(0, share, held_a))
-        held_b = [panel, *in_b, steps, copies.get(across, across), groups, columns, step]
+        held_b = [panel, *in_b, steps, copies.get(across or -1, across), groups, columns, step]
         opts.append(self._stage(1, share, held_b))
         if share is not None:
             opts.append(Bind(share, AxisKind.THREAD))

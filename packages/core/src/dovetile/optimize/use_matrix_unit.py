@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from dovetile import dtypes
 from dovetile.ir.matrix_unit import MatrixUnit
 from dovetile.ir.ops import AddressSpace, AxisKind, Op
 from dovetile.ir.rewrite import substitute, substitute_ranges
@@ -86,8 +85,8 @@ class UseMatrixUnit:
 
 
 def fragment_axes(unit: MatrixUnit, first: int) -> tuple[UOp, UOp, tuple[UOp, ...]]:
-    """(rows, columns, (groups of the depth, steps in a group)): numbered from `first`, the rows, the
-    groups, the columns, the steps: the order in which all fragments have their lanes."""
+    """(rows, columns, (groups of the depth, steps in a group)). They are numbered from `first` in
+    the order in which every fragment has its lanes: rows, groups, columns, steps."""
     sizes = (unit.rows, unit.depth // unit.group, unit.columns, unit.group)
     rows, groups, columns, steps = (
         UOp.range(n, AxisKind.VECTOR, first + i) for i, n in enumerate(sizes)

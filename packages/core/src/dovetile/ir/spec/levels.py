@@ -292,7 +292,7 @@ def _loop_reduce(node: UOp) -> Verdict:
     if isinstance(node.arg, MatrixUnit):
         return _unit_reduce(node, node.arg)
     if node.arg not in REDUCTIONS:
-        return f"arg {node.arg!r}; right is ADD, MUL, MAX, MIN or a MatrixUnit"
+        return f"arg {node.arg!r}; right is ADD, MUL, MAX or MIN, or a MatrixUnit"
     if len(node.src) < 2 or node.src[0].dtype is not node.dtype:
         return "no value of the node's type, or no loop; right is (x, *ranges)"
     return _closes_ranges(node)
@@ -341,7 +341,9 @@ def _vector(node: UOp) -> Verdict:
         return f"sources {named(s.dtype for s in node.src)}; right are {wanted!r}, of equal lanes"
     if len(node.src) * lanes == node.dtype.lanes or (len(node.src) == 1 and lanes == 1):
         return True
-    return f"{len(node.src) * lanes} lanes; right is one, or {node.dtype.lanes} in all sources"
+    return (
+        f"{len(node.src) * lanes} lanes; right is one, or one for each of {node.dtype.lanes} lanes"
+    )
 
 
 def _extract(node: UOp) -> Verdict:
