@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dovetile.ir.identity import identity
 from dovetile.ir.ops import AddressSpace, AxisKind, Op
 from dovetile.ir.rewrite import rewrite, substitute, substitute_ranges
-from dovetile.ir.symbolic import linear_form, symbolic
+from dovetile.ir.symbolic import fold_gates, linear_form, simplify_index
 from dovetile.ir.uop import UOp, nodes_of
 from dovetile.lower.linear import local_end
 
@@ -24,6 +24,7 @@ _ALIGNMENT = 64
 _CONFLICT = 1024
 # Vectors of a copy that are put together from stretches have so many lanes at least.
 _LEAST_LANES, _MOST_STRETCHES = 8, 4
+_FOLDED = simplify_index + fold_gates
 Ranges = tuple[UOp, ...]
 
 
@@ -91,7 +92,7 @@ def _copied(
     for start, length in ((0, count), (count, axis.src[0].arg - count)):
         own = UOp.range(length, axis.arg.kind, next(ids))
         point = own + start if start else own
-        part = rewrite(substitute_ranges(value, {axis: point}), symbolic)
+        part = rewrite(substitute_ranges(value, {axis: point}), _FOLDED)
         listed, points = (tuple(x if r is axis else r for r in ranges) for x in (own, point))
         nests.append(_nest(buffer, part, listed, points, sizes, ids, 0 if start else lanes))
     return UOp.group(*nests)
