@@ -85,6 +85,8 @@ def test_the_instruction_is_in_the_code(name: str, monkeypatch: pytest.MonkeyPat
     product(device, unit, *(numbers(random, t, (n, n)) for t in (unit.a, unit.b)), "nn")
     machine = llvm_compiler._Machine()
     modules = [machine.binding.parse_assembly(machine.head + source) for source in sources]
+    for module in modules:
+        machine.passes.run(module, machine.builder)
     code = "\n".join(machine.target.emit_assembly(module) for module in modules)
     assert name in code
     if unit.registers:  # the sums stay in registers while they grow

@@ -64,6 +64,9 @@ class CpuLlvm(HostLlvmIrRenderer):
         return writer.emit(f"call {_HELD} {cast}(x86_amx {tile})")
 
     def _as_tile(self, node: UOp, writer: Writer) -> str:
+        if writer.names[node] == "zeroinitializer":
+            function = writer.intrinsic("llvm.x86.tilezero.internal", "x86_amx", "i16", "i16")
+            return writer.emit(f"call x86_amx {function}({_SHAPE})")
         cast = writer.intrinsic("llvm.x86.cast.vector.to.tile.v256i32", "x86_amx", _HELD)
         return writer.emit(f"call x86_amx {cast}({_HELD} {writer.names[node]})")
 
@@ -72,10 +75,7 @@ class CpuLlvm(HostLlvmIrRenderer):
             return super()._vector(node, writer)
         if repeated_constant(node) != 0:
             raise UnsupportedError("[render] a tile of values; tiles are loaded, or begin as zero")
-        return self._held(
-            f"{writer.intrinsic('llvm.x86.tilezero.internal', 'x86_amx', 'i16', 'i16')}({_SHAPE})",
-            writer,
-        )
+        return "zeroinitializer"
 
     def _load(self, node: UOp, writer: Writer) -> str:
         if not _is_tile(node.dtype) or buffer_of(node.src[0]).arg.space is AddressSpace.REG:
