@@ -90,7 +90,7 @@ def test_the_instruction_is_in_the_code(name: str, monkeypatch: pytest.MonkeyPat
     code = "\n".join(machine.target.emit_assembly(module) for module in modules)
     assert name in code
     if unit.registers:  # the sums stay in registers while they grow
-        blocks = re.split(r"\n(?:\.L|# %bb)", code)
+        blocks = re.split(r"\n(?:\.L|\tj)", code)
         inner = max(blocks, key=lambda block: block.count(name))
         assert inner.count(name) > 1 and "tilestored" not in inner
 

@@ -12,6 +12,7 @@ import itertools
 import math
 from collections.abc import Iterator
 
+from dovetile import dtypes
 from dovetile.ir.identity import identity
 from dovetile.ir.ops import AddressSpace, AxisKind, Op
 from dovetile.ir.rewrite import rewrite, substitute, substitute_ranges
@@ -83,6 +84,7 @@ def _copied(
             length = substitute_ranges(r.src[0], plain)
             plain[r] = UOp.range(length, AxisKind.LOOP, r.arg.id)
         value, ranges = substitute_ranges(value, plain), tuple(plain.values())
+        value, ranges, sizes = _merged(value, ranges, sizes)
         lanes = nbytes // value.dtype.itemsize
     cut = _unconditional(value, ranges)
     if cut is None:
@@ -150,6 +152,29 @@ def _in_source_order(value: UOp, loops: Ranges) -> Ranges:
         return loops
     strides, _ = linear_form(loads[0].src[0].src[1])
     return tuple(sorted(loops, key=lambda r: -abs(strides.get(r, 0))))
+
+
+def _merged(value: UOp, ranges: Ranges, sizes: list[int]) -> tuple[UOp, Ranges, list[int]]:
+    """The same copy with neighbouring ranges as one, where source and buffer step through both like
+    through one axis. The kernel's loops need them apart; a copy takes whole vectors along one."""
+    nodes = nodes_of(value)
+    uses = [s for n in nodes if n.dtype is not dtypes.index for s in n.src]
+    forms = [linear_form(s)[0] for s in uses if s.dtype is dtypes.index]
+    for i, (outer, inner) in enumerate(zip(ranges, ranges[1:])):
+        length, n = outer.src[0], inner.src[0]
+        if not (length.is_const and n.is_const and n.arg == sizes[i + 1]):
+            continue
+        pair = {outer, inner}
+        if all(
+            terms.get(outer, 0) == n.arg * terms.get(inner, 0)
+            and all(t in pair or pair.isdisjoint(t.ranges) for t in terms)
+            for terms in forms
+        ):
+            whole = UOp.range(length.arg * n.arg, AxisKind.LOOP, inner.arg.id)
+            value = substitute_ranges(value, {outer: UOp.const(0), inner: whole})
+            sizes = [*sizes[:i], sizes[i] * n.arg, *sizes[i + 2 :]]
+            return _merged(value, (*ranges[:i], whole, *ranges[i + 2 :]), sizes)
+    return value, ranges, sizes
 
 
 def _vectorised(

@@ -111,7 +111,7 @@ def _priced(
         cycles += steps * blocks_v * blocks_c * vectors * lanes * 1.5
     outside = extent(facts.outputs)
     for s in facts.stores:
-        cycles += outside * (2 / lanes if s.stride(vector) == 1 else 2.0)
+        cycles += outside * (2 / lanes if s.stride(vector) == 1 else 6.0)
     columns = _loads_of(product.src[1 - operand])
     lines = max((_lines(x, column, reduced[-1], rows, capabilities) for x in columns), default=0.0)
     if capabilities.cache_bytes and panel > capabilities.cache_bytes[0] // 2:
