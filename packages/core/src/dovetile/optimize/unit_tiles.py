@@ -33,6 +33,8 @@ _LOADED = 96
 # Cycles to copy an element into a panel: whole vectors, vectors put together from rows, or what
 # lies together in a group.
 _STRETCH, _WOVEN, _GROUP = 0.1, 0.2, 1.5
+# Cycles to do what follows the sum, for an element in a vector and for one on its own.
+_STORED, _SCATTERED = 0.3, 2.0
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,8 @@ def _tiles(
     steps = length * extent(tuple(r for r in sums if r is not depth))
     outside = extent(facts.outputs)
     others = outside // (size(row) * size(column))
-    stored = outside * (0.3 if unit.registers else 0.15)
+    whole = all(s.stride(column) == 1 for s in facts.stores)
+    stored = outside * (_STORED if whole else _SCATTERED)
     nbytes_a = unit.rows * unit.depth * a.dtype.itemsize
     nbytes_b = unit.depth * unit.columns * b.dtype.itemsize
     for down, across in _shapes(unit, capabilities):
