@@ -17,7 +17,6 @@ class ReferenceRuntime:
 
     def __init__(self) -> None:
         self.arrays: dict = {}
-        self.views: dict = {}
 
     def default_device_name(self) -> str:
         return "REFERENCE"
@@ -36,22 +35,25 @@ class ReferenceRuntime:
     def realize(self, nodes: list) -> None:
         from reference import evaluate_all
 
+        from dovetile.ir.held import become, realized
         from dovetile.ir.ops import Op
         from dovetile.ir.uop import UOp
         from dovetile.tensor.base import buffer_of
 
-        nodes = [n for n in dict.fromkeys(nodes) if self.realized(n) is n]
+        nodes = [n for n in dict.fromkeys(nodes) if realized(n) is n]
         nodes += self.readers(nodes)
-        nodes = [n for n in dict.fromkeys(nodes) if self.realized(n) is n]
+        nodes = [n for n in dict.fromkeys(nodes) if realized(n) is n]
         values = evaluate_all(nodes, self.arrays)
         for node, value in zip(nodes, values):
             buffer = buffer_of(node)
+            if buffer is node:
+                continue
             if buffer is not None:
-                self.views[node] = _plain(node)
+                become(node, _plain(node))
             elif node.op is not Op.CONST:
                 fresh = UOp.buffer(value.size, node.dtype, node.device or "REFERENCE")
                 self.arrays[fresh] = value.reshape(-1)
-                self.views[node] = fresh.reshape(value.shape)
+                become(node, fresh.reshape(value.shape))
 
     def readers(self, nodes: list) -> list:
         """Pending readers of the buffers that `nodes` write to."""
@@ -64,9 +66,6 @@ class ReferenceRuntime:
         live = [t.uop for t in live_tensors() if t._buffer is None]
         return [n for n in live if not buffers.isdisjoint(toposort(n))]
 
-    def forget(self, node) -> None:
-        self.views.pop(node, None)
-
     def reserve(self, size: int, dtype, device: str):
         from dovetile.ir.uop import UOp
 
@@ -78,9 +77,6 @@ class ReferenceRuntime:
         node = UOp.buffer(buffer.arg.size, buffer.dtype, buffer.arg.device)
         self.arrays[node] = self.arrays[buffer]
         return node
-
-    def realized(self, node):
-        return self.views.get(node, node)
 
     def buffer_array(self, buffer) -> np.ndarray:
         return self.arrays[buffer]
@@ -102,8 +98,8 @@ def reference(monkeypatch: pytest.MonkeyPatch) -> ReferenceRuntime:
     from dovetile.tensor import placement, random
 
     runtime = ReferenceRuntime()
-    for name in ("default_device_name", "device_name", "place", "realize", "realized",
-                 "buffer_array", "forget", "renewed", "reserve"):  # fmt: skip
+    for name in ("default_device_name", "device_name", "place", "realize", "buffer_array",
+                 "renewed", "reserve"):  # fmt: skip
         monkeypatch.setattr(placement, name, getattr(runtime, name))
     monkeypatch.setattr(random, "_states", {})
     monkeypatch.setattr(random, "_seed", 0)

@@ -12,6 +12,7 @@ from reference import evaluate_all
 
 from dovetile import dtypes, schedule
 from dovetile.dtypes import DType
+from dovetile.ir.held import realized
 from dovetile.ir.ops import Op
 from dovetile.ir.uop import UOp, toposort
 from dovetile.plugins import Capabilities
@@ -49,7 +50,7 @@ def plan_kernels(*roots: UOp) -> list[Kernel]:
 def run(*roots: UOp) -> list[np.ndarray]:
     """The values of all roots, computed together on the device."""
     schedule.realize(roots)
-    return [np.array(fetch(schedule.realized(root))) for root in roots]
+    return [np.array(fetch(realized(root))) for root in roots]
 
 
 def expect(*roots: UOp, exact: bool = True) -> None:

@@ -71,6 +71,7 @@ class Processor:
     def __init__(self, worker_count: int) -> None:
         self.worker_count = worker_count
         self.native = native.library()
+        self._wait = self.native.wait
         # Mapped for ever: the threads may look at it until the process is gone.
         self.address = memory_map.map_memory(ctypes.sizeof(Control))
         self.control = Control.from_address(self.address)
@@ -132,7 +133,7 @@ class Processor:
         """Wait until commands are complete up to `position`, executing them if nobody does."""
         if self.broken:
             raise DeviceError(self.broken)
-        while self.native.wait(self.address, position, _SLICE):
+        while self._wait(self.address, position, _SLICE):
             if self.control.stopping:
                 raise DeviceError("[exit] the interpreter exits while commands wait for a signal")
 

@@ -33,6 +33,9 @@ _RING_MASK = RING_WORDS - 1
 _LARGEST_COMMAND = RING_WORDS // 4
 _LARGEST_PATCH = 256  # pairs in one PATCH command
 _BACKLOG = 512  # words that may lie in the ring before the background thread is called
+# Lists longer than this, in words, run in the background at once. To wake a thread that sleeps takes
+# some 30 microseconds of both threads, as long as a hundred of the smallest launches.
+_LONG_LIST = 4096
 _COPY_PART = 1 << 20  # bytes; smaller copies are not shared among threads
 
 
@@ -43,6 +46,9 @@ def _words(count: int) -> struct.Struct:
 
 def _header(operation: int, size: int, count: int = 0) -> int:
     return operation | size << 8 | count << 32
+
+
+_CALL_HEADER = _header(_CALL, 3)
 
 
 class CpuSignal(Signal):
@@ -102,22 +108,25 @@ class CpuQueue(Queue):
         local: Sequence[int] = (),
     ) -> None:
         parts = groups[0] if len(groups) == 1 else math.prod(groups)
-        addresses = [buffer.address for buffer in buffers]
-        self._launch(program.address, addresses, scalars, parts)  # type: ignore[attr-defined]
-
-    def _launch(
-        self, function: int, addresses: Sequence[int], scalars: Sequence[int], parts: int
-    ) -> None:
-        size = 3 + len(addresses) + len(scalars)
-        header = _LAUNCH | size << 8 | parts << 32
-        if parts > 1:
+        if parts != 1:
+            if parts < 1:
+                return
             self._start = True
-        elif parts < 1:
-            return
-        self._record(size, (header, function, len(addresses), *addresses, *scalars))
+        function: int = program.address  # type: ignore[attr-defined]
+        words = [0, function, len(buffers)]
+        words += [buffer.address for buffer in buffers]
+        words += scalars
+        size = len(words)
+        words[0] = _LAUNCH | size << 8 | parts << 32
+        self._record(size, words)
 
     def copy(self, destination: Buffer, source: Buffer) -> None:
-        self._launch(*self._copy_arguments(destination, source))
+        function, addresses, scalars, parts = self._copy_arguments(destination, source)
+        if parts:
+            self._start |= parts > 1
+            size = 3 + len(addresses) + len(scalars)
+            header = _header(_LAUNCH, size, parts)
+            self._record(size, (header, function, len(addresses), *addresses, *scalars))
 
     def _copy_arguments(
         self, destination: Buffer, source: Buffer
@@ -227,17 +236,23 @@ class CpuQueue(Queue):
     def capture(self, commands: Sequence[Command]) -> CommandList:
         return CpuCommandList(self, commands)
 
-    def call(self, address: int, size: int, patches: Sequence[int], start: bool) -> int:
-        """Patch words (address and value in turns), then execute the list at `address`."""
-        step = 2 * _LARGEST_PATCH
+    def call(self, commands: CpuCommandList, changed: Sequence[int]) -> int:
+        """Execute a list, of whose words some have changed."""
         with self._lock:
-            for first in range(0, len(patches), step):
-                pairs = patches[first : first + step]
-                header = _header(_PATCH, 1 + len(pairs), len(pairs) // 2)
-                self._record(1 + len(pairs), (header, *pairs))
-            self._record(3, (_header(_CALL, 3), address, size))
-            self._start |= start
-            return self.submit()
+            if changed and self.is_complete(commands.end):
+                for slot in changed:
+                    commands.memory[slot] = commands.values[slot]
+            else:  # a replay that is still to run reads the old words
+                for first in range(0, len(changed), _LARGEST_PATCH):
+                    slots = changed[first : first + _LARGEST_PATCH]
+                    words = [_header(_PATCH, 1 + 2 * len(slots), len(slots))]
+                    for slot in slots:
+                        words += (commands.address + slot * 8, commands.values[slot])
+                    self._record(len(words), words)
+            self._record(3, (_CALL_HEADER, commands.address, commands.size))
+            self._start |= commands.start
+            commands.end = self.submit()
+            return commands.end
 
 
 class CpuCommandList(CommandList):
@@ -247,20 +262,21 @@ class CpuCommandList(CommandList):
         self._queue = queue
         self._keep: dict[int, object] = {}  # by slot: what must stay alive while it is used
         self._first_argument: list[tuple[int, int, int]] = []
-        self._start = False
+        self.start = False
         words: list[int] = []
         for command in commands:
             self._encode(command, words)
-        self._memory = (ctypes.c_int64 * max(1, len(words)))(*words)
-        self._address = ctypes.addressof(self._memory)
-        self._size = len(words)
-        self._values = words  # what the list will hold once all submitted patches are applied
-        self._start |= len(words) > _BACKLOG
+        self.memory = (ctypes.c_int64 * max(1, len(words)))(*words)
+        self.address = ctypes.addressof(self.memory)
+        self.size = len(words)
+        self.values = words  # what the list will hold once all submitted patches are applied
+        self.start |= len(words) > _LONG_LIST
+        self.end = 0  # the position behind the last replay
 
     def __del__(self) -> None:
         # A replay may be pending: memory, programs and buffers stay until it is complete.
-        if hasattr(self, "_memory"):
-            self._queue.retire((self._memory, self._keep))
+        if hasattr(self, "memory"):
+            self._queue.retire((self.memory, self._keep))
 
     def _encode(self, command: Command, words: list[int]) -> None:
         self._first_argument.append((0, 0, 0))
@@ -276,7 +292,7 @@ class CpuCommandList(CommandList):
                 function, addresses, scalars, parts = self._queue._copy_arguments(*buffers)
             if parts < 1:
                 return
-            self._start |= parts > 1
+            self.start |= parts > 1
             size = 3 + len(addresses) + len(scalars)
             start = len(words) + 3
             self._first_argument[-1] = (start, len(addresses), len(scalars))
@@ -288,10 +304,10 @@ class CpuCommandList(CommandList):
         signal: CpuSignal = command.signal  # type: ignore[assignment]
         self._keep[~len(words)] = signal
         if isinstance(command, SignalStore):
-            self._start = True
+            self.start = True
             words += [_header(_SIGNAL, 3), signal.address, command.value]
         elif isinstance(command, SignalWait):
-            self._start = True
+            self.start = True
             words += [_header(_WAIT, 3), signal.address, command.value]
         else:
             words += [_header(_TIMESTAMP, 2), signal.address]
@@ -309,6 +325,7 @@ class CpuCommandList(CommandList):
         return start + buffers + argument
 
     def submit(self, patches: Iterable[tuple[int, Buffer | int]] = ()) -> int:
+        values = self.values
         changed: list[int] = []
         for slot, value in patches:
             if isinstance(value, int):
@@ -316,7 +333,7 @@ class CpuCommandList(CommandList):
             else:
                 word = value.address
                 self._keep[slot] = value
-            if self._values[slot] != word:
-                self._values[slot] = word
-                changed += (self._address + slot * 8, word)
-        return self._queue.call(self._address, self._size, changed, self._start)
+            if values[slot] != word:
+                values[slot] = word
+                changed.append(slot)
+        return self._queue.call(self, changed)

@@ -10,6 +10,7 @@ pytest.importorskip("dovetile_cpu")
 from graphs import expect, place
 
 from dovetile import Tensor, dtypes, schedule
+from dovetile.ir.held import realized
 from dovetile.ir.ops import Op
 from dovetile.ir.uop import UOp
 from dovetile.schedule.realization import buffer_of
@@ -145,7 +146,7 @@ def test_a_write_keeps_the_memory() -> None:
     held = buffer_of(b)
     state = written(b, x, x + 1)
     schedule.realize([state])
-    assert schedule.buffer_of(schedule.realized(state)) is held
+    assert schedule.buffer_of(realized(state)) is held
     np.testing.assert_array_equal(held.to_numpy().reshape(-1), numbers(12) + 1)
 
 

@@ -17,6 +17,7 @@ from graphs import expect, place, run
 
 from dovetile import Tensor, counters, dtypes, environment, schedule
 from dovetile.errors import GraphError
+from dovetile.ir.held import realized
 from dovetile.ir.ops import Op
 from dovetile.ir.uop import UOp, toposort
 from dovetile.runtime.counting import total as compiled_counts
@@ -178,7 +179,7 @@ def test_sources_are_let_go() -> None:
     x = place(numbers(9))
     y = x * 3
     run(y)
-    known = schedule.realized(y)
+    known = realized(y)
     assert [n.op for n in toposort(known)][0] is Op.BUFFER and Op.MUL not in {
         n.op for n in toposort(known)
     }

@@ -32,7 +32,8 @@ class Arguments:
     """The arguments of a call.
 
     tensors: all Tensors in them, each once, in order. objects: those whose attributes the function
-    may read. key: hashable; everything else that decides what the function does.
+    may read. key: hashable; everything else that decides what the function does. is_plain: they
+    are Tensors and immutable values, nothing that holds others.
     """
 
     def __init__(self, args: tuple, kwargs: Mapping[str, Any]) -> None:
@@ -40,6 +41,10 @@ class Arguments:
         self.kwargs = kwargs
         self.tensors: list[TensorBase] = []
         self.objects: list[object] = []
+        self.is_plain = not kwargs and all(
+            isinstance(value, TensorBase) or type(value) in _PLAIN or type(value) is float
+            for value in args
+        )
         self._numbers: dict[int, int] = {}
         key: list[object] = [self._key(value) for value in args]
         for name in sorted(kwargs) if len(kwargs) > 1 else kwargs:

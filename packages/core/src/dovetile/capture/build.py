@@ -13,6 +13,7 @@ from dovetile.capture.recording import Recording, buffers_of, root_of
 from dovetile.capture.step import Fresh, Input, Owner, Result, State, Step
 from dovetile.capture.surroundings import Surroundings
 from dovetile.errors import JitError
+from dovetile.ir.held import attach, realized
 from dovetile.ir.ops import Op
 from dovetile.ir.uop import UOp
 from dovetile.profiling import stage
@@ -57,7 +58,7 @@ class Capture:
         raises."""
         renewal.renew_all()
         self.before = base.live_tensors()
-        self.existing = {id(root_of(b)): b for b in schedule.memories()}
+        self.first = Buffer.next_number()
         known = {id(t) for t in self.before}
         self.owners: dict[int, list[TensorBase]] = {}
         for tensor in self.before:
@@ -140,7 +141,7 @@ class Capture:
             return
         if target is None or source is None or target is source:
             raise Unsteady(f"{label} was set to a view of itself or to a constant")
-        if not any(new is t for t in self.escaped) and id(root_of(source)) in self.existing:
+        if not any(new is t for t in self.escaped) and root_of(source).number < self.first:
             raise JitError(
                 f"[jit] {label} is set to another tensor that existed before; a captured step "
                 "cannot exchange tensors: assign() their values"
@@ -169,9 +170,9 @@ class Capture:
         self.recording.replace(target, state)
         self.recording.written[id(state)] = state
         self.used[id(state)] = state
-        self.carried[id(new)] = schedule.realized(new.uop)
+        self.carried[id(new)] = realized(new.uop)
         node = UOp.buffer(old.uop.size, old.dtype, state.device.name)
-        schedule.attach(node, state)
+        attach(node, state)
         new.requires_grad = False
         new._release()
         new._adopt(node.reshape(new.shape))
@@ -186,7 +187,7 @@ class Capture:
         for tensor in tensors:
             if tensor._buffer is None and schedule.memory_of(tensor.uop) is not None:
                 tensor.requires_grad = False
-                tensor._adopt(_view(schedule.realized(tensor.uop)))
+                tensor._adopt(_view(realized(tensor.uop)))
 
     # -- arguments -----------------------------------------------------------------------------
 
@@ -257,7 +258,7 @@ class Capture:
     ) -> tuple[Callable[[Sequence[TensorBase], Sequence[UOp]], TensorBase], TensorBase]:
         """(what makes a result of a replay, the same of this run)."""
         kind = type(tensor)
-        node = schedule.realized(tensor.uop)
+        node = realized(tensor.uop)
         if id(tensor) in self.carried:
             node = self.carried[id(tensor)]
             tensor = _adopted(kind, _moves(node), _base(node))
@@ -274,7 +275,7 @@ class Capture:
                 return _adopted(kind, moves, buffer)
 
             return view_of_input, tensor
-        if id(root_of(memory)) in self.existing:
+        if root_of(memory).number < self.first:
             return self._view_of_state(kind, moves, memory), tensor
         if id(memory) not in numbers:
             numbers[id(memory)] = len(self.fresh)
@@ -337,12 +338,10 @@ class Capture:
         fresh = [
             Fresh(b.device, b.nbytes // b.dtype.itemsize, b, lists.places(b)) for b, _ in self.fresh
         ]
-        step = Step(
+        return Step(
             lists, inputs, owners, used, written, self.surroundings, expected, states,
             self.recording.arrays(), fresh, self.recording.work, build,
         )  # fmt: skip
-        step._last = [role.memory for role in inputs]
-        return step
 
     def _restores(self, staying: set[int]) -> list[tuple[Any, Copy]]:
         """Host data that the step overwrites is put back before each replay."""
@@ -360,14 +359,14 @@ def _moves(node: UOp) -> list[UOp]:
     while node.op is not Op.BUFFER:
         if node.op is not Op.AFTER:
             moves.append(node)
-        node = schedule.realized(node.src[0])
+        node = realized(node.src[0])
     return moves
 
 
 def _base(node: UOp) -> UOp:
     """The BUFFER of a view of memory."""
     while node.op is not Op.BUFFER:
-        node = schedule.realized(node.src[0])
+        node = realized(node.src[0])
     return node
 
 
@@ -378,14 +377,13 @@ def _view(node: UOp) -> UOp:
 
 def _moved(moves: list[UOp], node: UOp) -> UOp:
     for move in reversed(moves):
-        node = move.replace(src=(node, *move.src[1:]))
+        node = UOp(move.op, move.dtype, (node, *move.src[1:]), move.arg)
     return node
 
 
 def _adopted(kind: type[TensorBase], moves: list[UOp], buffer: UOp) -> TensorBase:
-    node = _moved(moves, buffer)
-    tensor = kind._new(node)
-    tensor._adopt(node)
+    tensor = kind._new(_moved(moves, buffer))
+    tensor._attach(buffer)
     return tensor
 
 

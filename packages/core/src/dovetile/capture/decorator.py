@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import types
+import weakref
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from dovetile.capture.build import Capture, Unsteady
 from dovetile.capture.step import Step
 from dovetile.capture.surroundings import Surroundings
 from dovetile.errors import ArgumentError, JitError
+from dovetile.ir.uop import UOp
 from dovetile.profiling import stage
 from dovetile.runtime import Buffer
 from dovetile.tensor import base, is_grad_enabled, live_tensors, realize_all
@@ -50,6 +52,48 @@ class _Entry:
     since_replay: int = 0  # captures since the last replay
 
 
+class _Last:
+    """The last replay: a call with the very same arguments needs none of what led to it."""
+
+    __slots__ = ("arguments", "grad", "memory", "nodes", "step", "version")
+
+    def __init__(
+        self,
+        arguments: tuple,
+        nodes: list[UOp],
+        memory: list[Buffer],
+        version: tuple[object, int],
+        grad: bool,
+        step: Step,
+    ) -> None:
+        # The Tensors may go; their nodes are memory, which the step keeps anyway.
+        self.arguments = [weakref.ref(a) if isinstance(a, TensorBase) else a for a in arguments]
+        self.nodes = nodes
+        self.memory = memory
+        self.version = version
+        self.grad = grad
+        self.step = step
+
+    def tensors_of(self, args: tuple) -> list[TensorBase] | None:
+        """The Tensors among the arguments of a call; None where it is not the same call."""
+        if len(args) != len(self.arguments) or base.has_pending_writes():
+            return None
+        tensors: list[TensorBase] = []
+        nodes = self.nodes
+        for value, known in zip(args, self.arguments):
+            if isinstance(value, TensorBase):
+                if known.__class__ is not weakref.ref or known() is not value:
+                    return None
+                if value.uop is not nodes[len(tensors)] or value.requires_grad:
+                    return None
+                tensors.append(value)
+            elif value is not known:
+                return None
+        if self.grad is not is_grad_enabled() or self.version != environment.version():
+            return None
+        return tensors
+
+
 class JitFunction(Generic[Function]):
     """A function whose calls are captured and replayed. Made by :func:`jit`."""
 
@@ -57,6 +101,7 @@ class JitFunction(Generic[Function]):
         self.function = function
         self.most_captures = most_captures
         self._entries: dict[object, _Entry] = {}
+        self._last: _Last | None = None
         functools.update_wrapper(self, function)
 
     def __repr__(self) -> str:
@@ -92,16 +137,23 @@ class JitFunction(Generic[Function]):
         """Forget all captures, and with them the memory that they hold."""
         with _lock:
             self._entries.clear()
+            self._last = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if _inside.get():
             return self.function(*args, **kwargs)  # part of what is being run or captured
         with _lock:
+            last = self._last
+            if last is not None and not kwargs:
+                tensors = last.tensors_of(args)
+                if tensors is not None and last.step.changed() is None:
+                    return last.step.replay(tensors, last.memory)
             return self._call(Arguments(args, kwargs))
 
     # -- which capture -------------------------------------------------------------------------
 
     def _call(self, call: Arguments) -> Any:
+        self._last = None
         tensors, memory, stand_ins = _ready(call.tensors)
         key = (
             call.key,
@@ -121,6 +173,10 @@ class JitFunction(Generic[Function]):
             mismatch = step.mismatch(tensors, memory)
             if mismatch is None:
                 entry.since_replay = 0
+                if tensors is call.tensors and call.is_plain:
+                    nodes = [tensor.uop for tensor in tensors]
+                    now = environment.version(), is_grad_enabled()
+                    self._last = _Last(call.args, nodes, memory, *now, step)
                 return step.replay(tensors, memory)
             reason = mismatch
         entry.steps = [step for step in entry.steps if not step.is_dead]
@@ -196,7 +252,7 @@ def _ready(
 ) -> tuple[list[TensorBase], list[Buffer], dict[int, TensorBase]]:
     """(the Tensors, realised, their memory, stand-ins by the identity of what they stand for)."""
     memory = [schedule.whole_memory(t.uop) for t in given]
-    if base._pending.written or None in memory:
+    if base.has_pending_writes() or None in memory:
         realize_all(given)
         memory = [schedule.whole_memory(t.uop) for t in given]
     if None not in memory:

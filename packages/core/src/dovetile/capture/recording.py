@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -31,20 +31,19 @@ class Recording:
     placed: dict[int, tuple[Buffer, np.ndarray, np.ndarray]] = field(default_factory=dict)
     work: Counters = field(default_factory=Counters)
 
-    def add_plan(self, loaded: LoadedPlan, memory: Mapping[str, Sequence[Buffer]]) -> None:
-        """A plan that is being run."""
-        self.results.update((id(b), b) for b in memory["result"])
+    def add_plan(
+        self, loaded: LoadedPlan, memory: Sequence[Buffer], results: Sequence[Buffer]
+    ) -> None:
+        """A plan that is being run: all its memory, and what was made for its results."""
+        self.results.update((id(b), b) for b in results)
         self.work.add(loaded.work)
-        for step in loaded.plan.steps:
-            device = loaded.devices[step.device]
-            buffers = loaded.buffers_of(step, memory)
-            if step.program is None:
+        for device, program, places, groups in loaded.commands:
+            buffers = tuple([memory[place] for place in places])
+            if program is None:
                 if buffers[0].nbytes:
-                    self.commands.append((device, Copy(buffers[0], buffers[1])))
-            elif step.parts > 0:
-                program = loaded.programs[step.program]
-                launch = Launch(program, tuple(buffers), (), (step.parts,))
-                self.commands.append((device, launch))
+                    self.commands.append((device, Copy(*buffers)))
+            elif groups[0] > 0:
+                self.commands.append((device, Launch(program, buffers, (), groups)))
 
     def add_written(self, memory: Buffer) -> None:
         """An assign writes to this memory."""

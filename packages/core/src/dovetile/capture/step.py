@@ -6,13 +6,14 @@ import operator
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from dovetile import schedule
 from dovetile.capture.lists import Place, Replayable
 from dovetile.capture.surroundings import Surroundings
+from dovetile.ir.held import attach
 from dovetile.ir.uop import UOp
 from dovetile.profiling import stage
 from dovetile.runtime import Buffer, Counters, Device
@@ -44,8 +45,7 @@ class Owner:
     node: UOp
 
 
-@dataclass
-class Fresh:
+class Fresh(NamedTuple):
     """Memory of a result, new at every replay."""
 
     device: Device
@@ -100,6 +100,10 @@ class Step:
     _seen_tensors: int = -1
     _last: list[Buffer] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self._last = [role.memory for role in self.inputs]
+        self._writes_inputs = any(role.is_written for role in self.inputs)
+
     @property
     def kernels(self) -> int:
         """Number of launches in a replay."""
@@ -123,6 +127,10 @@ class Step:
                 )
             elif role.tensor is not None and role.tensor is not tensors[number]:
                 return f"tensor argument {number}, which gathers a gradient, is another one"
+        return self.changed()
+
+    def changed(self) -> str | None:
+        """The same about everything beside the arguments."""
         for group in self.owners:
             for owner in group[1]:
                 tensor = owner.tensor()
@@ -173,24 +181,25 @@ class Step:
 
     def replay(self, tensors: Sequence[TensorBase], memory: Sequence[Buffer]) -> Any:
         """Does again what was recorded. The lists are the arguments' Tensors and their memory."""
-        written = [t for r in self.written if (t := r()) is not None]
-        written += [t for t, role in zip(tensors, self.inputs) if role.is_written]
+        written = [t for r in self.written if (t := r()) is not None] if self.written else []
+        if self._writes_inputs:
+            written += [t for t, role in zip(tensors, self.inputs) if role.is_written]
         if written:
             self._save_readers(written)
         patches: list[tuple[Sequence[Place], Buffer]] = []
         last = self._last
-        for number, role in enumerate(self.inputs):
-            if role.places and memory[number] is not last[number]:
-                patches.append((role.places, memory[number]))
-        self._last = list(memory)
+        if memory is not last:
+            for role, now, then in zip(self.inputs, memory, last):
+                if now is not then and role.places:
+                    patches.append((role.places, now))
+            self._last = memory
         nodes: list[UOp] = []
-        for fresh in self.fresh:
-            model = fresh.memory
-            buffer = Buffer(fresh.device, model.nbytes, model.dtype)
-            if fresh.places:
-                patches.append((fresh.places, buffer))
-            node = UOp.buffer(fresh.size, model.dtype, fresh.device.name)
-            schedule.attach(node, buffer)
+        for device, size, model, places in self.fresh:
+            buffer = Buffer.allocated(device, model.nbytes, model.dtype)
+            if places:
+                patches.append((places, buffer))
+            node = UOp.buffer(size, model.dtype, device.name)
+            attach(node, buffer)
             nodes.append(node)
         with stage("replay"):
             self.commands.submit(patches)
@@ -215,7 +224,7 @@ class Step:
 
     def _renew(self, written: list[TensorBase]) -> None:
         """Sees that nothing computed from the old content is taken for the same of the new."""
-        if self._seen_runs == schedule.runs() and not any(r.is_written for r in self.inputs):
+        if self._seen_runs == schedule.runs() and not self._writes_inputs:
             return
         renewal.renew(written)
         self._seen_runs = schedule.runs()

@@ -32,6 +32,7 @@ class _Reference(weakref.ref):
 
 
 _table: dict[tuple, _Reference] = {}
+_BUFFER, _CONST = Op.BUFFER, Op.CONST  # looking up a member of an Enum is slow before Python 3.12
 _lock = threading.RLock()
 # Canonical kernels number their loops from 0: a loop made later must not be one of those.
 _range_ids = itertools.count(1 << 32)
@@ -63,6 +64,7 @@ class UOp:
         "shape", "ranges", "bounds", "device",
         "_linear",  # of ir.symbolic.linear
         "_final",  # one bit for every RuleSet under which this node is known to be final
+        "held",  # of ir.held: what hangs on the node while a program runs
     )  # fmt: skip
 
     op: Op
@@ -74,11 +76,12 @@ class UOp:
     ranges: frozenset[UOp]
     bounds: tuple[Scalar, Scalar]
     device: str | None
+    held: Any
 
     def __new__(cls, op: Op, dtype: DType, src: tuple[UOp, ...] = (), arg: Any = None) -> UOp:
         # 0, 0.0, -0.0 and False are equal and hash alike, yet are different constants; so are NaNs
         # of one meaning: the representation tells them apart and brings them together.
-        if op is Op.CONST:
+        if op is _CONST:
             key = (op, dtype, src, type(arg), repr(arg))
         else:
             key = (op, dtype, src, arg)
@@ -93,6 +96,7 @@ class UOp:
         _put_src(node, src)
         _put_arg(node, arg)
         mark_final(node, 0)
+        hold(node, None)
         fresh = _Reference(node, _forget)
         fresh.key = key
         # One atomic step, so that threads agree on which node is the one.
@@ -213,7 +217,7 @@ class UOp:
     ) -> UOp:  # fmt: skip
         """Memory of `size` elements; a new identity unless `slot` is given."""
         slot = next(_buffer_ids) if slot is None else slot
-        return UOp(Op.BUFFER, dtype, (), BufferArg(slot, size, space, device))
+        return UOp(_BUFFER, dtype, (), BufferArg(slot, size, space, device))
 
     def _coerce(self, other: UOp | Scalar) -> UOp:
         return other if isinstance(other, UOp) else self.const_like(other)
@@ -405,8 +409,8 @@ _new = object.__new__
 _small_integers: dict[int, UOp] = {}
 _SMALL = 4096
 # The way past __setattr__.
-_put_op, _put_dtype, _put_src, _put_arg, mark_final = (
-    UOp.__dict__[name].__set__ for name in ("op", "dtype", "src", "arg", "_final")
+_put_op, _put_dtype, _put_src, _put_arg, mark_final, hold = (
+    UOp.__dict__[name].__set__ for name in ("op", "dtype", "src", "arg", "_final", "held")
 )
 
 # -- Facts -----------------------------------------------------------------------------------------

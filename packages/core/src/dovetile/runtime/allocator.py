@@ -16,6 +16,9 @@ from typing import Any
 
 from dovetile.errors import ArgumentError, OutOfMemoryError
 
+_FEW = 4
+"""Freed pieces that may lie about uncounted while others of their size are asked for."""
+
 
 @dataclass(eq=False)
 class Allocation:
@@ -75,6 +78,16 @@ class CachingAllocator:
         if nbytes < 0:
             raise ArgumentError(f"[allocate] {nbytes} bytes; a size cannot be negative")
         size = size_class(nbytes)
+        if 0 < len(self._returned) <= _FEW:
+            # What was freed last often fits, is in a cache, and still counts as used.
+            try:
+                last = self._returned.pop()
+            except IndexError:  # another thread took it
+                pass
+            else:
+                if last.nbytes == size:
+                    return last
+                self._returned.append(last)
         with self._lock:
             self._collect()
             same = self._by_size.get(size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from dovetile.runtime.device import Device
 
 _allocating = threading.RLock()
+_numbers = itertools.count()
 
 
 class Buffer:
@@ -28,10 +30,15 @@ class Buffer:
         device: where the memory lies.
         nbytes: size; may be zero.
         dtype: element type, for `as_numpy` and printing; kernels know their own types.
+
+    `address` is where it lies on the device: the memory is taken when it is first asked for, which
+    raises OutOfMemoryError where there is none. `number` counts up in the order of creation.
     """
 
-    __slots__ = ("_address", "_allocation", "_host", "__weakref__", "base", "device", "dtype",
-                 "nbytes", "offset")  # fmt: skip
+    __slots__ = ("_allocation", "_host", "__weakref__", "address", "base", "device", "dtype",
+                 "nbytes", "number", "offset")  # fmt: skip
+
+    address: int
 
     def __init__(self, device: Device, nbytes: int, dtype: DType = dtypes.uint8) -> None:
         if nbytes < 0 or nbytes % dtype.itemsize:
@@ -42,9 +49,9 @@ class Buffer:
         self.device = device
         self.nbytes = nbytes
         self.dtype = dtype
+        self.number = next(_numbers)
         self.base: Buffer | None = None
         self.offset = 0
-        self._address = 0
         self._allocation: Allocation | None = None
         self._host: object = None
 
@@ -53,34 +60,48 @@ class Buffer:
         return f"<{self.nbytes} bytes of {self.dtype.name} on {self.device.name}{of}>"
 
     def __del__(self) -> None:
-        # The attributes may be missing where __init__ raised.
-        allocation, host = getattr(self, "_allocation", None), getattr(self, "_host", None)
+        try:
+            allocation, host = self._allocation, self._host
+        except AttributeError:  # __init__ raised
+            return
         if allocation is not None:
             self.device.allocator.free(allocation)
         elif host is not None:
             self.device.queue.retire(host)
 
-    @property
-    def address(self) -> int:
-        """Address on the device. Takes the memory at the first call; raises OutOfMemoryError."""
-        return self._address or self._allocate()
+    def __getattr__(self, name: str) -> int:
+        # Only for what is not set yet: once it is, asking for the address costs no call.
+        if name != "address":
+            raise AttributeError(f"[buffer] there is no {name!r} on a buffer")
+        if self.base is not None:
+            self.address = self.base.address + self.offset
+            return self.address
+        # A queue may ask for the address on a thread of its own, while somebody waits for the
+        # content: both must get the same memory.
+        with _allocating:
+            if self._allocation is None:
+                self._allocation = self.device.allocator.allocate(self.nbytes)
+                self.address = self._allocation.address
+            return self.address
+
+    @classmethod
+    def allocated(cls, device: Device, nbytes: int, dtype: DType) -> Buffer:
+        """A buffer that takes its memory now. Raises OutOfMemoryError."""
+        buffer = cls(device, nbytes, dtype)
+        buffer._allocation = allocation = device.allocator.allocate(nbytes)
+        buffer.address = allocation.address
+        return buffer
+
+    @staticmethod
+    def next_number() -> int:
+        """More than the number of every buffer so far."""
+        return next(_numbers)
 
     @property
     def is_allocated(self) -> bool:
         """Whether the buffer has memory yet."""
-        return (self.base or self)._address != 0
-
-    def _allocate(self) -> int:
-        if self.base is not None:
-            self._address = self.base.address + self.offset
-            return self._address
-        # A queue may ask for the address on a thread of its own, while somebody waits for the
-        # content: both must get the same memory.
-        with _allocating:
-            if not self._address:
-                self._allocation = self.device.allocator.allocate(self.nbytes)
-                self._address = self._allocation.address
-            return self._address
+        root = self.base or self
+        return root._allocation is not None or root._host is not None
 
     def view(self, offset: int, nbytes: int, dtype: DType | None = None) -> Buffer:
         """A buffer that is part of this one.
@@ -122,7 +143,7 @@ class Buffer:
         shareable = array.flags.c_contiguous and array.flags.writeable and array.flags.aligned
         if not copy and shareable and array.nbytes and device.capabilities.host_visible:
             buffer._host = array
-            buffer._address = array.ctypes.data
+            buffer.address = array.ctypes.data
         else:
             buffer.copy_in(np.ascontiguousarray(array))
         return buffer

@@ -10,6 +10,7 @@ from dovetile.runtime.allocator import Allocation, CachingAllocator
 
 if TYPE_CHECKING:
     from dovetile.plugins import Capabilities
+    from dovetile.runtime.buffer import Buffer
     from dovetile.runtime.compile import Compiler, Renderer
     from dovetile.runtime.program import Program
     from dovetile.runtime.queue import Queue, Signal
@@ -28,6 +29,8 @@ class Device(ABC):
     renderer: Renderer
     compiler: Compiler
     queue: Queue
+    fault_word: Buffer | None = None
+    """Where kernels report bad indices, once there are such kernels; see `faults`."""
 
     def __init__(self, keep_bytes: int = 1 << 30) -> None:
         """Set up the pool of freed memory, of at most `keep_bytes`."""
@@ -74,15 +77,18 @@ class Device(ABC):
 
         Raises DeviceFault where a kernel failed, IndexOutOfRangeError where one met a bad index.
         """
-        from dovetile.runtime.faults import check_faults
-
         self.wait()
-        check_faults(self)
+        if self.fault_word is not None:
+            from dovetile.runtime.faults import check_faults
+
+            check_faults(self)
 
     def wait(self) -> None:
         """Wait until all work is complete, but leave reports of bad indices to `synchronize`."""
-        self.queue.synchronize()
-        self.queue.collect_retired()
+        queue = self.queue
+        queue.synchronize()
+        if queue.retired:
+            queue.collect_retired()
 
 
 def get_device(name: str | None = None) -> Device:

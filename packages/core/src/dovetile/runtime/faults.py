@@ -6,7 +6,6 @@ Each device has one word of memory. A kernel that meets a bad value writes a cod
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Mapping
 
 import numpy as np
@@ -17,16 +16,15 @@ from dovetile.runtime.buffer import Buffer
 from dovetile.runtime.device import Device
 
 _texts: dict[int, str] = {}
-_words: weakref.WeakKeyDictionary[Device, Buffer] = weakref.WeakKeyDictionary()
 
 
 def fault_buffer(device: Device) -> Buffer:
     """The word of a device, zero at first."""
-    if device not in _words:
+    if device.fault_word is None:
         word = Buffer(device, 4, dtypes.uint32)
         word.copy_in(np.zeros(1, np.uint32))
-        _words[device] = word
-    return _words[device]
+        device.fault_word = word
+    return device.fault_word
 
 
 def register_faults(texts: Mapping[int, str]) -> None:
@@ -36,7 +34,7 @@ def register_faults(texts: Mapping[int, str]) -> None:
 
 def check_faults(device: Device) -> None:
     """Raises IndexOutOfRangeError where a kernel that has completed reported a bad index."""
-    word = _words.get(device)
+    word = device.fault_word
     if word is None:
         return
     code = int(word.to_numpy()[0])

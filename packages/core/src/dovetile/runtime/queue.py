@@ -134,24 +134,25 @@ class Queue(ABC):
     """The position behind the last recorded command; positions only grow."""
 
     def __init__(self) -> None:
-        self._retired: deque[tuple[int, object]] = deque()
+        self.retired: deque[tuple[int, object]] = deque()
+        """(position, resource) of what `retire` keeps alive."""
 
     def retire(self, resource: object) -> None:
         """Keep `resource` alive until all commands recorded so far are complete.
 
         May be called from finalizers: it takes no lock.
         """
-        self._retired.append((self.position, resource))
+        self.retired.append((self.position, resource))
 
     def collect_retired(self) -> None:
         """Let go of retired resources that no pending command uses."""
-        while self._retired:
+        while self.retired:
             try:
-                position, resource = self._retired.popleft()
+                position, resource = self.retired.popleft()
             except IndexError:  # another thread took the last
                 return
             if not self.is_complete(position):
-                self._retired.appendleft((position, resource))
+                self.retired.appendleft((position, resource))
                 return
 
     @abstractmethod

@@ -14,15 +14,11 @@ explain       all of these stages printed
 
 from __future__ import annotations
 
-from dovetile.schedule.realization import attach as attach
 from dovetile.schedule.realization import buffer_of as buffer_of
-from dovetile.schedule.realization import forget as forget
 from dovetile.schedule.realization import is_realized as is_realized
-from dovetile.schedule.realization import memories as memories
 from dovetile.schedule.realization import memory_of as memory_of
 from dovetile.schedule.realization import pending_readers as pending_readers
 from dovetile.schedule.realization import realize as realize
-from dovetile.schedule.realization import realized as realized
 from dovetile.schedule.realization import runs as runs
 from dovetile.schedule.realization import whole_memory as whole_memory
 from dovetile.schedule.run import recording as recording

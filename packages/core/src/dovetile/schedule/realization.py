@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import threading
-import weakref
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
-from dovetile import cache
+from dovetile import cache, environment
+from dovetile.dtypes import DType
 from dovetile.environment import settings
+from dovetile.ir.held import attach, become, realized, storage
 from dovetile.ir.ops import Op
 from dovetile.ir.spec import check
 from dovetile.ir.uop import UOp, toposort
@@ -25,19 +27,16 @@ from dovetile.schedule.make import make_plan
 from dovetile.schedule.plan import Plan
 from dovetile.schedule.run import LoadedPlan, load_plan, recording
 
-_realized: weakref.WeakKeyDictionary[UOp, UOp] = weakref.WeakKeyDictionary()
-_memory: weakref.WeakKeyDictionary[UOp, Buffer] = weakref.WeakKeyDictionary()
-_plans: dict[tuple, LoadedPlan] = {}
+_plans: dict[tuple, _Known] = {}
 _lock = threading.RLock()
 _runs = 0
+_known_context: tuple[object, tuple] = (None, ())
 _VIEWS = frozenset({Op.RESHAPE, Op.PERMUTE, Op.SHRINK, Op.FLIP, Op.EXPAND, Op.AFTER})
+# Looking up a member of an Enum is slow before Python 3.12.
+_AFTER, _BUFFER, _CONST, _STORE = Op.AFTER, Op.BUFFER, Op.CONST, Op.STORE
+_READY = frozenset({Op.BUFFER, Op.CONST, Op.RESHAPE, Op.EXPAND, Op.PERMUTE, Op.SHRINK, Op.FLIP})
 _NAMESPACE = "schedule"
 _MOST_PLANS = 4096
-
-
-def attach(buffer: UOp, memory: Buffer) -> None:
-    """Makes `memory` the memory of a BUFFER node."""
-    _memory[buffer] = memory
 
 
 def runs() -> int:
@@ -45,27 +44,21 @@ def runs() -> int:
     return _runs
 
 
-def memories() -> list[Buffer]:
-    """All memory that nodes refer to."""
-    return list(_memory.values())
-
-
 def memory_of(node: UOp) -> Buffer | None:
     """The memory that a value is, or is a view of; None where it is not computed yet."""
-    node = _realized.get(node, node)
+    node = realized(node)
     while node.op is not Op.BUFFER:
         if node.op not in _VIEWS:
             return None
-        node = node.src[0]
-        node = _realized.get(node, node)
-    return _memory.get(node)
+        node = realized(node.src[0])
+    return storage(node).memory
 
 
 def whole_memory(node: UOp) -> Buffer | None:
     """The memory of a BUFFER, at most reshaped; None for other nodes."""
     while node.op is Op.RESHAPE:
         node = node.src[0]
-    return _memory.get(node) if node.op is Op.BUFFER else None
+    return storage(node).memory if node.op is Op.BUFFER else None
 
 
 def buffer_of(node: UOp) -> Buffer:
@@ -73,17 +66,7 @@ def buffer_of(node: UOp) -> Buffer:
     node = strip(node)
     while node.op is Op.RESHAPE:
         node = node.src[0]
-    return _memory[node]
-
-
-def realized(node: UOp) -> UOp:
-    """The view of memory that `node` has become, or `node` itself."""
-    return _realized.get(node, node)
-
-
-def forget(node: UOp) -> None:
-    """Compute `node` again when it is needed: what it has become is about to be overwritten."""
-    _realized.pop(node, None)
+    return node.held.memory
 
 
 def is_realized(node: UOp) -> bool:
@@ -120,104 +103,147 @@ def realize(values: Sequence[UOp]) -> None:
     every graph with that constant would then read it there.
     """
     with _lock:
-        roots = [
-            v for v in dict.fromkeys(values) if not is_realized(realized(v)) and not is_constant(v)
-        ]
+        roots = [v for v in dict.fromkeys(values) if v.held is None and not _is_ready(v)]
         if roots:
             run(roots)
+
+
+def _is_ready(node: UOp) -> bool:
+    """Whether there is nothing to compute: a BUFFER, at most reshaped, or a constant."""
+    op = node.op
+    return op in _READY and (op is _CONST or is_realized(node) or is_constant(node))
+
+
+class _Known(NamedTuple):
+    """The plan of a graph, and for each value that is asked for: (number of its result, arguments
+    of its BUFFER, shape), or None where it is no memory of its own."""
+
+    plan: LoadedPlan
+    made: list[tuple[int, tuple[int, DType, str], tuple[int, ...]] | None]
 
 
 def run(roots: list[UOp]) -> None:
     global _runs
     _runs += 1
-    with stage("read"):
-        key, slots, nodes = _read(roots)
-    written = _written(nodes)
+    key, slots, nodes, written, states = _read(roots)
     if written:
         record = recording.get()
         if record is not None:
             for buffer in written:
-                if (memory := _memory.get(buffer)) is not None:
+                if (memory := storage(buffer).memory) is not None:
                     record.add_written(memory)
         extra = pending_readers(written, roots)
         if extra:
             roots = roots + extra
-            key, slots, nodes = _read(roots)
-    with stage("find plan"):
-        plan = _plans.get(key)
-        if plan is None:
-            plan = _make(normalize(roots, nodes)[0])
-            if len(_plans) >= _MOST_PLANS:
-                _plans.clear()
-            _plans[key] = plan
-    memory = [_memory[b] for b in slots]
-    with stage("launch"):
-        results = plan.run(memory)
-    for root, number in zip(roots, plan.plan.outputs):
-        if number is None:
-            _realized[root] = _final(root)
+            key, slots, nodes, written, states = _read(roots)
+    known = _plans.get(key)
+    if known is None:
+        with stage("find plan"):
+            known = _find(roots, nodes)
+        if len(_plans) >= _MOST_PLANS:
+            _plans.clear()
+        _plans[key] = known
+    results = known.plan.run([b.held.memory for b in slots])
+    for root, made in zip(roots, known.made):
+        if made is None:
+            become(root, _final(root))
         else:
-            made = plan.plan.results[number]
-            buffer = UOp.buffer(made.size, made.dtype, results[number].device.name)
+            number, kind, shape = made
+            buffer = UOp.buffer(*kind)
             attach(buffer, results[number])
-            _realized[root] = buffer.reshape(root.shape)
-    for node in nodes:
-        if node.op is Op.AFTER and node not in _realized:
+            flat = len(shape) == 1
+            become(root, buffer if flat else UOp(Op.RESHAPE, buffer.dtype, (buffer,), shape))
+    for node in states:
+        if node.held is None:
             final = _final(node)
             if is_realized(final):
-                _realized[node] = final
+                become(node, final)
 
 
 def _final(node: UOp) -> UOp:
     """A chain of AFTER and RESHAPE with everything it waited for done."""
     chain = []
-    while node not in _realized and node.op in (Op.AFTER, Op.RESHAPE):
+    while node.held is None and node.op in (Op.AFTER, Op.RESHAPE):
         if node.op is Op.RESHAPE:
             chain.append(node)
         node = node.src[0]
-    node = _realized.get(node, node)
+    node = realized(node)
     for move in reversed(chain):
         node = move.replace(src=(node, *move.src[1:]))
     return node
 
 
-def _read(roots: Sequence[UOp]) -> tuple[tuple, dict[UOp, int], list[UOp]]:
-    """(what decides which plan this is, the BUFFERs in slot order, the nodes to compute).
+def _context() -> tuple:
+    """What decides about plans beside graphs."""
+    global _known_context
+    version = environment.version()
+    if _known_context[0] != version:
+        _known_context = version, (default_device_name(), settings())
+    return _known_context[1]
 
-    Two graphs with one key have one normal form. Every eager operation pays for this: it is one
-    pass, which makes no nodes.
+
+_Graph = tuple[tuple, list[UOp], list[UOp], set[UOp], list[UOp]]
+
+
+def _read(roots: Sequence[UOp]) -> _Graph:
+    """What there is to compute: (key, slots, nodes, written, states).
+
+    key: what decides which plan this is: two graphs with one key have one normal form.
+    slots: the BUFFERs it reads or writes, in order. nodes: all nodes, sources first. written: the
+    BUFFERs that STOREs write to. states: the AFTERs.
+
+    Every eager operation pays for this: it is one pass, which makes no nodes.
     """
-    key: list[object] = [default_device_name(), settings()]
-    numbers: dict[UOp, int] = {}
-    slots: dict[UOp, int] = {}
+    key: list[object] = [_context()]
+    numbers: dict[UOp, int] = {}  # of nodes by the length of the key that ends with them
+    places: dict[UOp, int] = {}  # of BUFFERs among the slots
     nodes: list[UOp] = []
-    stack = list(reversed(roots))
+    written: set[UOp] = set()
+    states: list[UOp] = []
+    stack = roots[::-1]
     while stack:
         node = stack[-1]
         if node in numbers:
             stack.pop()
             continue
-        op = node.op
-        view = node if op is Op.BUFFER else _realized.get(node)
-        if view is not None:
-            while view.op is not Op.BUFFER:
-                key.append((view.op, view.arg, view.src[1:]))
-                view = view.src[0]
-            slot = slots.setdefault(view, len(slots))
-            key.append((slot, view.dtype, view.arg[1:]))
-        elif not node.src:
-            key.append(node)
-        else:
-            waiting = [s for s in node.src if s not in numbers]
-            if waiting:
-                stack += reversed(waiting)
-                continue
-            key.append((op, node.dtype, node.arg, *[numbers[s] for s in node.src]))
+        row: list[object] = [node.op, node.dtype, node.arg]
+        for source in node.src:
+            number = numbers.get(source)
+            if number is None:
+                view = source.held if source.src else source
+                if view is None:
+                    stack.append(source)
+                    continue
+                while view.op in _VIEWS:
+                    key.append((view.op, view.arg, view.src[1:]))
+                    view = view.src[0]
+                if view.op is _BUFFER:
+                    place = places.setdefault(view, len(places))
+                    key.append((place, view.dtype, view.arg[1:]))
+                else:
+                    key.append(view)
+                number = numbers[source] = len(key)
+                nodes.append(source)
+            row.append(number)
+        if stack[-1] is not node:
+            continue
+        stack.pop()
+        key.append(tuple(row))
         numbers[node] = len(key)
         nodes.append(node)
-        stack.pop()
+        if node.op is _AFTER:
+            states.append(node)
+        elif node.op is _STORE:
+            written.add(_base(node.src[0]))
     key += [numbers[root] for root in roots]
-    return tuple(key), slots, nodes
+    return tuple(key), list(places), nodes, written, states
+
+
+def _base(target: UOp) -> UOp:
+    """The BUFFER whose memory a STORE's target is."""
+    while target.op is not Op.BUFFER and target.src:
+        target = target.src[0]
+    return target
 
 
 def normalize(roots: Sequence[UOp], nodes: Iterable[UOp]) -> tuple[UOp, tuple[UOp, ...]]:
@@ -238,11 +264,10 @@ def normalize(roots: Sequence[UOp], nodes: Iterable[UOp]) -> tuple[UOp, tuple[UO
         return node
 
     for node in nodes:
-        known = _realized.get(node)
-        if known is not None:
-            done[node] = slotted(known)
-        elif node.op is Op.BUFFER:
+        if node.op is Op.BUFFER:
             done[node] = slotted(node)
+        elif node.held is not None:
+            done[node] = slotted(node.held)
         elif not node.src:
             done[node] = node
         elif node.op is Op.AFTER and len(node.src) == 1:
@@ -250,18 +275,6 @@ def normalize(roots: Sequence[UOp], nodes: Iterable[UOp]) -> tuple[UOp, tuple[UO
         else:
             done[node] = node.with_sources(tuple([done[s] for s in node.src]))
     return UOp.sink(*(done[r] for r in roots)), tuple(slots)
-
-
-def _written(nodes: Iterable[UOp]) -> set[UOp]:
-    """The BUFFERs that STOREs among the nodes write to."""
-    written = set()
-    for node in nodes:
-        if node.op is Op.STORE:
-            base = node.src[0]
-            while base.op is not Op.BUFFER and base.src:
-                base = base.src[0]
-            written.add(base)
-    return written
 
 
 def pending_readers(written: set[UOp], roots: Sequence[UOp] = ()) -> list[UOp]:
@@ -272,21 +285,31 @@ def pending_readers(written: set[UOp], roots: Sequence[UOp] = ()) -> list[UOp]:
     waiting = [
         u
         for t in live_tensors()
-        if (u := t.uop) not in chosen and u not in _realized and not is_realized(u)
+        if (u := t.uop) not in chosen and u.held is None and not is_realized(u)
     ]
     if not waiting:
         return []
     touches: dict[UOp, bool] = {}
-    for node in toposort(waiting, enter=lambda n: n not in _realized):
-        known = _realized.get(node)
-        if known is not None:
-            base = known
-            while base.src:
-                base = base.src[0]
-            touches[node] = base in written
+    for node in toposort(waiting, enter=lambda n: n.held is None):
+        known = realized(node)
+        if known is not node:
+            touches[node] = _base(known) in written
         else:
             touches[node] = node in written or any(touches[s] for s in node.src)
     return [u for u in dict.fromkeys(waiting) if touches[u]]
+
+
+def _find(roots: Sequence[UOp], nodes: Iterable[UOp]) -> _Known:
+    """The plan of a graph, and what it makes of the roots."""
+    loaded = _make(normalize(roots, nodes)[0])
+    results = [(m.size, m.dtype, loaded.devices[m.device].name) for m in loaded.plan.results]
+    return _Known(
+        loaded,
+        [
+            None if number is None else (number, results[number], root.shape)
+            for root, number in zip(roots, loaded.plan.outputs)
+        ],
+    )
 
 
 def _make(sink: UOp) -> LoadedPlan:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from dovetile import profiling
 from dovetile.runtime import Buffer, Device, Program
@@ -15,7 +13,7 @@ from dovetile.runtime.compile import load_programs
 from dovetile.runtime.counting import Counters, total
 from dovetile.runtime.faults import check_faults, fault_buffer, register_faults
 from dovetile.schedule import debug
-from dovetile.schedule.plan import Plan, Step
+from dovetile.schedule.plan import Plan, Reference
 
 if TYPE_CHECKING:
     from dovetile.capture.recording import Recording
@@ -25,59 +23,95 @@ recording: ContextVar[Recording | None] = ContextVar("recording", default=None)
 """Notes what is run, for a captured function. It holds for one thread."""
 
 
-@dataclass
+class Command(NamedTuple):
+    """A step of a plan, ready to be queued. places: of its buffers in the memory of a run."""
+
+    device: Device
+    program: Program | None
+    places: list[int]
+    groups: tuple[int, ...]
+
+
 class LoadedPlan:
-    """A plan with its programs on their devices."""
+    """A plan with its programs on their devices.
 
-    plan: Plan
-    devices: Mapping[str, Device]
-    programs: Sequence[Program]
+    The memory of a run is one list of buffers: results, temporaries, fault words, inputs. work is
+    what one run counts for.
+    """
 
-    def __post_init__(self) -> None:
+    def __init__(
+        self, plan: Plan, devices: Mapping[str, Device], programs: Sequence[Program]
+    ) -> None:
+        self.plan = plan
+        self.devices = devices
+        used = list(dict.fromkeys(step.device for step in plan.steps))
+        reporting = [
+            name
+            for name in used
+            if any(r.kind == "fault" for s in plan.steps if s.device == name for r in s.memory)
+        ]
+        self._submits = [devices[name].queue.submit for name in used]
+        self._results = [(devices[r.device], r.nbytes, r.dtype) for r in plan.results]
         # Made now: later, its first zero would wait for everything queued by then.
-        for step in self.plan.steps:
-            if any(r.kind == "fault" for r in step.memory):
-                fault_buffer(self.devices[step.device])
+        self._faults = [fault_buffer(devices[name]) for name in reporting]
+        first = {"result": 0, "temporary": len(plan.results)}
+        first_fault = first["temporary"] + len(plan.temporaries)
+        first["input"] = first_fault + len(reporting)
 
-    @functools.cached_property
-    def _used(self) -> list[Device]:
-        """The devices that have something to do."""
-        return [self.devices[name] for name in {step.device: None for step in self.plan.steps}]
+        def place(device: str, reference: Reference) -> int:
+            if reference.kind == "fault":
+                return first_fault + reporting.index(device)
+            return first[reference.kind] + reference.number
 
-    @functools.cached_property
-    def work(self) -> Counters:
-        """What one run counts for."""
-        launches = [s for s in self.plan.steps if s.program is not None and s.parts > 0]
-        return Counters(
+        self.commands = [
+            Command(
+                devices[step.device],
+                None if step.program is None else programs[step.program],
+                [place(step.device, reference) for reference in step.memory],
+                (step.parts,),
+            )
+            for step in plan.steps
+        ]
+        launches = [s for s in plan.steps if s.program is not None and s.parts > 0]
+        self.work = Counters(
             len(launches), sum(s.operations for s in launches), sum(s.nbytes for s in launches)
         )
 
     def run(self, inputs: Sequence[Buffer]) -> list[Buffer]:
         """Queues all steps; returns the buffers of the results. Does not wait."""
-        memory, results = self.allocate(inputs)
-        if self.plan.faults:
-            register_faults(self.plan.faults)
+        plan = self.plan
+        results = [Buffer.allocated(*kind) for kind in self._results]
+        memory = results + self._temporaries() if plan.temporaries else list(results)
+        memory += self._faults
+        memory += inputs
+        if plan.faults:
+            register_faults(plan.faults)
         total.add(self.work)
         if (record := recording.get()) is not None:
-            record.add_plan(self, memory)
+            record.add_plan(self, memory, results)
         profile = profiling.current()
         if profile is not None or debug.level() >= 2:
-            self._run_timed(memory, profile)
+            with profiling.stage("launch"):
+                self._run_timed(memory, profile)
             return results
-        for step in self.plan.steps:
-            self.queue(step, memory)
-        for device in self._used:
-            device.queue.submit()
+        for command in self.commands:
+            queue(command, memory)
+        for submit in self._submits:
+            submit()
         return results
 
-    def _run_timed(self, memory: Mapping[str, Sequence[Buffer]], profile: Profile | None) -> None:
+    def _temporaries(self) -> list[Buffer]:
+        plan = self.plan
+        arenas = {name: Buffer(self.devices[name], nbytes) for name, nbytes in plan.arenas.items()}
+        return [arenas[t.device].view(t.offset, t.nbytes, t.dtype) for t in plan.temporaries]
+
+    def _run_timed(self, memory: Sequence[Buffer], profile: Profile | None) -> None:
         """Runs step by step, each awaited and reported."""
-        for step in self.plan.steps:
-            device = self.devices[step.device]
-            device.wait()
+        for step, command in zip(self.plan.steps, self.commands):
+            command.device.wait()
             start = time.perf_counter()
-            self.queue(step, memory)
-            device.wait()
+            queue(command, memory)
+            command.device.wait()
             seconds = time.perf_counter() - start
             name = "copy" if step.program is None else self.plan.programs[step.program][1]
             if debug.level() >= 2:
@@ -86,33 +120,15 @@ class LoadedPlan:
                 profile.plan_kernel(name, step.label, step.operations, step.nbytes)
                 profile.add_launch(name, seconds)
 
-    def allocate(
-        self, inputs: Sequence[Buffer]
-    ) -> tuple[dict[str, Sequence[Buffer]], list[Buffer]]:
-        """(the buffers by kind of reference, the results)."""
-        plan = self.plan
-        arenas = {name: Buffer(self.devices[name], nbytes) for name, nbytes in plan.arenas.items()}
-        temporaries = [arenas[t.device].view(t.offset, t.nbytes, t.dtype) for t in plan.temporaries]
-        results = [Buffer(self.devices[r.device], r.nbytes, r.dtype) for r in plan.results]
-        return {"input": inputs, "temporary": temporaries, "result": results}, results
 
-    def buffers_of(self, step: Step, memory: Mapping[str, Sequence[Buffer]]) -> list[Buffer]:
-        """The buffers of a step in slot order."""
-        return [
-            fault_buffer(self.devices[step.device])
-            if r.kind == "fault"
-            else memory[r.kind][r.number]
-            for r in step.memory
-        ]
-
-    def queue(self, step: Step, memory: Mapping[str, Sequence[Buffer]]) -> None:
-        """Records one step on its device's queue."""
-        device = self.devices[step.device]
-        buffers = self.buffers_of(step, memory)
-        if step.program is None:
-            copy(buffers[0], buffers[1])
-        else:
-            device.queue.launch(self.programs[step.program], buffers, (), (step.parts,))
+def queue(command: Command, memory: Sequence[Buffer]) -> None:
+    """Records one step on its device's queue."""
+    device, program, places, groups = command
+    buffers = [memory[place] for place in places]
+    if program is None:
+        copy(buffers[0], buffers[1])
+    else:
+        device.queue.launch(program, buffers, (), groups)
 
 
 def copy(destination: Buffer, source: Buffer) -> None:

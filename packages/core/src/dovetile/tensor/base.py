@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dovetile import dtypes
 from dovetile.dtypes import DType, Scalar
 from dovetile.errors import DeviceError, DTypeError, OutOfMemoryError, ShapeError
+from dovetile.ir.held import forget_origin, realized, storage
 from dovetile.ir.ops import Op
 from dovetile.ir.uop import UOp
 from dovetile.tensor import placement
@@ -25,14 +26,9 @@ if TYPE_CHECKING:
 _grad_enabled: contextvars.ContextVar[bool] = contextvars.ContextVar("grad_enabled", default=True)
 
 _live: IdentitySet[TensorBase] = IdentitySet()
-# The Tensors that show the memory of a BUFFER through movement ops: an assign through one of them
-# is seen by all. And the one among them whose gradient is asked for (a leaf), if any.
-_aliases: weakref.WeakKeyDictionary[UOp, IdentitySet[TensorBase]] = weakref.WeakKeyDictionary()
-_leaves: weakref.WeakKeyDictionary[UOp, weakref.ref] = weakref.WeakKeyDictionary()
-# The expression whose value a BUFFER was made for: other graphs with that expression read the
-# BUFFER too, until it is written to.
-_origins: weakref.WeakKeyDictionary[UOp, weakref.ref[UOp]] = weakref.WeakKeyDictionary()
 _VIEWS = frozenset({Op.RESHAPE, Op.PERMUTE, Op.SHRINK, Op.FLIP})
+_LEADING = _VIEWS | {Op.AFTER}  # to the memory that a value lies in
+_BUFFER = Op.BUFFER  # looking up a member of an Enum is slow before Python 3.12
 
 
 class _Pending(threading.local):
@@ -42,10 +38,15 @@ class _Pending(threading.local):
     """
 
     def __init__(self) -> None:
-        self.written: weakref.WeakKeyDictionary[UOp, None] = weakref.WeakKeyDictionary()
+        self.written: dict[weakref.ref[UOp], None] = {}
 
 
 _pending = _Pending()
+
+
+def has_pending_writes() -> bool:
+    """Whether assigns of this thread are not in memory yet."""
+    return bool(_pending.written)
 
 
 def live_tensors() -> list[TensorBase]:
@@ -96,15 +97,21 @@ def state_of(node: UOp) -> UOp | None:
 
 def buffer_of(node: UOp) -> UOp | None:
     """The BUFFER that `node` is a view of (in whichever state), or None."""
-    while node.op in _VIEWS or node.op is Op.AFTER:
+    while node.op in _LEADING:
         node = node.src[0]
-    return node if node.op is Op.BUFFER else None
+    return node if node.op is _BUFFER else None
 
 
 def leaf_of(buffer: UOp) -> TensorBase | None:
     """The Tensor with requires_grad that owns `buffer`."""
-    reference = _leaves.get(buffer)
+    reference = storage(buffer).leaf
     return None if reference is None else reference()
+
+
+def aliases(buffer: UOp) -> list[TensorBase]:
+    """The Tensors that show the memory of `buffer`: an assign through one is seen by all."""
+    shown = storage(buffer).tensors
+    return [] if shown is None else list(shown)
 
 
 def _with_state(node: UOp, new: UOp) -> UOp:
@@ -161,15 +168,15 @@ class TensorBase:
 
     def _attach(self, buffer: UOp) -> None:
         self._buffer = buffer
-        known = _aliases.get(buffer)
-        if known is None:
-            known = _aliases[buffer] = IdentitySet()
-        known.add(self)
+        known = storage(buffer)
+        if known.tensors is None:
+            known.tensors = IdentitySet()
+        known.tensors.add(self)
 
     def _release(self) -> None:
         """No longer be a view of a buffer."""
         if self._buffer is not None:
-            _aliases[self._buffer].discard(self)
+            storage(self._buffer).tensors.discard(self)
             self._buffer = None
 
     def _adopt(self, node: UOp) -> None:
@@ -214,7 +221,7 @@ class TensorBase:
             view = buffer.reshape(self.shape)
             state = buffer.after(view.store(self.uop if value is None else value))
             self._adopt(state.reshape(self.shape))
-            _pending.written[buffer] = None
+            _pending.written[weakref.ref(buffer)] = None
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
         """Ask for (or no longer ask for) this Tensor's gradient. Returns the Tensor itself.
@@ -230,14 +237,14 @@ class TensorBase:
             # A leaf is known in graphs by its buffer, so it needs one that no other Tensor has.
             plain = self.uop.src[0] if self.uop.op is Op.RESHAPE else self.uop
             whole = self._buffer is not None and state_of(plain) is plain
-            if not whole or len(_aliases[self._buffer]) > 1:  # type: ignore[index]
+            if not whole or len(aliases(self._buffer)) > 1:  # type: ignore[arg-type]
                 self._release()
                 self._own_memory()
             assert self._buffer is not None
-            _leaves[self._buffer] = weakref.ref(self)
+            storage(self._buffer).leaf = weakref.ref(self)
         elif not requires_grad and self.requires_grad:
             if self.is_leaf and self._buffer is not None:
-                del _leaves[self._buffer]
+                storage(self._buffer).leaf = None
             else:
                 self.uop = detached(self.uop)
         self.requires_grad = requires_grad
@@ -248,23 +255,20 @@ class TensorBase:
         state = state_of(self.uop)
         assert state is not None and self._buffer is not None
         new = state.after(target.store(value, arg=op))
-        for alias in list(_aliases[self._buffer]):
+        for alias in aliases(self._buffer):
             alias.uop = _with_state(alias.uop, new)
-        _pending.written[self._buffer] = None
-        origin = _origins.pop(self._buffer, None)
-        node = None if origin is None else origin()
-        if node is not None:
-            placement.forget(node)
+        _pending.written[weakref.ref(self._buffer)] = None
+        forget_origin(self._buffer)
 
     def _settle(self) -> None:
         """Drop the graph that has just been computed, where no gradient needs it any more."""
         if self._buffer is None and not self.requires_grad:
-            node = placement.realized(self.uop)
-            buffer = buffer_of(node)
+            view = realized(self.uop)
+            buffer = buffer_of(view)
             # Equal expressions share a buffer, which then must not be assigned to.
-            if buffer is not None and not _aliases.get(buffer):
-                _origins[buffer] = weakref.ref(self.uop)
-                self.uop = node
+            if buffer is not None and not (known := storage(buffer)).tensors:
+                known.origin = weakref.ref(self.uop)
+                self.uop = view
                 self._attach(buffer)
 
     def realize(self, *others: TensorBase) -> Self:
@@ -371,20 +375,28 @@ def check_number(op: str, value: object) -> None:
 def realize_all(tensors: tuple[TensorBase, ...] | list[TensorBase]) -> None:
     """Compute all these Tensors together, and carry out the assigns that are pending."""
     with placement.lock:
-        states: dict[UOp, UOp] = {}
-        if _pending.written:
-            for buffer in list(_pending.written):
-                for alias in _aliases.get(buffer, ()):
-                    state = state_of(alias.uop)
-                    if state is not None:
-                        states[buffer] = state
-                        break
-            _pending.written.clear()
-        placement.realize([*[tensor.uop for tensor in tensors], *states.values()])
+        nodes = [tensor.uop for tensor in tensors]
+        written = _pending.written
+        states = _take_states(written) if written else {}
+        placement.realize([*nodes, *states.values()] if states else nodes)
         for buffer in states:
             _renew(buffer)
         for tensor in tensors:
             tensor._settle()
+
+
+def _take_states(written: dict[weakref.ref[UOp], None]) -> dict[UOp, UOp]:
+    """The states that the BUFFERs written to are to reach; they are pending no more."""
+    states: dict[UOp, UOp] = {}
+    for reference in list(written):
+        buffer = reference()
+        for alias in () if buffer is None else aliases(buffer):
+            state = state_of(alias.uop)
+            if state is not None:
+                states[buffer] = state
+                break
+    written.clear()
+    return states
 
 
 def _renew(buffer: UOp) -> None:
@@ -394,13 +406,13 @@ def _renew(buffer: UOp) -> None:
     somebody may keep the result, is never mistaken for the same expression of the new values.
     """
     leaf = leaf_of(buffer)
-    aliases = list(_aliases[buffer])
-    if leaf is None and any(alias.requires_grad for alias in aliases):
+    shown = aliases(buffer)
+    if leaf is None and any(alias.requires_grad for alias in shown):
         return  # gradients flow through the writes
     new = placement.renewed(buffer)
-    for alias in aliases:
+    for alias in shown:
         alias._release()
         alias.uop = _with_state(alias.uop, new)
         alias._attach(new)
     if leaf is not None:
-        _leaves[new] = weakref.ref(leaf)
+        storage(new).leaf = weakref.ref(leaf)

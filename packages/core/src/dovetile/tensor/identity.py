@@ -4,30 +4,26 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
+from functools import partial
 from typing import Generic, TypeVar
 
 Member = TypeVar("Member")
 
 
-class _Reference(weakref.ref):
-    __slots__ = ("key",)
-
-
 class IdentitySet(Generic[Member]):
     """Objects that are still alive, in the order in which they were added."""
 
-    __slots__ = ("_forget", "_references", "__weakref__", "added")
+    __slots__ = ("_references", "added")
 
     def __init__(self) -> None:
-        references: dict[int, _Reference] = {}
-        self._references = references
-        self._forget = lambda reference: references.pop(reference.key, None)
+        self._references: dict[int, weakref.ref[Member]] = {}
         self.added = 0  # how many were ever added
 
     def add(self, member: Member) -> None:
-        reference = _Reference(member, self._forget)
-        reference.key = key = id(member)
-        self._references[key] = reference
+        key = id(member)
+        references = self._references
+        # When the member goes: pop(key, reference), which runs no Python.
+        references[key] = weakref.ref(member, partial(references.pop, key))
         self.added += 1
 
     def discard(self, member: Member) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from dovetile import dtypes
 from dovetile.dtypes import DType
 from dovetile.errors import JitError
+from dovetile.ir.held import attach, realized
 from dovetile.ir.ops import Op
 from dovetile.ir.uop import UOp
 
@@ -49,7 +50,7 @@ def place(array: np.ndarray, device: str, share: bool = False) -> UOp:
     assert dtype is not None
     node = UOp.buffer(array.size, dtype, device)
     memory = runtime.Buffer.from_numpy(runtime.get_device(device), array, copy=not share)
-    schedule.attach(node, memory)
+    attach(node, memory)
     if (record := schedule.recording.get()) is not None:
         record.add_placed(memory, array)
     return node
@@ -61,7 +62,7 @@ def reserve(size: int, dtype: DType, device: str) -> UOp:
 
     node = UOp.buffer(size, dtype, device)
     memory = runtime.Buffer(runtime.get_device(device), size * dtype.itemsize, dtype)
-    schedule.attach(node, memory)
+    attach(node, memory)
     return node
 
 
@@ -70,30 +71,16 @@ def renewed(buffer: UOp) -> UOp:
     from dovetile import schedule
 
     node = UOp.buffer(buffer.arg.size, buffer.dtype, buffer.arg.device)
-    schedule.attach(node, schedule.buffer_of(buffer))
+    attach(node, schedule.buffer_of(buffer))
     return node
 
 
 def realize(nodes: list[UOp]) -> None:
-    """Compute the nodes."""
-    from dovetile import schedule
+    """Compute the nodes: what :func:`realized` gives then is memory."""
+    global realize
+    from dovetile.schedule.realization import realize
 
-    with lock:
-        schedule.realize(nodes)
-
-
-def realized(node: UOp) -> UOp:
-    """The view of a BUFFER that a computed node has become; the node itself before."""
-    from dovetile import schedule
-
-    return schedule.realized(node)
-
-
-def forget(node: UOp) -> None:
-    """Let `node` be computed again when it is needed: the memory it became will be written to."""
-    from dovetile import schedule
-
-    schedule.forget(node)
+    realize(nodes)  # as every call after this one: an import statement is not free
 
 
 def buffer_array(buffer: UOp) -> np.ndarray:

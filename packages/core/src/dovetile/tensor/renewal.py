@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from dovetile.ir.held import forget_origin, realized
 from dovetile.ir.uop import UOp, toposort
-from dovetile.tensor import base, placement
+from dovetile.tensor import base
 from dovetile.tensor.base import TensorBase
 
 
@@ -19,14 +20,6 @@ def renew(tensors: Iterable[TensorBase]) -> None:
         base._renew(buffer)
 
 
-def forget_origin(buffer: UOp) -> None:
-    """Memory of a computed value is about to hold something else."""
-    origin = base._origins.pop(buffer, None)
-    node = None if origin is None else origin()
-    if node is not None:
-        placement.forget(node)
-
-
 def renew_all() -> None:
     """New BUFFERs for all Tensors: nothing built from now on has been computed already.
 
@@ -34,7 +27,7 @@ def renew_all() -> None:
     """
     tensors = list(base._live)
     before = [t._buffer for t in tensors]
-    lazy = [t for t in tensors if t._buffer is None and placement.realized(t.uop) is t.uop]
+    lazy = [t for t in tensors if t._buffer is None and realized(t.uop) is t.uop]
     renew(tensors)
     moved: dict[UOp, UOp] = {}
     for tensor, old in zip(tensors, before):
@@ -49,7 +42,7 @@ def _move(tensors: list[TensorBase], moved: dict[UOp, UOp]) -> None:
     """Puts new BUFFERs in the place of old ones in lazy values."""
 
     def is_lazy(node: UOp) -> bool:
-        return placement.realized(node) is node
+        return realized(node) is node
 
     done: dict[UOp, UOp] = dict(moved)
     for node in toposort([t.uop for t in tensors], enter=is_lazy):
