@@ -67,8 +67,9 @@ def unit_tiles(
             a, b = product.src[1 - operand], product.src[operand]
             if not fits(unit, total, a, b):
                 continue
-            columns = [r for r in facts.free if r not in a.ranges and size(r) >= unit.columns]
-            rows = [r for r in facts.free if r not in b.ranges and size(r) >= unit.rows]
+            of_a, of_b = a.ranges - b.ranges, b.ranges - a.ranges
+            rows = [r for r in facts.free if r in of_a and size(r) >= unit.rows]
+            columns = [r for r in facts.free if r in of_b and size(r) >= unit.columns]
             depths = [r for r in reduced if r in a.ranges and r in b.ranges]
             for depth in depths:
                 for row in rows:
