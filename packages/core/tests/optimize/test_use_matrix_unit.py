@@ -23,6 +23,7 @@ from dovetile.optimize.contraction import contraction_opts
 from dovetile.optimize.opts import Bind, OptError, Order, Split, Stage, apply_opts
 from dovetile.optimize.pad import Pad
 from dovetile.optimize.use_matrix_unit import UseMatrixUnit
+from dovetile.plugins.specs import describe
 
 TILE = MatrixUnit("tile", 4, 8, 8, "bfloat16", "bfloat16", "float32", 2, registers=8, cycles=4)
 FLAT = MatrixUnit("flat", 8, 4, 4, "bfloat16", "bfloat16", "float32", 1, registers=6, cycles=4)
@@ -295,3 +296,8 @@ def test_what_follows_the_sum_is_done_in_vectors():
         stores = [n for n in program.uops if n.op is Op.STORE and n.src[0].src[0].op is Op.BUFFER]
         out = [n for n in stores if n.src[0].src[0].arg.space is AddressSpace.GLOBAL]
         assert out and all(n.src[1].dtype.lanes == 8 for n in out)
+
+
+def test_a_target_s_units_can_be_read():
+    text = describe(target(TILE, DOT))["matrix_units"]
+    assert text == "tile (4x8x8), dot (1x8x2)"

@@ -40,6 +40,9 @@ class MatrixUnit:
     cycles: float = 1.0
     """From the start of one to that of the next on a worker (cost model)."""
 
+    def __str__(self) -> str:
+        return f"{self.name} ({self.rows}x{self.columns}x{self.depth})"
+
     def __post_init__(self) -> None:
         sizes = (self.rows, self.columns, self.depth, self.group)
         if any(n < 1 or n & (n - 1) for n in sizes) or self.depth % self.group:
