@@ -210,14 +210,15 @@ def test_every_size_and_layout(m: int, k: int, n: int, layout: str, unit: Matrix
 
 
 def test_the_cheaper_unit_is_taken_where_it_fits():
-    both = target(DOT, TILE)
+    both = target(DOT, replace(TILE, rows=32))
 
     def used(m: int, n: int) -> str | None:
         opts = contraction_opts(Analysis(matmul(m, 64, n).kernel), both) or []
         return next((o.unit.name for o in opts if isinstance(o, UseMatrixUnit)), None)
 
     assert used(64, 64) == "tile"
-    assert used(3, 256) == "dot"  # fewer rows than a tile has
+    assert used(20, 256) == "dot"  # fewer rows than a tile has
+    assert used(3, 256) is None  # packing for products that are so few does not pay
     slow = replace(DOT, cycles=100.0)
     opts = contraction_opts(Analysis(matmul(64, 64, 64).kernel), target(slow))
     assert opts and not any(isinstance(o, UseMatrixUnit) for o in opts)
