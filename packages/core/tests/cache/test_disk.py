@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import subprocess
 import sys
 import time
@@ -36,6 +37,13 @@ def test_what_is_put_is_got(disk):
     disk.put("kernel", "key", {}, b"")
     assert disk.get("kernel", "key") == ({}, b"")
     assert len(files(disk)) == 1
+
+
+def test_the_users_random_numbers_stay_as_they_are(tmp_path):
+    random.seed(1)
+    expected = random.getstate()
+    DiskCache(str(tmp_path), 2**20).put("kernel", "key", {}, b"code")
+    assert random.getstate() == expected
 
 
 @given(st.text(), st.dictionaries(st.text(), st.integers() | st.text()), st.binary())

@@ -34,6 +34,8 @@ _TEMPORARY = ".tmp"
 _ABANDONED_SECONDS = 3600.0
 # A hit marks its entry as used, but writing the time more often than this is wasted work.
 _TOUCH_SECONDS = 3600.0
+# Of its own: the one of the module belongs to the user's program, which may have seeded it.
+_chance = random.Random()
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class DiskCache:
         # The folder is measured once per so many bytes written. The first interval has a random
         # length, so that many short processes together sweep as often as one long one.
         self._interval = max(limit_bytes // 16, 1)
-        self._until_sweep = random.random() * self._interval
+        self._until_sweep = _chance.random() * self._interval
         self._warned = False
         self._writable = True
 
@@ -159,7 +161,7 @@ class DiskCache:
         return f"{self.directory}/{_checked(namespace)}/{digest[:2]}/{digest[2:]}"
 
     def _write(self, path: str, data: bytes) -> None:
-        temporary = f"{path}.{os.getpid()}.{random.getrandbits(48):x}{_TEMPORARY}"
+        temporary = f"{path}.{os.getpid()}.{_chance.getrandbits(48):x}{_TEMPORARY}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
         try:
             descriptor = os.open(temporary, flags, 0o600)
