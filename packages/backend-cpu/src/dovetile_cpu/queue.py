@@ -33,8 +33,8 @@ _RING_MASK = RING_WORDS - 1
 _LARGEST_COMMAND = RING_WORDS // 4
 _LARGEST_PATCH = 256  # pairs in one PATCH command
 _BACKLOG = 512  # words that may lie in the ring before the background thread is called
-# Lists longer than this, in words, run in the background at once. To wake a thread that sleeps takes
-# some 30 microseconds of both threads, as long as a hundred of the smallest launches.
+# Lists longer than this, in words, run in the background at once. To wake a thread that sleeps
+# costs some 30 microseconds, as long as a hundred of the smallest launches take.
 _LONG_LIST = 4096
 _COPY_PART = 1 << 20  # bytes; smaller copies are not shared among threads
 

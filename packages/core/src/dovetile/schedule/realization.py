@@ -200,7 +200,7 @@ def _read(roots: Sequence[UOp]) -> _Graph:
     nodes: list[UOp] = []
     written: set[UOp] = set()
     states: list[UOp] = []
-    stack = roots[::-1]
+    stack = list(reversed(roots))
     while stack:
         node = stack[-1]
         if node in numbers:

@@ -390,7 +390,9 @@ def _take_states(written: dict[weakref.ref[UOp], None]) -> dict[UOp, UOp]:
     states: dict[UOp, UOp] = {}
     for reference in list(written):
         buffer = reference()
-        for alias in () if buffer is None else aliases(buffer):
+        if buffer is None:
+            continue
+        for alias in aliases(buffer):
             state = state_of(alias.uop)
             if state is not None:
                 states[buffer] = state

@@ -58,7 +58,7 @@ def place(array: np.ndarray, device: str, share: bool = False) -> UOp:
 
 def reserve(size: int, dtype: DType, device: str) -> UOp:
     """A BUFFER with memory of its own, which is taken when it is first written to."""
-    from dovetile import runtime, schedule
+    from dovetile import runtime
 
     node = UOp.buffer(size, dtype, device)
     memory = runtime.Buffer(runtime.get_device(device), size * dtype.itemsize, dtype)
@@ -77,10 +77,9 @@ def renewed(buffer: UOp) -> UOp:
 
 def realize(nodes: list[UOp]) -> None:
     """Compute the nodes: what :func:`realized` gives then is memory."""
-    global realize
-    from dovetile.schedule.realization import realize
+    from dovetile.schedule import realization
 
-    realize(nodes)  # as every call after this one: an import statement is not free
+    realization.realize(nodes)
 
 
 def buffer_array(buffer: UOp) -> np.ndarray:
