@@ -34,10 +34,25 @@ def test_a_panel_is_filled_once_for_all_its_points():
     assert (panel.arg.size, panel.arg.slot) == (20, 0)
     assert not [n for n in toposort(lowered) if n.op is Op.STAGE]
     (fill,) = [n for n in toposort(lowered) if n.op is Op.END and n is not lowered.src[0]]
-    assert [r.src[0].arg for r in fill.src[1:]] == [4, 5]
+    # B's panel is all of B: one loop copies it.
+    assert [r.src[0].arg for r in fill.src[1:]] == [20]
     # The loops that fill are not those that read.
     assert not set(fill.src[1:]) & set(lowered.src[0].src[1:])
     case.compare(case.results(staged))
+
+
+def test_copies_take_ranges_as_one_only_where_source_and_buffer_do():
+    case = kernels.matmul(4, 8, 6)
+    for opts, loops in (
+        ([Split(2, 4), Stage(0, (0, 3, 2))], [32]),  # rows of A follow each other
+        ([Split(2, 4), Stage(0, (3, 0, 2))], [2, 4, 4]),
+        ([Split(1, 3), Stage(1, (3, 2, 1))], [2, 8, 3]),
+    ):
+        staged = apply_opts(case.kernel, opts)
+        lowered = lower_stages(staged)
+        (fill,) = [n for n in toposort(lowered) if n.op is Op.END and n is not lowered.src[0]]
+        assert sorted(r.src[0].arg for r in fill.src[1:]) == sorted(loops)
+        case.compare(case.results(staged))
 
 
 def test_panels_of_several_operands_do_not_overlap():

@@ -15,7 +15,7 @@ from dovetile.ir.ops import AxisKind, Op
 from dovetile.ir.uop import UOp, toposort
 from dovetile.optimize.bounds_check import prove
 from dovetile.optimize.heuristic import heuristic, thread_opts
-from dovetile.optimize.opts import Bind, Stage, Stream, apply_opts
+from dovetile.optimize.opts import Bind, Stage, Stream, apply_opts, output_axes
 from dovetile.runtime import Device
 
 small = st.integers(2, 19)
@@ -76,12 +76,13 @@ def test_products_of_matrices_get_a_register_tile():
     kernel = kernels.matmul(64, 64, 64).kernel
     opts = heuristic(kernel, WIDE)
     kinds = [o.kind for o in opts if isinstance(o, Bind)]
-    assert kinds.count(AxisKind.VECTOR) == 1 and kinds.count(AxisKind.UNROLL) == 2
+    # The vectors of a panel, the column, and steps of the sum.
+    assert kinds.count(AxisKind.VECTOR) == 1 and kinds.count(AxisKind.UNROLL) == 3
     optimized = apply_opts(kernel, opts)
     accumulators = 1
-    for node in toposort(optimized):
-        if node.op is Op.RANGE and node.arg.kind is AxisKind.UNROLL:
-            accumulators *= node.src[0].arg
+    for axis in output_axes(optimized):
+        if axis.arg.kind is AxisKind.UNROLL:
+            accumulators *= axis.src[0].arg
     assert 6 <= accumulators <= WIDE.vector_registers
 
 

@@ -12,6 +12,7 @@ import itertools
 import math
 from collections.abc import Iterator
 
+from dovetile import dtypes
 from dovetile.ir.identity import identity
 from dovetile.ir.ops import AddressSpace, AxisKind, Op
 from dovetile.ir.rewrite import substitute, substitute_ranges
@@ -71,6 +72,8 @@ def _copied(
     buffer: UOp, value: UOp, ranges: Ranges, sizes: list[int], ids: Iterator[int], nbytes: int
 ) -> UOp:
     """The nest that computes each element once and stores it."""
+    if not any(r.arg.kind is AxisKind.VECTOR for r in ranges):
+        value, ranges, sizes = _merged(value, ranges, sizes)
     inner = _own(ranges, ids)
     loops, points = inner, inner
     if not any(r.arg.kind is AxisKind.VECTOR for r in ranges):
@@ -97,6 +100,29 @@ def _in_source_order(value: UOp, loops: Ranges) -> Ranges:
         return loops
     strides, _ = linear_form(loads[0].src[0].src[1])
     return tuple(sorted(loops, key=lambda r: -abs(strides.get(r, 0))))
+
+
+def _merged(value: UOp, ranges: Ranges, sizes: list[int]) -> tuple[UOp, Ranges, list[int]]:
+    """The same copy with neighbouring ranges as one, where source and buffer step through both like
+    through one axis. The kernel's loops need them apart; a copy takes whole vectors along one."""
+    nodes = nodes_of(value)
+    uses = [s for n in nodes if n.dtype is not dtypes.index for s in n.src]
+    forms = [linear_form(s)[0] for s in uses if s.dtype is dtypes.index]
+    for i, (outer, inner) in enumerate(zip(ranges, ranges[1:])):
+        length, n = outer.src[0], inner.src[0]
+        if not (length.is_const and n.is_const and n.arg == sizes[i + 1]):
+            continue
+        pair = {outer, inner}
+        if all(
+            terms.get(outer, 0) == n.arg * terms.get(inner, 0)
+            and all(t in pair or pair.isdisjoint(t.ranges) for t in terms)
+            for terms in forms
+        ):
+            whole = UOp.range(length.arg * n.arg, AxisKind.LOOP, inner.arg.id)
+            value = substitute_ranges(value, {outer: UOp.const(0), inner: whole})
+            sizes = [*sizes[:i], sizes[i] * n.arg, *sizes[i + 2 :]]
+            return _merged(value, (*ranges[:i], whole, *ranges[i + 2 :]), sizes)
+    return value, ranges, sizes
 
 
 def _vectorised(

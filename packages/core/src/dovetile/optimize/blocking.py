@@ -27,8 +27,9 @@ from dovetile.plugins.specs import Capabilities
 _PARALLEL_WORK = 200_000
 # Cycles to copy an element into a panel.
 _COPY = 1.5
-# A short innermost step of the sum is copied where the tile then has at most so many products.
-_MOST_COPIES = 48
+# The body of the innermost loop has at most so many products: several steps of the sum are copied
+# into it, as what comes with every iteration takes the place of products.
+_MOST_PRODUCTS = 112
 # Rows at multiples of a page fall into few places of a cache, and push each other out in long sums.
 _PAGE, _LONG = 4096, 1536
 
@@ -65,6 +66,7 @@ class _Nest:
 
     panel, block: the axes of B's panels and of A's blocks; unrolled: that of a panel's vectors.
     batch, others: axes of the output beside those of the tile, which B depends on, and which not.
+    summed: the axes of the sum within a part of it.
     """
 
     def __init__(
@@ -77,6 +79,8 @@ class _Nest:
         self.sizes = {r.arg.id: size(r) for r in (*facts.outputs, *reduced)}
         self.splits: list[Opt] = []
         self.fresh = max(self.sizes) + 1
+        self.summed = [r.arg.id for r in reduced]
+        self.ragged: set[int] = set()  # axes whose last part is shorter
         self.vector, self.column = tile.vector.arg.id, tile.column.arg.id
         self.panel = self._split(self.vector, tile.width)
         self.unrolled = self._split(self.vector, tile.lanes)
@@ -94,6 +98,8 @@ class _Nest:
         """The new outer axis; the axis itself keeps `into`."""
         self.splits.append(Split(axis, into, ragged))
         outer, self.fresh = self.fresh, self.fresh + 1
+        if self.sizes[axis] % into and ragged == "short":
+            self.ragged.add(axis)
         self.sizes[outer] = -(-self.sizes[axis] // into)
         self.sizes[axis] = into
         return outer
@@ -119,12 +125,13 @@ class _Nest:
         in_panels = self.blockable and tile.packed
 
         steps = None
-        if in_panels and panel_bytes > near // 4 and sizes[self.block] > 1:
+        if in_panels and panel_bytes > near // 8 and sizes[self.block] > 1:
             # One panel would push out what it is multiplied with: the sum is done in parts.
             longest = max(self.reduced, key=size)
-            each = _divisor_near(size(longest), near // 8 * size(longest) // panel_bytes)
+            each = _divisor_near(size(longest), near // 16 * size(longest) // panel_bytes)
             block_bytes = block_bytes * each // size(longest)
             steps = self._group(longest.arg.id, each)
+        copied = self._copied()
         pack_a = pack_a and 4 * block_bytes <= local_bytes // 4
         share = self._share(terms, pack_a)
 
@@ -147,10 +154,13 @@ class _Nest:
         if steps is not None:
             opts.append(GroupReduce((steps,)))
         opts += self._order_and_bind(loops)
+        if copied is not None:
+            opts.append(Bind(copied, AxisKind.UNROLL))
         if pack_a:
             opts.append(self._stage(1 - tile.operand, share, self._panel_of_a()))
         if tile.packed:
-            held = [r.arg.id for r in self.reduced if r in self.b.ranges]
+            of_a = {r.arg.id for r in self.reduced if r not in self.b.ranges}
+            held = [x for x in self.summed if x not in of_a]
             # All parts of the sum are packed once for all blocks, where there is room for them.
             whole = steps is not None and panel_bytes * sizes[self.panel] <= local_bytes // 2
             held = [*([self.panel] if grouped else []), *([steps] if whole else []), *held]
@@ -164,17 +174,27 @@ class _Nest:
 
     def _order_and_bind(self, loops: Sequence[int | None]) -> list[Opt]:
         ordered = dict.fromkeys(x for x in loops if x is not None)
-        opts: list[Opt] = [
+        return [
             Order((*ordered, self.column, self.unrolled, self.vector)),
             Bind(self.vector, AxisKind.VECTOR),
             Bind(self.unrolled, AxisKind.UNROLL),
             Bind(self.column, AxisKind.UNROLL),
         ]
-        last = self.reduced[-1]
-        copies = self.tile.rows * self.tile.vectors * size(last)
-        if len(self.reduced) > 1 and copies <= _MOST_COPIES:
-            opts.append(Bind(last.arg.id, AxisKind.UNROLL))
-        return opts
+
+    def _copied(self) -> int | None:
+        """The axis of the sum's last steps, of which the innermost loop has copies."""
+        last = self.summed[-1]
+        most = _MOST_PRODUCTS // (self.tile.rows * self.tile.vectors)
+        n = self.sizes[last]
+        if last in self.ragged:
+            return None
+        if 1 < n <= most and len(self.summed) > 1:
+            return last
+        found = [d for d in range(2, min(most, n - 1, 4) + 1) if n % d == 0]
+        if not found:
+            return None
+        self.summed.insert(-1, self._split(last, found[-1]))
+        return last
 
     def _stage(self, operand: int, share: int | None, axes: Sequence[int | None]) -> Stage:
         """Holds an operand for these axes; each worker holds its own share."""
@@ -184,7 +204,7 @@ class _Nest:
         """The axes of A's panel: the one along which A is contiguous comes last, which makes copies
         of whole vectors; steps near each other otherwise."""
         loads = [access(n) for n in self.a.toposort() if n.op is Op.LOAD]
-        steps = tuple(r.arg.id for r in self.reduced)
+        steps = tuple(self.summed)
         along = any(x.stride(r) == 1 for x in loads for r in self.reduced)
         return (self.block, self.column, *steps) if along else (self.block, *steps, self.column)
 

@@ -22,6 +22,7 @@ from dovetile.plugins.specs import Capabilities
 _LEAST_WORK = 4096
 # Cycles to get a cache line from the next cache, while others are on their way.
 _LINE = 0.5
+_PAGE = 4096
 
 
 def contraction_opts(facts: Analysis, capabilities: Capabilities) -> list[Opt] | None:
@@ -97,7 +98,8 @@ def _priced(
     per_step = max(rows * vectors / 2, (rows + vectors) / 1.7, 4.0) + 0.5
     cycles = steps * blocks_v * blocks_c * per_step
     reuse = blocks_c * extent(tuple(r for r in facts.free if r not in b.ranges and r is not column))
-    packed = (not contiguous or not plain or (reuse >= 6 and panel > 8192)) and (
+    dense = contiguous and plain and _is_panel(inner[0], reduced, width)
+    packed = (not contiguous or not plain or (reuse >= 6 and panel > 8192 and not dense)) and (
         panel <= capabilities.local_bytes // 2
     )
     elements = extent(tuple(b.ranges)) / size(vector) * blocks_v * width
@@ -107,13 +109,23 @@ def _priced(
         cycles += steps * blocks_v * blocks_c * vectors * lanes * 1.5
     outside = extent(facts.outputs)
     for s in facts.stores:
-        cycles += outside * (2 / lanes if s.stride(vector) == 1 else 2.0)
+        cycles += outside * (2 / lanes if s.stride(vector) == 1 else 6.0)
     columns = _loads_of(product.src[1 - operand])
     lines = max((_lines(x, column, reduced[-1], rows, capabilities) for x in columns), default=0.0)
     if capabilities.cache_bytes and panel > capabilities.cache_bytes[0] // 2:
         lines += vectors  # those of B come from the next cache too
     cycles += steps * blocks_v * blocks_c * lines * _LINE
     return Tile(operand, vector, lanes, vectors, column, rows, packed, cycles)
+
+
+def _is_panel(load: Access, reduced: tuple[UOp, ...], width: int) -> bool:
+    """Whether the steps of the sum follow each other in memory, vector after vector."""
+    steps = sorted((load.stride(r) or 0, size(r)) for r in reduced if r in load.node.ranges)
+    for stride, count in steps:
+        if stride != width:
+            return False
+        width *= count
+    return True
 
 
 def _lines(
@@ -124,6 +136,8 @@ def _lines(
     in_line = max(capabilities.line_bytes // load.node.dtype.itemsize, 1)
     down, along = load.stride(column), load.stride(innermost)
     touched = rows if down is None else min(1 + rows * abs(down) / in_line, rows)
+    if down is None or abs(down) * load.node.dtype.itemsize >= _PAGE:
+        touched *= 2  # every line on a page of its own: no prefetcher follows
     shared = 1.0 if along is None else max(abs(along) / in_line, 1 / size(innermost))
     return touched * min(shared, 1.0)
 

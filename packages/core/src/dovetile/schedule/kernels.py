@@ -77,15 +77,16 @@ class KernelMaker:
         if evicted:
             return list(dict.fromkeys(evicted))
         self.kernels.append(kernel)
-        more = []
-        for padded, buffer in builder.padded.items():
-            self.buffers[padded] = buffer
-            self.placement.held[padded] = None
-            more.append(padded)
-        for node in more:
-            nested = self._attempt(node)
+        blocked = self.placement.blocked
+        for copy, buffer in builder.copies.items():
+            self.buffers[copy] = buffer
+            self.placement.held[copy] = None
+            if copy.op is Op.PAD and copy.src[0] in blocked:
+                blocked[copy] = blocked[copy.src[0]]
+        for copy in builder.copies:
+            nested = self._attempt(copy)
             if nested:
-                raise GraphError("[schedule] a padded copy cannot be built in one kernel")
+                raise GraphError("[schedule] a copy cannot be built in one kernel")
         return []
 
     def _shape_of(self, root: UOp) -> tuple[tuple[int, ...], str]:
@@ -109,16 +110,24 @@ class KernelMaker:
     def build(self, kernel: Kernel) -> RangeBuilder:
         """Gives the kernel its loops: fills in ast, reads, writes and checks."""
         inline = frozenset(kernel.roots) | self._states(kernel.roots)
-        contraction = [r for r in kernel.roots if self._contracts(r)]
-        kernel.contraction = bool(contraction)
-        builder = RangeBuilder(self.buffers, inline, kernel.contraction, self.memo)
-        axes = []
+        contractions = [c for r in kernel.roots for c in self._contractions(r)]
+        kernel.contraction = bool(contractions)
+        blocked = self.placement.blocked
+        relaid = dict(found for c in contractions if (found := self.placement.relaid.get(c)))
+        builder = RangeBuilder(
+            self.buffers, inline, kernel.contraction, blocked, relaid, self.memo
+        )  # fmt: skip
+        blocks = blocked.get(kernel.roots[0])
+        shape = kernel.shape if blocks is None else blocks.inner_last(blocks.shape(kernel.shape))
         sequential = self._sequential_axes(kernel.roots[0])
         kernel.sequential = sequential > 0
-        for i, n in enumerate(kernel.shape):
+        axes = []
+        for i, n in enumerate(shape):
             kind = AxisKind.REDUCE if i < sequential else AxisKind.LOOP
             axes.append(builder.loop(n, kind))
         indices = tuple(axes)
+        if blocks is not None:
+            indices = builder.blocked_indices(kernel.shape, indices, blocks)
         effects = []
         for root in kernel.roots:
             if root.op is Op.STORE:
@@ -135,7 +144,8 @@ class KernelMaker:
             else:
                 buffer = self.buffers[root]
                 value = builder.value(root, indices)
-                effects.append(buffer.index(builder._flat(root.shape, indices)).store(value))
+                place = builder.place(root.shape, indices, blocked.get(root))
+                effects.append(buffer.index(place).store(value))
                 kernel.writes[buffer] = root
         fault = fault_buffer(kernel.device)
         for check in builder.checks:
@@ -169,9 +179,9 @@ class KernelMaker:
                         found.add(user)
         return frozenset(found)
 
-    def _contracts(self, root: UOp) -> bool:
-        """Whether a contraction is computed inside this root's kernel."""
-        stack, seen = [root.src[1] if root.op is Op.STORE else root], set()
+    def _contractions(self, root: UOp) -> list[UOp]:
+        """The contractions that are computed inside this root's kernel."""
+        stack, seen, found = [root.src[1] if root.op is Op.STORE else root], set(), []
         first = stack[0]
         while stack:
             node = stack.pop()
@@ -179,10 +189,10 @@ class KernelMaker:
                 continue
             seen.add(node)
             if node in self.placement.contractions:
-                return True
+                found.append(node)
             if node.op not in (Op.AFTER, Op.BUFFER, Op.COPY):
                 stack.extend(node.src)
-        return False
+        return found
 
     @staticmethod
     def _sequential_axes(root: UOp) -> int:
@@ -288,6 +298,9 @@ class KernelMaker:
         if a.contraction or b.contraction or a.sequential or b.sequential:
             return False
         if a.checks or b.checks or len(a.roots) >= 16:
+            return False
+        blocked = self.placement.blocked
+        if blocked.get(a.roots[0]) != blocked.get(b.roots[0]):
             return False
         if sorted(set(a.reductions)) != sorted(set(b.reductions)):
             return False

@@ -19,12 +19,14 @@ is used. The rules, in order:
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple, TypeVar
 
 from dovetile.ir.ops import ELEMENTWISE, MOVEMENT, Op
 from dovetile.ir.uop import UOp, consumers, toposort
 from dovetile.optimize.analysis import COST
 from dovetile.plugins.specs import Capabilities
 
+T = TypeVar("T")
 # A contraction uses each element of its operands at least so often.
 _REUSE = 4
 # More work per element than this is never done once per window of a convolution.
@@ -33,14 +35,49 @@ _WINDOW_WORK = 2
 _UNBOUNDED = 1 << 20
 
 
+class Blocks(NamedTuple):
+    """A layout in memory: row-major, but for one axis of which blocks lie innermost."""
+
+    axis: int
+    width: int
+
+    def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """(..., blocks, width, ...): the axis as two, in its place."""
+        n, w = shape[self.axis], self.width
+        return (*shape[: self.axis], n // w, w, *shape[self.axis + 1 :])
+
+    def of(self, node: UOp) -> UOp:
+        """The node as a row-major one with the axes that it has in memory."""
+        parts = node.reshape(self.shape(node.shape))
+        return parts.permute(self.inner_last(tuple(range(len(parts.shape)))))
+
+    def inner_last(self, values: tuple[T, ...]) -> tuple[T, ...]:
+        """Values of those axes, in the order of the axes in memory."""
+        i = self.axis + 1
+        return (*values[:i], *values[i + 1 :], values[i])
+
+    def inner_in_place(self, values: tuple[T, ...]) -> tuple[T, ...]:
+        """The inverse of `inner_last`."""
+        i = self.axis + 1
+        return (*values[:i], values[-1], *values[i:-1])
+
+
 @dataclass
 class Placement:
-    """The held nodes of a graph, and the contractions among its reductions."""
+    """The held nodes of a graph, and the contractions among its reductions.
+
+    epilogues: for a contraction what follows it in its kernel, from itself to what is held.
+    blocked: held nodes that are not row-major.
+    relaid: for a contraction a node in memory that it reads through a copy in blocks.
+    """
 
     nodes: list[UOp]
     users: dict[UOp, list[UOp]]
     held: dict[UOp, None] = field(default_factory=dict)
     contractions: set[UOp] = field(default_factory=set)
+    epilogues: dict[UOp, tuple[UOp, ...]] = field(default_factory=dict)
+    blocked: dict[UOp, Blocks] = field(default_factory=dict)
+    relaid: dict[UOp, tuple[UOp, Blocks]] = field(default_factory=dict)
 
 
 def place(sink: UOp, target: Capabilities) -> Placement:
@@ -107,20 +144,21 @@ def _contractions(placement: Placement) -> None:
     taken: set[UOp] = set()
     for node in reversed(placement.nodes):
         if node in placement.contractions:
-            last = epilogue(node, placement, taken)
-            if last is not None:
-                _hold(last, placement)
+            chain = epilogue(node, placement, taken)
+            if chain:
+                placement.epilogues[node] = chain
+                _hold(chain[-1], placement)
 
 
-def epilogue(node: UOp, placement: Placement, taken: set[UOp]) -> UOp | None:
-    """The last value that follows `node` one to one, element for element, before it is shared.
+def epilogue(node: UOp, placement: Placement, taken: set[UOp]) -> tuple[UOp, ...]:
+    """`node` and what follows it one to one, element for element, before it is shared.
 
-    None where all of it ends in a STORE, which then writes it without a copy of its own.
+    Nothing where all of it ends in a STORE, which then writes it without a copy of its own.
 
     taken: what follows other contractions, to which this adds. Where two meet, in a sum say, one
     goes on and the other is held: the loops of a kernel can suit only one.
     """
-    size, last = node.size, node
+    size, chain, last = node.size, [node], 1
     while node not in placement.held:
         users = [u for u in placement.users[node] if u.op is not Op.SINK]
         if len(users) != 1:
@@ -130,15 +168,15 @@ def epilogue(node: UOp, placement: Placement, taken: set[UOp]) -> UOp | None:
             break
         taken.add(user)
         if user.op is Op.STORE and user.src[0] is not node:
-            return None
-        if user.op in (Op.RESHAPE, Op.PERMUTE, Op.STAGE):
-            node = user
-            last = user if user in placement.held else last
-        elif user.op in ELEMENTWISE and user.size == size:
-            node = last = user
-        else:
+            return ()
+        moves = user.op in (Op.RESHAPE, Op.PERMUTE, Op.STAGE)
+        if not moves and not (user.op in ELEMENTWISE and user.size == size):
             break
-    return last
+        node = user
+        chain.append(user)
+        if not moves or user in placement.held:
+            last = len(chain)
+    return tuple(chain[:last])
 
 
 def _work(node: UOp, placement: Placement) -> int:

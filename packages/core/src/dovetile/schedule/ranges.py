@@ -16,6 +16,7 @@ from dovetile.ir.ops import AxisKind, Op
 from dovetile.ir.rewrite import rewrite
 from dovetile.ir.symbolic import linear_form, simplify_index
 from dovetile.ir.uop import UOp
+from dovetile.schedule.place import Blocks
 
 Indices = tuple[UOp, ...]
 # What must hold for an element to exist, as separate conditions. Outside of it nothing may be
@@ -54,7 +55,9 @@ _FIRST_LOOP = 1 << 31
 class RangeBuilder:
     """Builds the values of one kernel.
 
-    held: nodes that live in memory, and the BUFFER that holds their elements in row-major order.
+    held: nodes that live in memory, and the BUFFER that holds their elements.
+    blocked: those whose elements are not in row-major order.
+    relaid: nodes to read through a copy in blocks.
     pad_operands: read a gated operand through a zero-padded copy, which costs one pass over it but
     keeps conditions out of the inner loop of a contraction.
     """
@@ -62,10 +65,12 @@ class RangeBuilder:
     held: Mapping[UOp, UOp]
     inline: frozenset[UOp] = frozenset()
     pad_operands: bool = False
+    blocked: Mapping[UOp, Blocks] = field(default_factory=dict)
+    relaid: Mapping[UOp, Blocks] = field(default_factory=dict)
     memo: IndexMemo = field(default_factory=IndexMemo)
     reads: dict[UOp, set[UOp | None]] = field(default_factory=dict)
     checks: list[Check] = field(default_factory=list)
-    padded: dict[UOp, UOp] = field(default_factory=dict)
+    copies: dict[UOp, UOp] = field(default_factory=dict)
     reduced: dict[UOp, UOp] = field(default_factory=dict)
     _loops: Iterator[int] = field(default_factory=lambda: itertools.count(_FIRST_LOOP))
     _memo: dict[tuple, UOp] = field(default_factory=dict)
@@ -206,6 +211,19 @@ class RangeBuilder:
             )
         raise GraphError(f"[{op.name}] is not a movement operation")
 
+    def place(self, shape: tuple[int, ...], indices: Indices, blocks: Blocks | None) -> UOp:
+        """The place in memory of an element of something that is held."""
+        if blocks is None:
+            return self._flat(shape, indices)
+        parts = blocks.shape(shape)
+        inside = self._reshaped(shape, parts, indices)
+        return self._flat(blocks.inner_last(parts), blocks.inner_last(inside))
+
+    def blocked_indices(self, shape: tuple[int, ...], indices: Indices, blocks: Blocks) -> Indices:
+        """The indices of the element at some place in memory, which says one index for each axis
+        there."""
+        return self._reshaped(blocks.shape(shape), shape, blocks.inner_in_place(indices))
+
     def _flat(self, shape: tuple[int, ...], indices: Indices) -> UOp:
         found = self.memo.flat.get((shape, indices))
         if found is None:
@@ -315,8 +333,13 @@ class RangeBuilder:
                 load = address.load()
                 self._zero_outside[load] = needed
                 return load
+        if node in self.relaid and not needed and state is None:
+            blocks = self.relaid[node]
+            copy = self._copy(blocks.of(node))
+            self.reads.setdefault(copy, set()).add(None)
+            return copy.index(self.place(node.shape, indices, blocks)).load()
         self.reads.setdefault(buffer, set()).add(state)
-        address = buffer.index(self._flat(node.shape, indices))
+        address = buffer.index(self.place(node.shape, indices, self.blocked.get(node)))
         if not needed:
             return address.load()
         # Only what concerns this index: other conditions would keep the load inside inner loops.
@@ -339,12 +362,15 @@ class RangeBuilder:
         padded = node.pad(tuple(amounts))
         if padded.size > 4 * node.size + 4096:
             return None
-        copy = self.held.get(padded)
+        places = tuple([self.simplify(i) for i in moved])
+        return self._copy(padded).index(self.place(padded.shape, places, self.blocked.get(node)))
+
+    def _copy(self, node: UOp) -> UOp:
+        """The BUFFER of a copy that a kernel of its own makes."""
+        copy = self.held.get(node) or self.copies.get(node)
         if copy is None:
-            copy = self.padded.get(padded)
-        if copy is None:
-            copy = self.padded[padded] = UOp.buffer(padded.size, node.dtype, node.device)
-        return copy.index(self._flat(padded.shape, tuple([self.simplify(i) for i in moved])))
+            copy = self.copies[node] = UOp.buffer(node.size, node.dtype, node.device)
+        return copy
 
     def _note_zero(self, result: UOp) -> None:
         """Where sources are zero outside of a gate, many operations keep it so."""
