@@ -113,12 +113,10 @@ class CpuQueue(Queue):
                 return
             self._start = True
         function: int = program.address  # type: ignore[attr-defined]
-        words = [0, function, len(buffers)]
-        words += [buffer.address for buffer in buffers]
-        words += scalars
-        size = len(words)
-        words[0] = _LAUNCH | size << 8 | parts << 32
-        self._record(size, words)
+        addresses = [buffer.address for buffer in buffers]
+        size = 3 + len(addresses) + len(scalars)
+        header = _LAUNCH | size << 8 | parts << 32
+        self._record(size, (header, function, len(addresses), *addresses, *scalars))
 
     def copy(self, destination: Buffer, source: Buffer) -> None:
         function, addresses, scalars, parts = self._copy_arguments(destination, source)

@@ -6,6 +6,8 @@ Everything is imported at first use, so that building graphs costs no import of 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from functools import cache
 from typing import TYPE_CHECKING
 
 from dovetile import dtypes
@@ -75,11 +77,17 @@ def renewed(buffer: UOp) -> UOp:
     return node
 
 
+@cache
+def _realize() -> Callable[[list[UOp]], None]:
+    # Found once: an import statement costs as much as a small operation's whole launch.
+    from dovetile.schedule import realize
+
+    return realize
+
+
 def realize(nodes: list[UOp]) -> None:
     """Compute the nodes: what :func:`realized` gives then is memory."""
-    from dovetile.schedule import realization
-
-    realization.realize(nodes)
+    _realize()(nodes)
 
 
 def buffer_array(buffer: UOp) -> np.ndarray:
