@@ -17,7 +17,7 @@ from dovetile.ir.held import attach, realized
 from dovetile.ir.ops import Op
 from dovetile.ir.uop import UOp
 from dovetile.profiling import stage
-from dovetile.runtime import Buffer, Copy
+from dovetile.runtime import Buffer, Copy, Device, Launch
 from dovetile.schedule.run import copy
 from dovetile.tensor import base, no_grad, realize_all, renewal
 from dovetile.tensor.base import TensorBase
@@ -313,7 +313,14 @@ class Capture:
     ) -> Step:
         stays = [s.value for s in states if s.value is not None] + self.escaped
         staying = {id(m) for t in stays if (m := schedule.memory_of(t.uop)) is not None}
-        commands = [*self._restores(staying), *self.recording.commands]
+        preparations = self._preparations()
+        work = self.recording.work
+        for number in preparations:
+            work = work - self.recording.preparations[number]
+        recorded = self.recording.commands
+        prepare = [recorded[number] for number in preparations]
+        commands = self._restores(staying)
+        commands += [c for number, c in enumerate(recorded) if number not in preparations]
         commands += [(c.destination.device, c) for c in self.end if c.source.nbytes]
         lists = Replayable(commands)
         free = {id(role.memory) for role in inputs if role.fixed is None}
@@ -321,7 +328,7 @@ class Capture:
             role.places = lists.places(role.memory)
         results = {id(memory) for memory, _ in self.fresh}
         used: dict[int, Buffer] = {}
-        for _, command in commands:
+        for _, command in (*prepare, *commands):
             for buffer in buffers_of(command):
                 if id(buffer) not in free and id(buffer) not in results:
                     used[id(buffer)] = buffer
@@ -340,12 +347,25 @@ class Capture:
         ]
         return Step(
             lists, inputs, owners, used, written, self.surroundings, expected, states,
-            self.recording.arrays(), fresh, self.recording.work, build,
+            self.recording.arrays(), fresh, work, build, Replayable(prepare) if prepare else None,
         )  # fmt: skip
 
-    def _restores(self, staying: set[int]) -> list[tuple[Any, Copy]]:
+    def _preparations(self) -> list[int]:
+        """Numbers of the commands that need not be done again while what they read, which must be
+        from before the capture and neither an argument nor written by the step, stays the same."""
+        found = []
+        arguments = {id(root_of(memory)) for memory in self.memory}
+        written = {id(root_of(memory)) for memory in self.recording.written.values()}
+        for number in self.recording.preparations:
+            roots = [root_of(b) for b in buffers_of(self.recording.commands[number][1])]
+            known = [id(root) for root in roots if root.number < self.first]
+            if len(known) == len(roots) - 1 and arguments.union(written).isdisjoint(known):
+                found.append(number)
+        return found
+
+    def _restores(self, staying: set[int]) -> list[tuple[Device, Launch | Copy]]:
         """Host data that the step overwrites is put back before each replay."""
-        copies = []
+        copies: list[tuple[Device, Launch | Copy]] = []
         for identity, (memory, _, content) in self.recording.placed.items():
             if identity in self.recording.written and identity not in staying:
                 pristine = Buffer.from_numpy(memory.device, content)

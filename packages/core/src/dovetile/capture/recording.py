@@ -23,6 +23,8 @@ class Recording:
     results: memory that plans made for what they compute, by identity.
     placed: memory filled from host arrays, with the arrays and an untouched copy of each.
     work: what the commands count for.
+    preparations: numbers of commands whose result stays right while what they read stays the same,
+    and what each counts for.
     """
 
     commands: list[tuple[Device, Launch | Copy]] = field(default_factory=list)
@@ -30,6 +32,7 @@ class Recording:
     results: dict[int, Buffer] = field(default_factory=dict)
     placed: dict[int, tuple[Buffer, np.ndarray, np.ndarray]] = field(default_factory=dict)
     work: Counters = field(default_factory=Counters)
+    preparations: dict[int, Counters] = field(default_factory=dict)
 
     def add_plan(
         self, loaded: LoadedPlan, memory: Sequence[Buffer], results: Sequence[Buffer]
@@ -37,12 +40,15 @@ class Recording:
         """A plan that is being run: all its memory, and what was made for its results."""
         self.results.update((id(b), b) for b in results)
         self.work.add(loaded.work)
-        for device, program, places, groups in loaded.commands:
+        for step, (device, program, places, groups) in zip(loaded.plan.steps, loaded.commands):
             buffers = tuple([memory[place] for place in places])
             if program is None:
                 if buffers[0].nbytes:
                     self.commands.append((device, Copy(*buffers)))
             elif groups[0] > 0:
+                if step.prepares:
+                    work = Counters(1, step.operations, step.nbytes)
+                    self.preparations[len(self.commands)] = work
                 self.commands.append((device, Launch(program, buffers, (), groups)))
 
     def add_written(self, memory: Buffer) -> None:

@@ -93,6 +93,9 @@ class Step:
     """What a replay counts for."""
     result: Result
     """Builds the function's result of the inputs and of the BUFFERs of the fresh results."""
+    preparation: Replayable | None
+    """What must be done again only where the memory that the step uses has changed."""
+    is_prepared: bool = True
     replays: int = 0
     is_dead: bool = False
     """Whether it can never be replayed again, as Tensors that it read are gone."""
@@ -159,6 +162,7 @@ class Step:
                 if schedule.memory_of(tensor.uop) is not memory:
                     return f"a tensor of shape {tensor.shape} that it uses lies in other memory"
                 owner.node = tensor.uop
+                self.is_prepared = False
         if not owners:
             self.is_dead = True
             return "a tensor that it uses was replaced"
@@ -202,6 +206,10 @@ class Step:
             attach(node, buffer)
             nodes.append(node)
         with stage("replay"):
+            if self.preparation is not None and not self.is_prepared:
+                self.preparation.submit(())
+                self.is_prepared = True
+                schedule.count_run()
             self.commands.submit(patches)
         if written:
             self._renew(written)

@@ -15,6 +15,7 @@ explain       all of these stages printed
 from __future__ import annotations
 
 from dovetile.schedule.realization import buffer_of as buffer_of
+from dovetile.schedule.realization import count_run as count_run
 from dovetile.schedule.realization import is_realized as is_realized
 from dovetile.schedule.realization import memory_of as memory_of
 from dovetile.schedule.realization import pending_readers as pending_readers

@@ -36,6 +36,8 @@ class Kernel:
     reductions: tuple[tuple[int, ...], ...] = ()
     contraction: bool = False
     sequential: bool = False
+    # Whether it only copies a node in memory for contractions of the graph to read.
+    prepares: bool = False
 
 
 class Dependencies:

@@ -87,6 +87,7 @@ class KernelMaker:
             nested = self._attempt(copy)
             if nested:
                 raise GraphError("[schedule] a copy cannot be built in one kernel")
+            self.kernels[-1].prepares = copy.op is Op.PERMUTE
         return []
 
     def _shape_of(self, root: UOp) -> tuple[tuple[int, ...], str]:
@@ -297,7 +298,7 @@ class KernelMaker:
             return False
         if a.contraction or b.contraction or a.sequential or b.sequential:
             return False
-        if a.checks or b.checks or len(a.roots) >= 16:
+        if a.checks or b.checks or len(a.roots) >= 16 or a.prepares or b.prepares:
             return False
         blocked = self.placement.blocked
         if blocked.get(a.roots[0]) != blocked.get(b.roots[0]):

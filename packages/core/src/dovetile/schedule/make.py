@@ -69,6 +69,7 @@ def _make_plan(
     debug.kernels(kernels, time.perf_counter() - started)
     plan = Plan()
     memory = _Memory(plan, sink, maker, kernels)
+    written = {buffer for kernel in kernels for buffer in kernel.writes}
     code = _Code(devices)
     for kernel in kernels:
         if kernel.ast is None:
@@ -82,7 +83,10 @@ def _make_plan(
         check(ast, "loop", "canonical")
         number, parts = code.number_of(kernel.device, ast)
         references = tuple(memory.of(b) for b in buffers)
-        plan.steps.append(Step(kernel.device, number, references, parts, *debug.figures(ast)))
+        prepares = kernel.prepares and written.isdisjoint(kernel.reads)
+        plan.steps.append(
+            Step(kernel.device, number, references, parts, *debug.figures(ast), prepares)
+        )
         for c in kernel.checks:
             plan.faults[fault_code(c.text)] = c.text
     with stage("memory"):
@@ -277,11 +281,15 @@ class _Memory:
         """Gives every temporary its place in its device's arena."""
         first: dict[int, int] = {}
         last: dict[int, int] = {}
+        kept: set[int] = set()
         for i, step in enumerate(self.plan.steps):
             for r in step.memory:
                 if r.kind == "temporary":
-                    first.setdefault(r.number, i)
+                    first.setdefault(r.number, 0 if step.prepares else i)
                     last[r.number] = i
+                    if step.prepares:
+                        kept.add(r.number)
+        last.update(dict.fromkeys(kept, len(self.plan.steps)))
         self.plan.temporaries = [
             Memory(b.arg.device or self.default, b.arg.size, b.dtype) for b in self.temporaries
         ]

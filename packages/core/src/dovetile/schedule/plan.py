@@ -13,7 +13,7 @@ from typing import Any
 from dovetile import dtypes
 from dovetile.dtypes import DType
 
-PLAN_VERSION = 1
+PLAN_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,11 @@ class Reference:
 
 @dataclass
 class Step:
-    """One launch of a kernel, or a copy between devices (then `program` is None)."""
+    """One launch of a kernel, or a copy between devices (then `program` is None).
+
+    prepares: whether it makes a temporary of inputs that the plan does not write. Nothing else uses
+    that memory: what is in it stays right for as long as those inputs stay the same.
+    """
 
     device: str
     program: int | None
@@ -35,6 +39,7 @@ class Step:
     label: str = ""
     operations: int = 0
     nbytes: int = 0
+    prepares: bool = False
 
 
 @dataclass
@@ -79,7 +84,7 @@ class Plan:
             "programs": [list(p) for p in self.programs],
             "steps": [
                 [s.device, s.program, [[r.kind, r.number] for r in s.memory], s.parts, s.label,
-                 s.operations, s.nbytes]
+                 s.operations, s.nbytes, s.prepares]
                 for s in self.steps
             ],
             "temporaries": [memory(m) for m in self.temporaries],
@@ -105,8 +110,10 @@ class Plan:
 
             return Plan(
                 [
-                    Step(d, p, tuple(Reference(k, n) for k, n in refs), parts, label, ops, nbytes)
-                    for d, p, refs, parts, label, ops, nbytes in data["steps"]
+                    Step(
+                        d, p, tuple(Reference(k, n) for k, n in refs), parts, label, *work, prepares
+                    )
+                    for d, p, refs, parts, label, *work, prepares in data["steps"]
                 ],
                 [(d, n, k) for d, n, k in data["programs"]],
                 [memory(m) for m in data["temporaries"]],

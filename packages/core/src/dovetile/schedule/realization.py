@@ -44,6 +44,13 @@ def runs() -> int:
     return _runs
 
 
+def count_run() -> None:
+    """A captured step has kept values that it computed of memory: what writes to that memory from
+    now on must say so, as after any run of a graph."""
+    global _runs
+    _runs += 1
+
+
 def memory_of(node: UOp) -> Buffer | None:
     """The memory that a value is, or is a view of; None where it is not computed yet."""
     node = realized(node)
