@@ -23,7 +23,12 @@ from dovetile.tensor.placement import fetch
 
 DEVICE = "CPU"
 CAPABILITIES = Capabilities(
-    architecture="test", threads=4, parallel_axes=("THREAD",), vector_bytes=32, vector_registers=16
+    architecture="test",
+    threads=4,
+    parallel_axes=("THREAD",),
+    vector_bytes=32,
+    vector_registers=16,
+    local_bytes=1 << 20,
 )
 
 

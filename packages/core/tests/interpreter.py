@@ -9,6 +9,7 @@ import numpy as np
 
 from dovetile import dtypes
 from dovetile.dtypes import DType
+from dovetile.ir.matrix_unit import MatrixUnit
 from dovetile.ir.ops import AddressSpace, Op
 from dovetile.ir.uop import UOp
 from dovetile.lower.linear import LinearKernel, buffer_of
@@ -120,7 +121,11 @@ def compute(node: UOp, values: list[np.ndarray]) -> np.ndarray:
     op, dtype = node.op, host(node.dtype)
     if op is Op.VECTOR:
         lanes = node.dtype.lanes
-        return np.full(lanes, values[0]) if len(values) == 1 else np.array(values, dtype)
+        if len(values) == 1:
+            return np.full(lanes, values[0])
+        return np.concatenate([np.atleast_1d(v) for v in values]).astype(dtype)
+    if op is Op.MATMUL:
+        return _matmul(node.arg, *values)
     if op is Op.EXTRACT:
         picked = values[0][list(node.arg)]
         return picked if node.dtype.lanes > 1 else picked[0]
@@ -137,6 +142,14 @@ def compute(node: UOp, values: list[np.ndarray]) -> np.ndarray:
         x, y, z = (np.asarray(v).astype(wide) for v in values)
         return (x * y + z).astype(dtype)
     return np.asarray(_FUNCTIONS[op](*values)).astype(dtype)
+
+
+def _matmul(unit: MatrixUnit, a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """The unit's three fragments as matrices; C, flat again."""
+    a = a.reshape(unit.rows, unit.depth).astype(c.dtype)
+    b = b.reshape(unit.depth // unit.group, unit.columns, unit.group).astype(c.dtype)
+    b = b.transpose(0, 2, 1).reshape(unit.depth, unit.columns)
+    return (a @ b + c.reshape(unit.rows, unit.columns)).reshape(-1)
 
 
 _FUNCTIONS = {

@@ -90,10 +90,11 @@ def numbers(count: int, dtype: DType, seed: int) -> np.ndarray:
 
 
 def case(
-    name: str, value: UOp, inputs: Sequence[UOp], reference: Callable[..., np.ndarray]
-) -> Case:
+    name: str, value: UOp, inputs: Sequence[UOp], reference: Callable[..., np.ndarray],
+    capabilities: Capabilities = SCALAR,
+) -> Case:  # fmt: skip
     """The case of a value that the scheduler computes in one kernel."""
-    devices = {"HOST": SimpleNamespace(capabilities=SCALAR)}
+    devices = {"HOST": SimpleNamespace(capabilities=capabilities)}
     kernels, _, _ = schedule(UOp.sink(value), devices, "HOST")  # type: ignore[arg-type]
     assert len(kernels) == 1, f"{name}: {len(kernels)} kernels"
     ast = kernels[0].ast
@@ -121,6 +122,36 @@ def matmul(m: int, k: int, n: int) -> Case:
     right = b.permute((1, 0)).expand((m,)).permute((2, 0, 1))
     value = (left * right).reduce(Op.ADD, 1)
     return case(f"matmul {m}x{k}x{n}", value, [a, b], lambda a, b: a @ b)
+
+
+def attention(
+    queries: int, keys: int, sizes: tuple[int, int] = (8, 8), heads: int = 2, causal: bool = False
+) -> Case:
+    """softmax(q @ k.T) @ v with base 2; sizes: of a key and of a value. Axes: 0 heads, 1 queries,
+    2 columns."""
+    width, columns = sizes
+    q, k, v = (tensor(heads, n, m) for n, m in ((queries, width), (keys, width), (keys, columns)))
+    products = q.expand((keys,)).permute((0, 1, 3, 2)) * k.expand((queries,)).permute((0, 3, 1, 2))
+    scores = products.reduce(Op.ADD, 1)
+    if causal:
+        row = UOp(Op.IOTA, dtypes.index, (), queries).expand((heads, keys)).permute((1, 0, 2))
+        key = UOp(Op.IOTA, dtypes.index, (), keys).expand((heads, queries)).permute((1, 2, 0))
+        scores = (row < key).where(scores.const_like(float("-inf")), scores)
+    grown = (scores + scores.reduce(Op.MAX, 1).expand((keys,)) * -1.0).alu(Op.EXP2)
+    total = grown.reduce(Op.ADD, 1)
+    weights = grown * (total.const_like(1.0) / total).expand((keys,))
+    values = v.expand((queries,)).permute((0, 3, 2, 1))
+    value = (weights.expand((columns,)).permute((0, 1, 3, 2)) * values).reduce(Op.ADD, 1)
+
+    def reference(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
+        scores = q.astype(np.float64) @ k.swapaxes(1, 2)
+        if causal:
+            scores[:, ~np.tri(queries, keys, dtype=bool)] = -np.inf
+        grown = np.exp2(scores - scores.max(2, keepdims=True))
+        return grown / grown.sum(2, keepdims=True) @ v
+
+    name = f"attention {heads}x{queries}x{keys} {sizes}"
+    return case(name, value, [q, k, v], reference, WIDE)
 
 
 def convolution(batch: int, inputs: int, outputs: int, size: int, window: int) -> Case:

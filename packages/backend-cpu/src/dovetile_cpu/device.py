@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import threading
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from dovetile.errors import CompileError, DeviceError, OutOfMemoryError
 from dovetile.runtime import Allocation, Device, Program, Signal
-from dovetile_cpu import elf_loader, host, memory_map
+from dovetile_cpu import elf_loader, host, matrix_units, memory_map
 from dovetile_cpu.processor import Processor
 from dovetile_cpu.queue import CpuQueue, CpuSignal
 
@@ -55,6 +56,8 @@ class CpuDevice(Device):
     def __init__(self, selection: Selection) -> None:
         self.name = selection.name
         self.capabilities = host.capabilities()
+        if selection.compiler.name == "LLVM":  # its renderer alone writes what these units do
+            self.capabilities = replace(self.capabilities, matrix_units=matrix_units.available())
         self.compiler = selection.compiler.compiler(self.capabilities)
         self._make_renderer = selection.compiler.renderer
         self.queue = self._queue = _queue(selection.index)

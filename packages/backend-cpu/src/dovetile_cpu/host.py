@@ -40,27 +40,31 @@ def features() -> frozenset[str]:
     """The processor's features, in the kernel's words: ``avx2``, ``fma``, ``asimd``..."""
     if sys.platform == "darwin":
         return frozenset({"asimd", "fphp", "asimdhp"} if machine() == "arm64" else {"sse2"})
+    fields = _processor()
+    return frozenset((fields.get("flags") or fields.get("Features") or "").split())
+
+
+@cache
+def _processor() -> dict[str, str]:
+    """What Linux tells of the processor."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
-        return frozenset()
-    for line in text.splitlines():
-        if line.startswith(("flags", "Features")):
-            return frozenset(line.partition(":")[2].split())
-    return frozenset()
+        return {}
+    first = text.strip().split("\n\n")[0]
+    lines = (line.partition(":") for line in first.splitlines())
+    return {key.strip(): value.strip() for key, _, value in lines}
+
+
+def vendor() -> str:
+    """Who made the processor, as it says itself; empty where it does not."""
+    return _processor().get("vendor_id", "")
 
 
 @cache
 def model() -> str:
     """The processor's model in words, where the system tells it."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return platform.processor() or machine()
-    fields = {
-        key.strip(): value.strip()
-        for key, _, value in (line.partition(":") for line in text.splitlines() if line)
-    }
+    fields = _processor()
     return fields.get("model name") or fields.get("CPU part") or machine()
 
 

@@ -8,10 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dovetile.errors import ArgumentError
+from dovetile.ir.matrix_unit import MatrixUnit
 from dovetile.ir.ops import AddressSpace, AxisKind
 from dovetile.optimize import opts as module
 from dovetile.optimize import opts_json
 from dovetile.optimize.keep import Keep
+from dovetile.optimize.online import Online
 from dovetile.optimize.opts import (
     Accumulate,
     Bind,
@@ -24,7 +26,13 @@ from dovetile.optimize.opts import (
     Tail,
 )
 from dovetile.optimize.opts_json import from_json, to_json
+from dovetile.optimize.pad import Pad
+from dovetile.optimize.use_matrix_unit import UseMatrixUnit
 
+UNITS = [
+    MatrixUnit("outer", 8, 4, 2, "float16", "bfloat16", "float32", registers=4, cycles=2.5),
+    MatrixUnit("dot", 1, 16, 4, "uint8", "int8", "int32", 4),
+]
 ids = st.integers(0, 99)
 several = st.lists(ids, max_size=4).map(tuple)
 opts = st.one_of(
@@ -38,6 +46,9 @@ opts = st.one_of(
     st.builds(Accumulate, several),
     st.just(Stream()),
     st.builds(Keep, ids, ids),
+    st.builds(Online, ids, st.integers(1, 4096), st.sampled_from(AddressSpace)),
+    st.builds(Pad, ids, st.integers(1, 64)),
+    st.builds(UseMatrixUnit, st.sampled_from(UNITS), several, several),
 )
 
 
@@ -57,7 +68,8 @@ def test_every_opt_can_be_sent():
 
 @given(opts)
 def test_repr_evaluates_to_the_same(opt: object):
-    names = {**vars(module), "Keep": Keep, "AxisKind": AxisKind, "AddressSpace": AddressSpace}
+    others = (Keep, Online, Pad, UseMatrixUnit, MatrixUnit, AxisKind, AddressSpace)
+    names = {**vars(module), **{kind.__name__: kind for kind in others}}
     assert eval(repr(opt), names) == opt
 
 

@@ -69,7 +69,7 @@ FUSION: dict[str, tuple[Callable[[], list[Tensor]], int]] = {
     "adam": (adam, 1),
     "attention": (
         lambda: [(zeros(4, 32, 16) @ zeros(4, 16, 32)).softmax(2) @ zeros(4, 32, 16)],
-        3,
+        1,
     ),
     "a long sum": (lambda: [zeros(1 << 20).sum()], 2),
     "a dear value with two readers": (dear_shared, 2),

@@ -56,7 +56,7 @@ def _exact(node: UOp) -> Bounds | None:
     if op is Op.WHERE:
         (a, b), (c, d) = src[1].bounds, src[2].bounds
         return (min(a, c), max(b, d))
-    if op is Op.REDUCE and (node.arg if isinstance(node.arg, Op) else node.arg[0]) in (
+    if op is Op.REDUCE and (node.arg[0] if isinstance(node.arg, tuple) else node.arg) in (
         Op.MAX,
         Op.MIN,
     ):

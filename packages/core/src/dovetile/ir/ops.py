@@ -32,7 +32,7 @@ class AxisKind(Enum):
     LOCAL = "LOCAL"  # threads of a workgroup
     WARP = "WARP"  # lanes of a warp
     UNROLL = "UNROLL"  # copies of the body
-    VECTOR = "VECTOR"  # lanes of one vector value
+    VECTOR = "VECTOR"  # lanes of one vector value; those of several axes lie in order of their ids
 
     def __repr__(self) -> str:
         return f"AxisKind.{self.name}"
@@ -84,7 +84,8 @@ class Op(Enum):
 
     # -- reduction, addressing, memory, placement
     # tensor level: (x), arg (op, count): reduces the last `count` axes.
-    # loop level: (x, *ranges), arg op: reduces over the ranges.  op in ADD, MUL, MAX, MIN
+    # loop level: (x, *ranges), arg op: reduces over the ranges.  op in ADD, MUL, MAX, MIN, or a
+    # MatrixUnit, which sums up x = CAST(a) * CAST(b): its fragments are the lanes of a and b
     REDUCE = auto()
     # tensor level: (x, i0, ..., ik-1) -> x[i0, ..., ik-1]: equally shaped index-dtype tensors
     # address the leading axes; each must lie in bounds.  arg: None, or the text for a fault.
@@ -135,8 +136,9 @@ class Op(Enum):
     MULACC = auto()  # (x, y, z) -> x * y + z, rounded once
 
     # -- short vectors (program level)
-    VECTOR = auto()  # (lane0, lane1, ...) or (x) repeated in every lane of the dtype
+    VECTOR = auto()  # (x, y, ...) lanes one after another; (x) repeated in every lane of the dtype
     EXTRACT = auto()  # (vector) arg: tuple of lanes; one lane gives a scalar
+    MATMUL = auto()  # (a, b, c) -> a @ b + c, all fragments; arg: MatrixUnit
 
     def __repr__(self) -> str:
         return f"Op.{self.name}"

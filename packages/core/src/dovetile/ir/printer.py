@@ -25,6 +25,7 @@ from typing import Any
 from dovetile import dtypes
 from dovetile.dtypes import DType
 from dovetile.errors import FileFormatError
+from dovetile.ir.matrix_unit import MatrixUnit
 from dovetile.ir.ops import (
     ELEMENTWISE,
     AddressSpace,
@@ -162,6 +163,7 @@ _DTYPE = re.compile(r"(.+?)(?:x(\d+))?")
 _ENUMS: dict[str, type[Enum]] = {"Op": Op, "AxisKind": AxisKind, "AddressSpace": AddressSpace}
 _ARGUMENTS: dict[str, type] = {
     "BufferArg": BufferArg,
+    "MatrixUnit": MatrixUnit,
     "RangeArg": RangeArg,
     "VariableArg": VariableArg,
 }

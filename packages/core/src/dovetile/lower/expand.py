@@ -1,22 +1,28 @@
 """UNROLL axes become copies of the nodes that depend on them, VECTOR axes become lanes.
 
 One walk from sources to users: every node gets as many copies as the UNROLL ranges open at it have
-points, and a vector type where a VECTOR range is open. Addresses are treated as linear forms, so
-that the copies of one access share a base and differ by a constant.
+points, and a vector type where VECTOR ranges are open: of several ranges, the lanes are the points
+in row-major order, the lowest id outermost. Addresses are treated as linear forms, so that the
+copies of one access share a base and differ by a constant.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 
 from dovetile import dtypes
+from dovetile.dtypes import DType
+from dovetile.ir.matrix_unit import MatrixUnit
 from dovetile.ir.ops import AxisKind, Op
 from dovetile.ir.symbolic import linear_form
 from dovetile.ir.uop import UOp, nodes_of
 
 # Lanes that are spread over at most so many times their number are loaded as one stretch.
 _WIDEST_SPAN = 4
+# Lanes in so many stretches far from each other are loaded as these stretches.
+_RUNS = (2, 4)
 Copies = tuple[tuple[UOp, ...], list[UOp]]
 
 
@@ -25,12 +31,15 @@ def expand(sink: UOp) -> UOp:
     return _Expander().run(sink)
 
 
+def lane_axes(node: UOp) -> tuple[UOp, ...]:
+    """The open VECTOR ranges of a node, in the order of its lanes."""
+    found = [r for r in node.ranges if r.arg.kind is AxisKind.VECTOR]
+    return tuple(sorted(found, key=lambda r: r.arg.id)) if len(found) > 1 else tuple(found)
+
+
 def lanes_of(node: UOp) -> int:
-    """How many lanes the open VECTOR range of a node asks for; 1 where there is none."""
-    for r in node.ranges:
-        if r.arg.kind is AxisKind.VECTOR:
-            return r.src[0].arg
-    return 1
+    """How many lanes the open VECTOR ranges of a node ask for; 1 where there are none."""
+    return math.prod(r.src[0].arg for r in node.ranges if r.arg.kind is AxisKind.VECTOR)
 
 
 def broadcast(value: UOp, lanes: int) -> UOp:
@@ -48,7 +57,12 @@ class _Expander:
 
     def run(self, sink: UOp) -> UOp:
         dims_of: dict[frozenset[UOp], tuple[UOp, ...]] = {}
+        units = [n for n in nodes_of(sink) if n.op is Op.REDUCE and isinstance(n.arg, MatrixUnit)]
+        # What a unit computes is not written out: the product, and the casts of its operands.
+        inside = {n for unit in units for n in (unit.src[0], *unit.src[0].src)}
         for node in nodes_of(sink):
+            if node in inside:
+                continue
             dims = dims_of.get(node.ranges)
             if dims is None:
                 unrolled = [r for r in node.ranges if r.arg.kind is AxisKind.UNROLL]
@@ -66,12 +80,7 @@ class _Expander:
             return copies
         if not own:
             return copies * math.prod(r.src[0].arg for r in dims)
-        strides, stride = {}, 1
-        for r in reversed(own):
-            strides[r] = stride
-            stride *= r.src[0].arg
-        factors = [strides.get(r, 0) for r in dims]
-        return [copies[sum(f * x for f, x in zip(factors, point))] for point in self._points(dims)]
+        return [copies[i] for i in _places(own, dims)]
 
     def _expand(self, node: UOp, dims: tuple[UOp, ...]) -> list[UOp]:
         op = node.op
@@ -85,34 +94,34 @@ class _Expander:
         if op is Op.INDEX:
             return self._addresses(node, dims)
         if op is Op.REDUCE:
+            if isinstance(node.arg, MatrixUnit):
+                return self._matrix_products(node, dims)
             return self._reductions(node, dims)
         if op is Op.END:
             return self._ends(node, dims)
         sources = [self._select(s, dims) for s in node.src]
         if op in (Op.AFTER, Op.GROUP, Op.SINK, Op.BARRIER, Op.RANGE):
             return [node.with_sources(src) for src in zip(*sources)]
-        lanes = lanes_of(node)
+        axes = lane_axes(node)
         if op in (Op.LOAD, Op.STORE):
-            offsets = self.offsets[node.src[0]]
-            return [self._access(node, src, offsets, lanes) for src in zip(*sources)]
-        if lanes == 1:
+            return [self._access(node, src, axes) for src in zip(*sources)]
+        if not axes:
             return [node.with_sources(src) for src in zip(*sources)]
-        dtype = node.dtype.vec(lanes)
-        return [
-            UOp(op, dtype, tuple(broadcast(s, lanes) for s in src), node.arg)
-            for src in zip(*sources)
-        ]
+        dtype = node.dtype.vec(lanes_of(node))
+        return [UOp(op, dtype, _spread(src, node.src, axes), node.arg) for src in zip(*sources)]
 
     def _addresses(self, node: UOp, dims: tuple[UOp, ...]) -> list[UOp]:
         buffer, index = node.src
         terms, constant = linear_form(index)
         moving = {r for r in index.ranges if r.arg.kind in (AxisKind.UNROLL, AxisKind.VECTOR)}
+        axes = lane_axes(node)
         lanes = lanes_of(node)
         base, offsets = UOp.const(0), [0] * lanes
         for term, factor in terms.items():
             if term in moving:
                 if term.arg.kind is AxisKind.VECTOR:
-                    offsets = [o + factor * lane for lane, o in enumerate(offsets)]
+                    lane = _places((term,), axes)
+                    offsets = [o + factor * i for o, i in zip(offsets, lane)]
                 continue
             part = self.copies[term][1][0]
             if term.ranges & moving:
@@ -120,7 +129,8 @@ class _Expander:
                 if pattern is None:
                     return self._irregular(node, dims)
                 rest, steps = pattern
-                offsets = [o + factor * step for o, step in zip(offsets, steps)]
+                own = lane_axes(term)
+                offsets = [o + factor * steps[i] for o, i in zip(offsets, _places(own, axes))]
                 part = rest
             part = part * factor if factor != 1 else part
             base = part if base.op is Op.CONST and base.arg == 0 else base + part
@@ -143,14 +153,18 @@ class _Expander:
         buffers, indices = self._select(node.src[0], dims), self._select(node.src[1], dims)
         return [b.index(broadcast(i, lanes)) for b, i in zip(buffers, indices)]
 
-    def _access(
-        self, node: UOp, src: tuple[UOp, ...], offsets: list[int] | None, lanes: int
-    ) -> UOp:
-        address, rest = src[0], src[1:]
+    def _access(self, node: UOp, src: tuple[UOp, ...], axes: tuple[UOp, ...]) -> UOp:
+        if not axes:
+            return node.with_sources(src)
+        address, rest, lanes = src[0], src[1:], lanes_of(node)
         gated = len(src) > (1 if node.op is Op.LOAD else 2)
-        if offsets is not None and lanes > 1:
-            if len(offsets) == 1:  # one place for all lanes, which differ in their value or gate
-                offsets = offsets * lanes
+        places = _places(lane_axes(node.src[0]), axes)
+        offsets = self.offsets[node.src[0]]
+        if offsets is None:
+            address = _moved_lanes(address, places)
+        else:
+            # Lanes at one place differ in their value or gate.
+            offsets = [offsets[i] for i in places]
             start, span = min(offsets), max(offsets) - min(offsets) + 1
             if span == 1 and node.op is Op.LOAD and all(s.dtype.lanes == 1 for s in rest):
                 return node.replace(src=src)  # one element, repeated where it is used
@@ -162,9 +176,12 @@ class _Expander:
                     if order == tuple(range(span)):
                         return stretch
                     return UOp(Op.EXTRACT, node.dtype.vec(lanes), (stretch,), order)
-                places = broadcast(address.src[1], lanes) + _lane_constants(offsets)
-                address = address.src[0].index(places)
-        rest = tuple(broadcast(s, lanes) for s in rest)
+                runs = _runs(offsets) if node.op is Op.LOAD and not gated else None
+                if runs is not None:
+                    return _from_runs(node.dtype, address, *runs)
+                positions = broadcast(address.src[1], lanes) + _lane_constants(offsets)
+                address = address.src[0].index(positions)
+        rest = _spread(rest, node.src[1:], axes)
         dtype = node.dtype.vec(lanes) if node.op is Op.LOAD else node.dtype
         return UOp(node.op, dtype, (address, *rest), node.arg)
 
@@ -176,20 +193,26 @@ class _Expander:
         inner = dims + unrolled
         bodies = self._select(body, inner)
         group = math.prod(r.src[0].arg for r in unrolled)
-        lanes = lanes_of(body)
-        if vector:
-            lanes = vector[0].src[0].arg
+        lanes = vector[0].src[0].arg if vector else lanes_of(body)
         result = []
         for start in range(0, len(bodies), group):
             terms = [broadcast(b, lanes) for b in bodies[start : start + group]]
             dtype = node.dtype.vec(lanes)
             if not loops:
-                value = _tree(node.arg, terms)
+                value = _tree(node.arg, terms) if terms[0].op is not Op.MATMUL else chained(terms)
             else:
                 chain = terms[0] if len(terms) == 1 else UOp(Op.GROUP, dtype, tuple(terms))
                 value = UOp(Op.REDUCE, dtype, (chain, *loops), node.arg)
             result.append(_across_lanes(node.arg, value) if vector else value)
         return result
+
+    def _matrix_products(self, node: UOp, dims: tuple[UOp, ...]) -> list[UOp]:
+        """Each a MATMUL that adds to zero; a sum of them adds to its accumulator instead."""
+        a, b = (cast.src[0] for cast in node.src[0].src)
+        dtype = node.dtype.vec(lanes_of(node))
+        zero = UOp(Op.VECTOR, dtype, (UOp.const(0, node.dtype),))
+        fragments = zip(self._select(a, dims), self._select(b, dims))
+        return [UOp(Op.MATMUL, dtype, (x, y, zero), node.arg) for x, y in fragments]
 
     def _ends(self, node: UOp, dims: tuple[UOp, ...]) -> list[UOp]:
         effect, ranges = node.src[0], node.src[1:]
@@ -208,6 +231,73 @@ class _Expander:
                 flat += e.src if e.op is Op.GROUP else (e,)
             result.append(UOp.group(*dict.fromkeys(flat)).end(*loops))
         return result
+
+
+def _places(own: tuple[UOp, ...], axes: tuple[UOp, ...]) -> list[int]:
+    """For every point of `axes` the place of its coordinates among the points of `own`, which are
+    some of these axes; both in row-major order."""
+    strides, stride = {}, 1
+    for r in reversed(own):
+        strides[r] = stride
+        stride *= r.src[0].arg
+    result = [0]
+    for r in axes:
+        step = strides.get(r, 0)
+        result = [i + step * x for i in result for x in range(r.src[0].arg)]
+    return result
+
+
+def _spread(
+    values: tuple[UOp, ...], nodes: tuple[UOp, ...], axes: tuple[UOp, ...]
+) -> tuple[UOp, ...]:
+    """Values with lanes along all of `axes`; each has lanes along those open at its node, or one
+    lane."""
+    lanes = math.prod(r.src[0].arg for r in axes)
+    result = []
+    for value, node in zip(values, nodes):
+        if 1 < value.dtype.lanes < lanes:
+            order = tuple(_places(lane_axes(node), axes))
+            value = UOp(Op.EXTRACT, value.dtype.vec(lanes), (value,), order)
+        result.append(broadcast(value, lanes))
+    return tuple(result)
+
+
+def _moved_lanes(address: UOp, places: list[int]) -> UOp:
+    """The address whose lanes are those at `places` of this one's."""
+    buffer, index = address.src
+    if index.dtype.lanes in (1, len(places)):
+        return buffer.index(broadcast(index, len(places)))
+    return buffer.index(UOp(Op.EXTRACT, index.dtype.vec(len(places)), (index,), tuple(places)))
+
+
+def _runs(offsets: list[int]) -> tuple[list[int], int, list[int]] | None:
+    """(starts, length, places) where all lanes lie in a few stretches of `length` elements: lane i
+    is number places[i] of the stretches put together. None where they do not."""
+    seen = sorted(set(offsets))
+    starts = [o for i, o in enumerate(seen) if i == 0 or seen[i - 1] != o - 1]
+    length, rest = divmod(len(seen), len(starts))
+    whole = [start + i for start in starts for i in range(length)]
+    if len(starts) not in _RUNS or rest or length < 4 or whole != seen:
+        return None
+    place = {o: i for i, o in enumerate(seen)}
+    return starts, length, [place[o] for o in offsets]
+
+
+def _from_runs(
+    dtype: DType, address: UOp, starts: list[int], length: int, places: list[int]
+) -> UOp:
+    """A load of each stretch, then the lanes in their order."""
+    parts = [UOp(Op.LOAD, dtype.vec(length), (_moved(address, start),)) for start in starts]
+    together = UOp(Op.VECTOR, dtype.vec(length * len(parts)), tuple(parts))
+    return UOp(Op.EXTRACT, dtype.vec(len(places)), (together,), tuple(places))
+
+
+def chained(products: Sequence[UOp], start: UOp | None = None) -> UOp:
+    """The sum of MATMULs, each of which adds to the one before, and the first to `start`."""
+    value = start if start is not None else products[0].src[2]
+    for product in products:
+        value = product.replace(src=(*product.src[:2], value))
+    return value
 
 
 def _lane_constants(values: list[int]) -> UOp:

@@ -12,6 +12,7 @@ from dovetile.ir.identity import identity
 from dovetile.ir.ops import AddressSpace, Op
 from dovetile.ir.rewrite import substitute, substitute_ranges
 from dovetile.ir.uop import UOp, nodes_of
+from dovetile.lower.expand import chained
 from dovetile.lower.stages import unused_ids
 
 
@@ -97,8 +98,11 @@ def _loop(
         body = node.src[0]
         terms = body.src if body.op is Op.GROUP else (body,)
         value = register.after(first, *inner).index(0).load(dtype=node.dtype)
-        for term in terms:
-            value = value.alu(node.arg, term)
+        if terms[0].op is Op.MATMUL:
+            value = chained(terms, value)
+        else:
+            for term in terms:
+                value = value.alu(node.arg, term)
         updates.append(register.after(first, *inner).index(0).store(value))
         registers.append(register)
     done = UOp.group(*updates).end(*inner)

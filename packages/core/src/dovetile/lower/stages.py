@@ -15,14 +15,17 @@ from collections.abc import Iterator
 from dovetile import dtypes
 from dovetile.ir.identity import identity
 from dovetile.ir.ops import AddressSpace, AxisKind, Op
-from dovetile.ir.rewrite import substitute, substitute_ranges
-from dovetile.ir.symbolic import linear_form
+from dovetile.ir.rewrite import rewrite, substitute, substitute_ranges
+from dovetile.ir.symbolic import fold_gates, linear_form, simplify_index
 from dovetile.ir.uop import UOp, nodes_of
 from dovetile.lower.linear import local_end
 
 _ALIGNMENT = 64
 # Rows of a panel at multiples of so many bytes fall into few places of a cache.
 _CONFLICT = 1024
+# Vectors of a copy that are put together from stretches have so many lanes at least.
+_LEAST_LANES, _MOST_STRETCHES = 8, 4
+_FOLDED = simplify_index + fold_gates
 Ranges = tuple[UOp, ...]
 
 
@@ -71,17 +74,66 @@ def aligned(nbytes: int) -> int:
 def _copied(
     buffer: UOp, value: UOp, ranges: Ranges, sizes: list[int], ids: Iterator[int], nbytes: int
 ) -> UOp:
-    """The nest that computes each element once and stores it."""
-    if not any(r.arg.kind is AxisKind.VECTOR for r in ranges):
+    """The nests that compute each element once and store it: where conditions hold but for the last
+    steps of a loop, one without conditions, and one for those steps."""
+    # The lanes of a fragment are more than those of a vector: they are copied like other axes.
+    lanes = 0
+    if sum(r.arg.kind is AxisKind.VECTOR for r in ranges) != 1:
+        plain: dict[UOp, UOp] = {}
+        for r in ranges:
+            length = substitute_ranges(r.src[0], plain)
+            plain[r] = UOp.range(length, AxisKind.LOOP, r.arg.id)
+        value, ranges = substitute_ranges(value, plain), tuple(plain.values())
         value, ranges, sizes = _merged(value, ranges, sizes)
+        lanes = nbytes // value.dtype.itemsize
+    cut = _unconditional(value, ranges)
+    if cut is None:
+        return _nest(buffer, value, ranges, ranges, sizes, ids, lanes)
+    axis, count = cut
+    nests = []
+    for start, length in ((0, count), (count, axis.src[0].arg - count)):
+        own = UOp.range(length, axis.arg.kind, next(ids))
+        point = own + start if start else own
+        part = rewrite(substitute_ranges(value, {axis: point}), _FOLDED)
+        listed, points = (tuple(x if r is axis else r for r in ranges) for x in (own, point))
+        nests.append(_nest(buffer, part, listed, points, sizes, ids, 0 if start else lanes))
+    return UOp.group(*nests)
+
+
+def _unconditional(value: UOp, ranges: Ranges) -> tuple[UOp, int] | None:
+    """A loop and how many of its steps, but not all, meet a condition of the loads whatever the
+    other loops do."""
+    gates = [n.src[2] for n in nodes_of(value) if n.op is Op.LOAD and len(n.src) == 3]
+    for gate in gates:
+        if gate.op is not Op.LT or not gate.src[1].is_const:
+            continue
+        terms, constant = linear_form(gate.src[0])
+        for r in sorted(ranges, key=lambda r: -terms.get(r, 0)):
+            factor = terms.get(r, 0)
+            rest = constant + sum(
+                int(f * (t.maximum if f > 0 else t.minimum)) for t, f in terms.items() if t is not r
+            )
+            if factor > 0 and r.src[0].is_const and r.arg.kind is AxisKind.LOOP:
+                count = (gate.src[1].arg - 1 - rest) // factor + 1
+                if 0 < count < r.src[0].arg:
+                    return r, count
+    return None
+
+
+def _nest(
+    buffer: UOp, value: UOp, ranges: Ranges, places: Ranges, sizes: list[int], ids: Iterator[int],
+    lanes: int,
+) -> UOp:  # fmt: skip
+    """One nest over copies of these ranges; `places` are their points in the buffer."""
     inner = _own(ranges, ids)
     loops, points = inner, inner
-    if not any(r.arg.kind is AxisKind.VECTOR for r in ranges):
-        loops, points = _vectorised(value, ranges, inner, nbytes // value.dtype.itemsize, ids)
-    fill_value = substitute_ranges(value, dict(zip(ranges, points)))
+    if lanes:
+        loops, points = _vectorised(value, ranges, inner, lanes, ids)
+    moved = dict(zip(ranges, points))
+    fill_value = substitute_ranges(value, moved)
     place = buffer.after(*_outer(fill_value, loops))
-    store = place.index(position(points, sizes)).store(fill_value)
-    return store.end(*_in_source_order(fill_value, loops))
+    at = substitute_ranges(position(places, sizes), moved)
+    return place.index(at).store(fill_value).end(*_in_source_order(fill_value, loops))
 
 
 def _own(ranges: Ranges, ids: Iterator[int]) -> Ranges:
@@ -131,7 +183,10 @@ def _vectorised(
     """(loops, their points as values of the ranges): lanes along an axis that the source has
     contiguous, the last such, as the buffer is contiguous along its last."""
     forms = [linear_form(n.src[0].src[1])[0] for n in nodes_of(value) if n.op is Op.LOAD]
-    inner = tuple(UOp.range(r.src[0], AxisKind.LOOP, r.arg.id) for r in inner)
+    count = _interleaved(ranges, forms, most)
+    if count:
+        lanes = tuple(UOp.range(r.src[0], AxisKind.VECTOR, r.arg.id) for r in inner[-count:])
+        return (*inner[:-count], *lanes), (*inner[:-count], *lanes)
     for i in reversed(range(len(ranges) if forms and most > 1 else 0)):
         length = ranges[i].src[0]
         contiguous = all(terms.get(ranges[i]) == 1 for terms in forms)
@@ -152,6 +207,27 @@ def _vectorised(
         chunk = UOp.range(chunks, kind, next(ids))
         return (*before, chunk, lane, *after), (*before, chunk * step + lane, *after)
     return inner, inner
+
+
+def _interleaved(ranges: Ranges, forms: list[dict[UOp, int]], most: int) -> int:
+    """How many of the last axes give lanes together: a vector that is contiguous in the panel, and
+    in the source a few stretches, as pairs of rows whose elements alternate in the panel."""
+    lanes, count = 1, 0
+    while count < len(ranges) and ranges[-count - 1].src[0].is_const:
+        n = ranges[-count - 1].src[0].arg
+        if n & (n - 1) or lanes * n > most:
+            break
+        lanes, count = lanes * n, count + 1
+    if count < 2 or lanes < _LEAST_LANES or not forms:
+        return 0
+    for terms in forms:
+        steps = [(terms.get(r, 0), r.src[0].arg) for r in ranges[-count:] if r.src[0].arg > 1]
+        stretch = 1  # elements next to each other in the source
+        while any(step == stretch for step, _ in steps):
+            stretch *= next(n for step, n in steps if step == stretch)
+        if stretch < lanes // _MOST_STRETCHES:
+            return 0
+    return count
 
 
 def _accumulated(

@@ -13,6 +13,7 @@ from dovetile.ir.ops import AxisKind, Op
 from dovetile.ir.uop import UOp
 from dovetile.optimize.analysis import Analysis, size
 from dovetile.optimize.keep import candidates
+from dovetile.optimize.online import Online
 from dovetile.optimize.opts import (
     Bind,
     GroupReduce,
@@ -167,6 +168,10 @@ def variations(opts: Sequence[Opt]) -> Iterator[tuple[Opt, ...]]:
         if isinstance(opt, Split):
             for n in (opt.size * 2, opt.size // 2, opt.size + 2, opt.size + 1, opt.size - 1):
                 if n >= 2:
+                    yield (*before, replace(opt, size=n), *after)
+        elif isinstance(opt, Online):
+            for n in (opt.size * 2, opt.size // 2):
+                if n >= 1:
                     yield (*before, replace(opt, size=n), *after)
         elif not isinstance(opt, Tail):  # axes are numbered by Splits and Tails: those must stay
             yield (*before, *after)

@@ -77,7 +77,10 @@ def _greatest(terms: Terms, constant: int) -> int:
 
 
 def _minima(value: UOp) -> list[UOp]:
-    """Values of which this is the minimum (itself, where it is no MIN)."""
+    """Values of which this length is the minimum (itself, where it is no MIN)."""
+    if value.op is Op.MAX and any(s.is_const and s.arg <= 0 for s in value.src):
+        # Where the constant is the greater one the loop is empty, and there are no points.
+        return [m for s in value.src if not s.is_const for m in _minima(s)]
     if value.op is not Op.MIN:
         return [value]
     return [*_minima(value.src[0]), *_minima(value.src[1])]

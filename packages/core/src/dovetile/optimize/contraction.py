@@ -15,6 +15,7 @@ from dovetile.ir.uop import UOp
 from dovetile.optimize.analysis import Access, Analysis, access, extent, power_of_two_up_to, size
 from dovetile.optimize.blocking import Tile, schedule
 from dovetile.optimize.opts import Opt, contracted_product
+from dovetile.optimize.unit_tiles import unit_opts, unit_tiles
 from dovetile.plugins.specs import Capabilities
 
 # Multiply-adds from which on a tile pays for its compilation: plain loops add to one sum after the
@@ -40,6 +41,11 @@ def contraction_opts(facts: Analysis, capabilities: Capabilities) -> list[Opt] |
         for vector in facts.free
         for tile in _tiles(facts, capabilities, product, reduced, operand, vector)
     ]
+    units = list(unit_tiles(facts, capabilities, product, reduced))
+    if units:
+        best = min(units, key=lambda t: t.cycles)
+        if all(best.cycles < tile.cycles for tile in tiles):
+            return unit_opts(facts, capabilities, best)
     if not tiles:
         return None
     return schedule(facts, capabilities, product, reduced, min(tiles, key=lambda t: t.cycles))
@@ -85,13 +91,15 @@ def _priced(
     operand: int, vector: UOp, lanes: int, vectors: int, column: UOp, rows: int,
 ) -> Tile:  # fmt: skip
     b = product.src[operand]
+    width = lanes * vectors
+    blocks_c = -(-size(column) // rows)
     inner = _loads_of(b)
     contiguous = all(x.stride(vector) == 1 for x in inner if vector in x.node.ranges)
-    plain = b.op is Op.LOAD and len(b.src) == 1
-    width = lanes * vectors
+    source = b.src[0] if b.op is Op.CAST else b
+    # A cast is done where an element is read, if that happens but once.
+    plain = source.op is Op.LOAD and len(source.src) == 1 and (source is b or blocks_c == 1)
     panel = extent(reduced) * width * b.dtype.itemsize
     blocks_v = -(-size(vector) // width)
-    blocks_c = -(-size(column) // rows)
     steps = extent(tuple(r for r in product.ranges if r not in (vector, column)))
     # Two multiply-adds, somewhat less than two loads a cycle; four cycles until a sum can be added
     # to again.

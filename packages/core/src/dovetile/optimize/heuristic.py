@@ -247,12 +247,15 @@ def _price(a: Access, axis: UOp | None, lanes: int) -> float:
 
 def heuristic(kernel: UOp, capabilities: Capabilities) -> list[Opt]:
     """The Opts for a kernel on a target of workers with vectors."""
+    from dovetile.optimize.closed_nests import closed_opts
     from dovetile.optimize.contraction import contraction_opts
 
     facts = Analysis(kernel)
     if not facts.outputs and not facts.reductions:
         return []
-    opts = contraction_opts(facts, capabilities)
+    opts = closed_opts(facts, capabilities)
+    if opts is None:
+        opts = contraction_opts(facts, capabilities)
     if opts is None:
         opts = [*keep_opts(kernel, capabilities)]
         opts += loop_opts(Analysis(apply_opts(kernel, opts)) if opts else facts, capabilities)

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from dovetile import dtypes
 from dovetile.errors import GraphError
+from dovetile.ir.matrix_unit import MatrixUnit
 from dovetile.ir.ops import AddressSpace, AxisKind, Op
 from dovetile.ir.rewrite import rewrite, substitute, substitute_ranges
 from dovetile.ir.spec import check
@@ -301,6 +302,8 @@ class Stage:
         if self.operand not in (0, 1):
             raise OptError(f"[Stage] operand {self.operand}; a product has 0 and 1")
         value = product.src[self.operand]
+        if by_unit(kernel, product):
+            value = value.src[0]  # a unit takes what its operand is cast from
         named = {r.arg.id: r for r in value.ranges}
         missing = [i for i in self.axes if i not in named]
         if missing:
@@ -314,7 +317,8 @@ class Stage:
             raise OptError(f"[Stage] axes {sorted(open_)} are copies or lanes; hold those too")
         ranges = tuple(named[i] for i in self.axes)
         staged = value.stage(*ranges, space=self.space, depth=self.depth)
-        return substitute(kernel, {product: _with_operand(product, self.operand, staged)})
+        operand = substitute(product.src[self.operand], {value: staged})
+        return substitute(kernel, {product: _with_operand(product, self.operand, operand)})
 
 
 @dataclass(frozen=True)
@@ -363,13 +367,21 @@ class Accumulate:
 def contracted_product(kernel: UOp) -> UOp | None:
     """The MUL that a REDUCE ADD of this kernel sums up, the first one that has two sides."""
     for node in nodes_of(kernel):
-        if node.op is Op.REDUCE and node.arg is Op.ADD:
+        if node.op is Op.REDUCE and (node.arg is Op.ADD or isinstance(node.arg, MatrixUnit)):
             body = node.src[0]
             while body.op is Op.CAST:
                 body = body.src[0]
             if body.op is Op.MUL and not (body.src[0].is_const or body.src[1].is_const):
                 return body
     return None
+
+
+def by_unit(kernel: UOp, product: UOp) -> bool:
+    """Whether a matrix unit multiplies this."""
+    return any(
+        n.op is Op.REDUCE and isinstance(n.arg, MatrixUnit) and n.src[0] is product
+        for n in nodes_of(kernel)
+    )
 
 
 def _with_operand(product: UOp, operand: int, value: UOp) -> UOp:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
+from dataclasses import astuple, fields
 from typing import Any
 
 from dovetile.errors import ArgumentError
+from dovetile.ir.matrix_unit import MatrixUnit
 from dovetile.ir.ops import AddressSpace, AxisKind
 from dovetile.optimize import opts as _opts
 from dovetile.optimize.keep import Keep
+from dovetile.optimize.online import Online
 from dovetile.optimize.opts import Opt
+from dovetile.optimize.pad import Pad
+from dovetile.optimize.use_matrix_unit import UseMatrixUnit
 
 _CLASSES: dict[str, type] = {
     c.__name__: c
     for c in (
         _opts.Split, _opts.Bind, _opts.Order, _opts.ReduceOrder, _opts.GroupReduce, _opts.Tail,
-        _opts.Stage, _opts.Accumulate, _opts.Stream, Keep,
+        _opts.Stage, _opts.Accumulate, _opts.Stream, Keep, Online, Pad, UseMatrixUnit,
     )
 }  # fmt: skip
 _ENUMERATIONS = {"kind": AxisKind, "space": AddressSpace}
@@ -41,6 +45,8 @@ def from_json(rows: Sequence[Any]) -> list[Opt]:
 def _plain(value: Any) -> Any:
     if isinstance(value, (AxisKind, AddressSpace)):
         return value.name
+    if isinstance(value, MatrixUnit):
+        return astuple(value)
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -48,6 +54,8 @@ def _value(field: str, value: Any) -> Any:
     enumeration = _ENUMERATIONS.get(field)
     if enumeration is not None:
         return enumeration[value]
+    if field == "unit":
+        return MatrixUnit(*value)
     if isinstance(value, list):
         if not all(isinstance(i, int) for i in value):
             raise ValueError(value)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from dovetile.plugins.specs import DeviceSpec as DeviceSpec
     from dovetile.plugins.specs import DTypeSpec as DTypeSpec
     from dovetile.plugins.specs import ImporterSpec as ImporterSpec
+    from dovetile.plugins.specs import MatrixUnit as MatrixUnit
     from dovetile.plugins.specs import PassSpec as PassSpec
     from dovetile.plugins.specs import ProbeResult as ProbeResult
     from dovetile.plugins.specs import RendererSpec as RendererSpec
@@ -39,7 +40,7 @@ _MODULES = {
 }
 _SPECS = (
     "PLUGIN_API Capabilities CollectiveSpec CommandSpec CompilerSpec DeviceSpec DTypeSpec "
-    "ImporterSpec PassSpec ProbeResult RendererSpec Selection"
+    "ImporterSpec MatrixUnit PassSpec ProbeResult RendererSpec Selection"
 ).split()
 
 __all__ = [*_MODULES, *_SPECS]  # pyright: ignore[reportUnsupportedDunderAll]

@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from dovetile.errors import PluginError
+from dovetile.ir.matrix_unit import MatrixUnit
 
 if TYPE_CHECKING:
     import argparse
@@ -89,6 +90,8 @@ class Capabilities:
     """Whether the host can address the device's memory, so that no copy is needed."""
     supports_barrier: bool = False
     """Whether the workers of a workgroup can wait for each other."""
+    matrix_units: tuple[MatrixUnit, ...] = ()
+    """Instructions that multiply small matrices; of equal ones the first is taken."""
     streaming_stores: bool = False
     """Whether whole vectors can be stored past the caches, without reading their lines first."""
 
@@ -99,7 +102,7 @@ class Capabilities:
         check(bool(self.architecture), "architecture", "it must name the target")
         for field in ("dtypes", "arithmetic_dtypes", "native_ops"):
             check(isinstance(getattr(self, field), frozenset), field, "it must be a frozenset")
-        for field in ("parallel_axes", "cache_bytes"):
+        for field in ("parallel_axes", "cache_bytes", "matrix_units"):
             check(isinstance(getattr(self, field), tuple), field, "it must be a tuple")
         check(
             self.arithmetic_dtypes <= self.dtypes,

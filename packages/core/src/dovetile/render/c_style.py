@@ -109,6 +109,10 @@ class CStyleRenderer:
     def barrier(self, node: UOp, writer: Writer) -> str:
         raise UnsupportedError(f"[render] a {node.arg} barrier; this target has none")
 
+    def matmul(self, node: UOp, writer: Writer) -> str:
+        """The text of what the matrix unit `node.arg` computes of three fragments."""
+        raise UnsupportedError(f"[render] matrix unit {node.arg.name}; this target has none")
+
     # -- types and constants -----------------------------------------------------------------------
 
     def type(self, dtype: DType, writer: Writer) -> str:
@@ -220,6 +224,7 @@ class CStyleRenderer:
             Op.MULACC: self._multiply_add,
             Op.VECTOR: self._vector,
             Op.EXTRACT: self._extract,
+            Op.MATMUL: self.matmul,
             **dict.fromkeys(self.functions, self._function),
         }
 
@@ -326,7 +331,10 @@ class CStyleRenderer:
             return values[0]
         if len(values) == 1:
             return self._let(self._repeat(values[0], node.dtype, writer), node.dtype, writer)
-        if node.dtype.kind == "b":
+        lanes = node.src[0].dtype.lanes
+        if lanes > 1:
+            values = [f"{v}[{lane}]" for v in values for lane in range(lanes)]
+        elif node.dtype.kind == "b":
             values = [f"-{v}" for v in values]
         return self._let(self._lanes(node.dtype, values, writer), node.dtype, writer)
 

@@ -121,6 +121,10 @@ class LlvmIrRenderer:
     def barrier(self, node: UOp, writer: Writer) -> None:
         raise UnsupportedError(f"[render] a {node.arg} barrier; this target has none")
 
+    def matmul(self, node: UOp, writer: Writer) -> str:
+        """The register that holds what the matrix unit `node.arg` computes of three fragments."""
+        raise UnsupportedError(f"[render] matrix unit {node.arg.name}; this target has none")
+
     # -- types and constants -----------------------------------------------------------------------
 
     def type(self, dtype: DType) -> str:
@@ -215,6 +219,7 @@ class LlvmIrRenderer:
             Op.WHERE: self._where,
             Op.VECTOR: self._vector,
             Op.EXTRACT: self._extract,
+            Op.MATMUL: self.matmul,
             **{op: call for op, _ in self.intrinsics},
         }
 
@@ -299,10 +304,24 @@ class LlvmIrRenderer:
             if lanes == 1:
                 return value
             return self._repeat(value, node.dtype, writer)
+        if node.src[0].dtype.lanes > 1:
+            return self._joined([names[s] for s in node.src], node.src[0].dtype, writer)
         value = "poison"
         for i, s in enumerate(node.src):
             value = writer.emit(f"insertelement {vector} {value}, {scalar} {names[s]}, i64 {i}")
         return value
+
+    def _joined(self, parts: list[str], dtype: DType, writer: Writer) -> str:
+        """The vector of the lanes of all parts, which are a power of two of vectors of `dtype`."""
+        while len(parts) > 1:
+            text, lanes = self.type(dtype), 2 * dtype.lanes
+            order = ", ".join(f"i32 {lane}" for lane in range(lanes))
+            parts = [
+                writer.emit(f"shufflevector {text} {a}, {text} {b}, <{lanes} x i32> <{order}>")
+                for a, b in zip(parts[::2], parts[1::2])
+            ]
+            dtype = dtype.vec(lanes)
+        return parts[0]
 
     def _repeat(self, value: str, dtype: DType, writer: Writer) -> str:
         """The vector with the scalar `value` in every lane."""

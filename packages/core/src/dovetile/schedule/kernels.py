@@ -10,11 +10,21 @@ from dovetile.errors import GraphError
 from dovetile.ir.ops import AxisKind, Op
 from dovetile.ir.rewrite import substitute_ranges
 from dovetile.ir.uop import UOp, nodes_of, toposort
+from dovetile.optimize.closed_nests import closable
 from dovetile.optimize.opts import rewrite_listed
 from dovetile.plugins.specs import Capabilities
 from dovetile.schedule.dependencies import Dependencies, Kernel
 from dovetile.schedule.place import Placement
 from dovetile.schedule.ranges import IndexMemo, RangeBuilder, conjunction
+
+
+class StaysApart(Exception):
+    """Two contractions that were to be closed in one loop cannot be; the second of them."""
+
+    def __init__(self, contraction: UOp) -> None:
+        super().__init__(contraction)
+        self.contraction = contraction
+
 
 FAULT_SLOT = -1
 # A reduction of fewer elements is computed inside its kernel even if that leaves few parallel rows.
@@ -69,6 +79,8 @@ class KernelMaker:
             return []
         builder = self.build(kernel)
         evicted = self._evict(kernel, builder)
+        if not evicted:
+            self._close(kernel, builder)
         if root.op is Op.STORE and not evicted and self._overlaps(kernel):
             evicted = [root.src[1]]
         for node in evicted:
@@ -221,6 +233,16 @@ class KernelMaker:
                         used[r] += 1
         return sorted(loops, key=lambda r: -used[r]) if any(used.values()) else loops
 
+    def _close(self, kernel: Kernel, builder: RangeBuilder) -> None:
+        """Lets the reductions of rule 5 share one axis, or raises StaysApart."""
+        closed = [n for n in builder.reduced.values() if n in self.placement.closed]
+        if closed:
+            assert kernel.ast is not None
+            found = closable(kernel.ast, self.capabilities[kernel.device])
+            if found is None or len(closed) > 1:
+                raise StaysApart(closed[0])
+            kernel.ast = found.kernel
+
     def _evict(self, kernel: Kernel, builder: RangeBuilder) -> list[UOp]:
         """Reductions that must not be computed inside this kernel (rule 4 of `place`)."""
         assert kernel.ast is not None
@@ -228,12 +250,14 @@ class KernelMaker:
         outer = set(end.src[1:]) if end.op is Op.END else set()
         inside = [n for n in nodes_of(kernel.ast) if n.op is Op.REDUCE and n in builder.reduced]
         own = {kernel.roots[0]}
+        reduced = builder.reduced.values()
+        together = frozenset[UOp]().union(*(self.placement.closed.get(n, ()) for n in reduced))
         evicted: list[UOp] = []
         chain: list[frozenset[UOp]] = []
         threads = self.capabilities[kernel.device].threads
         for node in sorted(inside, key=lambda n: -len(n.ranges & outer)):
             tensor = builder.reduced[node]
-            if tensor in own:
+            if tensor in own or tensor in together:
                 continue
             rows = frozenset(node.ranges & outer)
             times = math.prod(_extent(r) for r in node.ranges)

@@ -25,7 +25,7 @@ from dovetile.runtime import Device, Program
 from dovetile.runtime.compile import binary_keys, compile_programs
 from dovetile.schedule import debug, layout
 from dovetile.schedule.dependencies import Kernel, NeedsCopy
-from dovetile.schedule.kernels import FAULT_SLOT, KernelMaker, fault_code
+from dovetile.schedule.kernels import FAULT_SLOT, KernelMaker, StaysApart, fault_code
 from dovetile.schedule.keys import digest
 from dovetile.schedule.loops import canonical
 from dovetile.schedule.memory import Life
@@ -107,10 +107,13 @@ def schedule(
         simplified = run_passes("tensor", simplify_tensors(sink), capabilities[default])
         sink = _own_results(sink, simplified)
     check(sink, "tensor", "schedule.simplify")
-    # Each round settles the readers of one state of one buffer, so they are soon all settled.
-    for _ in range(1 + sum(n.op in (Op.BUFFER, Op.AFTER) for n in toposort(sink))):
+    # Each round settles the readers of one state of one buffer, or one reduction, so that they are
+    # soon all settled.
+    unsettled = (Op.BUFFER, Op.AFTER, Op.REDUCE)
+    apart: frozenset[UOp] = frozenset()
+    for _ in range(1 + sum(n.op in unsettled for n in toposort(sink))):
         with stage("place"):
-            placement = place(sink, capabilities[default])
+            placement = place(sink, capabilities[default], apart)
             layout.choose(placement, max(capabilities[default].vector_bytes // 4, 1))
         maker = KernelMaker(placement, capabilities, default)
         try:
@@ -118,6 +121,8 @@ def schedule(
                 return maker.run(), maker, sink
         except NeedsCopy as conflict:
             sink = _copy_state(sink, conflict.state)
+        except StaysApart as refused:
+            apart |= {refused.contraction}
     raise GraphError("[schedule] copies of what is overwritten do not untangle its readers")
 
 

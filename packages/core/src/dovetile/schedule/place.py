@@ -14,6 +14,8 @@ is used. The rules, in order:
        hold:           leaf / B + (k + 1) * own / B + L
 4. Any other reduction is computed inside its only kernel, at the loop level of its own axes, if
    that repeats no work and leaves enough parallel iterations; `kernels` checks that on the loops.
+5. A contraction whose operand is computed from another contraction by reductions that can share its
+   loop (`optimize.rescale`) is computed in one kernel with it: nothing in between is held.
 """
 
 from __future__ import annotations
@@ -75,15 +77,21 @@ class Placement:
     users: dict[UOp, list[UOp]]
     held: dict[UOp, None] = field(default_factory=dict)
     contractions: set[UOp] = field(default_factory=set)
+    closed: dict[UOp, frozenset[UOp]] = field(default_factory=dict)
+    """For a contraction under rule 5 the reductions that share its loop."""
+    apart: frozenset[UOp] = frozenset()
     epilogues: dict[UOp, tuple[UOp, ...]] = field(default_factory=dict)
     blocked: dict[UOp, Blocks] = field(default_factory=dict)
     relaid: dict[UOp, tuple[UOp, Blocks]] = field(default_factory=dict)
 
 
-def place(sink: UOp, target: Capabilities) -> Placement:
-    """Decides rules 1 to 3 for the whole graph."""
+def place(sink: UOp, target: Capabilities, apart: frozenset[UOp] = frozenset()) -> Placement:
+    """Decides rules 1 to 3 for the whole graph.
+
+    apart: contractions that rule 5 must leave alone.
+    """
     nodes = toposort(sink)
-    placement = Placement(nodes, consumers(nodes))
+    placement = Placement(nodes, consumers(nodes), apart=apart)
     _forced(sink, placement)
     _contractions(placement)
     _shared(placement, target)
@@ -95,6 +103,13 @@ def is_memory(node: UOp) -> bool:
     while node.op is Op.RESHAPE or (node.op is Op.AFTER):
         node = node.src[0]
     return node.op is Op.BUFFER
+
+
+# Between an operand and the sum of products that it is for.
+_PATH = MOVEMENT | {Op.CAST, Op.INDEX, Op.MUL}
+# The contractions that a value is computed from (two stand for several), and whether by a maximum.
+Origin = tuple[frozenset[UOp], bool]
+_NOTHING: Origin = (frozenset(), False)
 
 
 def storage(node: UOp) -> UOp:
@@ -121,7 +136,9 @@ def _forced(sink: UOp, placement: Placement) -> None:
 
 
 def _contractions(placement: Placement) -> None:
+    origins: dict[UOp, Origin] = {}
     for node in placement.nodes:
+        origins[node] = _origins(node, origins, placement)
         if node.op is Op.REDUCE and node.arg[0] is Op.ADD:
             product = node.src[0]
             while product.op in MOVEMENT or product.op in (Op.CAST, Op.INDEX):
@@ -134,20 +151,54 @@ def _contractions(placement: Placement) -> None:
             if min(reuse) < _REUSE or terms < 4096:
                 continue
             placement.contractions.add(node)
+            origins[node] = (frozenset((node,)), False)
+            closed = next((s for s in sources if _closes(node, s, origins, placement)), None)
             for s in sources:
-                _hold(s, placement)
+                if s is not closed:
+                    _hold(s, placement)
         elif node.op is Op.INDEX and node.size >= 2 * node.src[0].size:
             source = storage(node.src[0])
             if source.op in ELEMENTWISE and _work(source, placement) > _WINDOW_WORK:
                 _hold(source, placement)
     # Users first: an epilogue may itself be the operand that another contraction holds.
     taken: set[UOp] = set()
+    inside = frozenset[UOp]().union(*placement.closed.values())
     for node in reversed(placement.nodes):
-        if node in placement.contractions:
+        if node in placement.contractions and node not in inside:
             chain = epilogue(node, placement, taken)
             if chain:
                 placement.epilogues[node] = chain
                 _hold(chain[-1], placement)
+
+
+def _origins(node: UOp, known: dict[UOp, Origin], placement: Placement) -> Origin:
+    if node in placement.held or node.op is Op.AFTER:
+        return _NOTHING
+    contractions, by_maximum = _NOTHING
+    for s in node.src:
+        found, maximum = known[s]
+        by_maximum = by_maximum or maximum
+        if found and found != contractions and len(contractions) < 2:
+            contractions = contractions | found if contractions else found
+    return contractions, by_maximum or (node.op is Op.REDUCE and node.arg[0] is Op.MAX)
+
+
+def _closes(node: UOp, operand: UOp, origins: dict[UOp, Origin], placement: Placement) -> bool:
+    """Whether rule 5 holds: an operand of this contraction is computed from another one alone, by a
+    maximum and what follows from it, as the softmax of scores is, and nothing else needs any of
+    it."""
+    contractions, by_maximum = origins[operand]
+    if len(contractions) != 1 or not by_maximum or node in placement.apart:
+        return False
+
+    cone = toposort(operand, lambda n: origins[n][0] == contractions and n not in contractions)
+    inside = {n for n in cone if origins[n][0] == contractions}
+    path = toposort(node.src[0], lambda n: n is not operand and n.op in _PATH)
+    known = {node, *path, *inside}
+    if not all(user in known for n in inside for user in placement.users[n]):
+        return False
+    placement.closed[node] = frozenset(n for n in inside if n.op is Op.REDUCE)
+    return True
 
 
 def epilogue(node: UOp, placement: Placement, taken: set[UOp]) -> tuple[UOp, ...]:

@@ -55,7 +55,11 @@ class Attention(Random):
             key, value = key._for_heads(self, name), value._for_heads(self, name)
         if scale is None:
             scale = 1 / math.sqrt(max(1, self.shape[-1]))
-        scores = (self * scale) @ key.transpose(-2, -1)
+        # Scaled last, the queries need no pass of their own; scaled first, 16 bits do not overflow.
+        if self.dtype.itemsize > 2:
+            scores = self @ key.transpose(-2, -1) * scale
+        else:
+            scores = (self * scale) @ key.transpose(-2, -1)
         if is_causal:
             attn_mask = self._new(_earlier(*scores.shape[-2:]))
         if attn_mask is not None and attn_mask.dtype.kind == "b":

@@ -6,6 +6,7 @@ import math
 
 from dovetile import dtypes
 from dovetile.dtypes import DType
+from dovetile.ir.matrix_unit import MatrixUnit
 from dovetile.ir.ops import (
     ELEMENTWISE,
     MOVEMENT,
@@ -288,11 +289,36 @@ def _store(node: UOp) -> Verdict:
 
 
 def _loop_reduce(node: UOp) -> Verdict:
+    if isinstance(node.arg, MatrixUnit):
+        return _unit_reduce(node, node.arg)
     if node.arg not in REDUCTIONS:
-        return f"arg {node.arg!r}; right is ADD, MUL, MAX or MIN"
+        return f"arg {node.arg!r}; right is ADD, MUL, MAX or MIN, or a MatrixUnit"
     if len(node.src) < 2 or node.src[0].dtype is not node.dtype:
         return "no value of the node's type, or no loop; right is (x, *ranges)"
     return _closes_ranges(node)
+
+
+def _unit_reduce(node: UOp, unit: MatrixUnit) -> Verdict:
+    product = node.src[0]
+    operands = [s.src[0].dtype.name for s in product.src if s.op is Op.CAST]
+    if product.op is not Op.MUL or operands != [unit.a, unit.b]:
+        return f"of {product.op.name}, operands {operands}; right is CAST({unit.a})*CAST({unit.b})"
+    if node.dtype.name != unit.accumulator or product.dtype is not node.dtype:
+        return f"type {node.dtype!r}; right is {unit.accumulator}"
+    return _closes_ranges(node)
+
+
+def _matmul(node: UOp) -> Verdict:
+    unit = node.arg
+    if not isinstance(unit, MatrixUnit):
+        return f"arg {unit!r}; right is a MatrixUnit"
+    held = unit.rows * unit.columns
+    right = [
+        (unit.a, unit.rows * unit.depth), (unit.b, unit.depth * unit.columns),
+        (unit.accumulator, held), (unit.accumulator, held),
+    ]  # fmt: skip
+    found = [(v.dtype.name, v.dtype.lanes) for v in (*node.src, node)]
+    return True if found == right else f"a, b, c, result {found}; right are {right}"
 
 
 def _end(node: UOp) -> Verdict:
@@ -310,12 +336,14 @@ def _group(node: UOp) -> Verdict:
 
 
 def _vector(node: UOp) -> Verdict:
-    wanted = node.dtype.scalar
-    if any(s.dtype is not wanted for s in node.src):
-        return f"sources {named(s.dtype for s in node.src)}; right are {wanted!r}"
-    if len(node.src) in (1, node.dtype.lanes):
+    wanted, lanes = node.dtype.scalar, node.src[0].dtype.lanes
+    if any(s.dtype is not wanted.vec(lanes) for s in node.src):
+        return f"sources {named(s.dtype for s in node.src)}; right are {wanted!r}, of equal lanes"
+    if len(node.src) * lanes == node.dtype.lanes or (len(node.src) == 1 and lanes == 1):
         return True
-    return f"{len(node.src)} sources; right is one, or one for each of {node.dtype.lanes} lanes"
+    return (
+        f"{len(node.src) * lanes} lanes; right is one, or one for each of {node.dtype.lanes} lanes"
+    )
 
 
 def _extract(node: UOp) -> Verdict:
@@ -378,6 +406,7 @@ PROGRAM = RuleSet(
         form(Op.RANGE, _program_range),
         form(Op.END, _program_end),
         form(Op.GROUP, _effects),
+        form(Op.MATMUL, _matmul),
     ],
     "program level",
 )

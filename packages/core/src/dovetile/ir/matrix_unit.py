@@ -1,0 +1,57 @@
+"""Matrix units: instructions that multiply two small matrices and add the product to a third.
+
+A target declares those it has as a table of `MatrixUnit` values. An operand of the instruction is a
+fragment: the lanes of one vector value. A REDUCE whose arg is a unit sums up products for whole
+fragments; the program's MATMUL is the instruction itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dovetile.errors import PluginError
+
+
+@dataclass(frozen=True)
+class MatrixUnit:
+    """C[rows, columns] += A[rows, depth] @ B[depth, columns].
+
+    The lanes of A are its elements row by row. Those of B go by groups of `group` steps of the sum:
+    [depth / group][columns][group], as hardware wants the terms of a sum side by side. Those of C
+    are row by row. A dot-product instruction is a unit of one row, its C an ordinary vector.
+
+    A unit may take subnormal operands as zero, and adds up the products of one instruction in an
+    order, and with roundings in between, of its own.
+    """
+
+    name: str
+    """The instruction, as the renderers of the target know it."""
+    rows: int
+    columns: int
+    depth: int
+    a: str
+    """Names of the dtypes of A's elements, of B's, and of C's."""
+    b: str
+    accumulator: str
+    group: int = 1
+    registers: int = 0
+    """Registers of its own that hold fragments; 0: they are ordinary vectors, and so is C, which
+    any other operation may use. From registers of its own C only goes to memory."""
+    cycles: float = 1.0
+    """From the start of one to that of the next on a worker (cost model)."""
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.rows}x{self.columns}x{self.depth})"
+
+    def __post_init__(self) -> None:
+        sizes = (self.rows, self.columns, self.depth, self.group)
+        if any(n < 1 or n & (n - 1) for n in sizes) or self.depth % self.group:
+            raise PluginError(
+                f"[MatrixUnit] {self.name}: rows, columns, depth, group = {sizes}; each must be a "
+                "power of two, and group divide depth"
+            )
+        if not self.registers and self.rows != 1:
+            raise PluginError(
+                f"[MatrixUnit] {self.name}: {self.rows} rows in ordinary vectors; without "
+                "registers of its own a unit has one row"
+            )
