@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,8 +16,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 class ReferenceRuntime:
     """Stands in for devices: keeps arrays by BUFFER, and computes graphs by the reference."""
 
-    def __init__(self) -> None:
-        self.arrays: dict = {}
+    # For all tests: a node that outlives one has become a BUFFER that the next must know.
+    arrays: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
     def default_device_name(self) -> str:
         return "REFERENCE"

@@ -46,7 +46,7 @@ def place(array: np.ndarray) -> UOp:
 
 def plan_kernels(*roots: UOp, capabilities: Capabilities = CAPABILITIES) -> list[Kernel]:
     """The kernels of a graph in order."""
-    sink, _ = normalize(roots, toposort(roots))
+    sink = normalize(roots)
     devices: Any = {DEVICE: SimpleNamespace(capabilities=capabilities)}
     kernels, _, _ = make.schedule(sink, devices, DEVICE)
     return kernels

@@ -112,3 +112,17 @@ def test_the_table_tells_every_variable():
     lines = environment.table().splitlines()
     assert len(lines) == 2 + len(environment.VARIABLES)
     assert all(line.count("|") == 4 for line in lines)
+
+
+def test_the_version_changes_with_every_value(monkeypatch):
+    first = environment.version()
+    assert environment.version() == first
+    with context(BEAM=2):
+        inside = environment.version()
+        assert inside != first
+        with context(DEBUG=1):
+            assert environment.version() not in (first, inside)
+        assert environment.version() == inside
+    assert environment.version() == first
+    environment.reload()
+    assert environment.version() != first

@@ -145,10 +145,17 @@ def capabilities_for(worker_count: int) -> Capabilities:
         bytes_per_second=min(8e9 * worker_count, 2e11),
         operations_per_second=per_core * worker_count,
         launch_seconds=2e-7 if worker_count == 1 else 3e-6,
+        shared_work=int(per_core * _SHARING / _PLAIN_LOOPS),
         host_visible=True,
         streaming_stores=True,
     )
 
+
+# Seconds that one worker must be busy for two to be faster, measured between the launches of a
+# list, where the other is awake (after a rest it takes ten times as long, but once). And how much
+# less than the peak of multiply-adds plain loops do, their accesses counted.
+_SHARING = 5e-6
+_PLAIN_LOOPS = 8
 
 LOCAL_BYTES = 64 << 20
 """Scratch of each worker. Only address space: pages come when a kernel first touches them."""

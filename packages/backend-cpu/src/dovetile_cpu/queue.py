@@ -33,8 +33,8 @@ _RING_MASK = RING_WORDS - 1
 _LARGEST_COMMAND = RING_WORDS // 4
 _LARGEST_PATCH = 256  # pairs in one PATCH command
 _BACKLOG = 512  # words that may lie in the ring before the background thread is called
-# Lists longer than this, in words, run in the background at once. To wake a thread that sleeps takes
-# some 30 microseconds of both threads, as long as a hundred of the smallest launches.
+# Lists longer than this, in words, run in the background at once. To wake a thread that sleeps
+# costs some 30 microseconds, as long as a hundred of the smallest launches take.
 _LONG_LIST = 4096
 _COPY_PART = 1 << 20  # bytes; smaller copies are not shared among threads
 
@@ -113,12 +113,10 @@ class CpuQueue(Queue):
                 return
             self._start = True
         function: int = program.address  # type: ignore[attr-defined]
-        words = [0, function, len(buffers)]
-        words += [buffer.address for buffer in buffers]
-        words += scalars
-        size = len(words)
-        words[0] = _LAUNCH | size << 8 | parts << 32
-        self._record(size, words)
+        addresses = [buffer.address for buffer in buffers]
+        size = 3 + len(addresses) + len(scalars)
+        header = _LAUNCH | size << 8 | parts << 32
+        self._record(size, (header, function, len(addresses), *addresses, *scalars))
 
     def copy(self, destination: Buffer, source: Buffer) -> None:
         function, addresses, scalars, parts = self._copy_arguments(destination, source)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 
@@ -263,3 +265,92 @@ def test_exchanging_tensors_is_an_error() -> None:
     with pytest.raises(JitError, match="cannot exchange tensors"):
         for _ in range(3):
             swap(tensor(10))
+
+
+def test_calls_with_the_very_same_arguments_notice_what_has_changed() -> None:
+    """Such a call skips the look at its arguments; everything else counts as ever."""
+    factor, x, y = 2.0, tensor(1, 2), tensor(1, 2)
+    weight = tensor(3, 3)
+
+    @jit
+    def apply(x: Tensor, power: int, y: Tensor) -> Tensor:
+        return x * factor * weight + y * power
+
+    def check(power: int = 2) -> None:
+        expected = x.numpy() * factor * weight.numpy() + y.numpy() * power
+        np.testing.assert_array_equal(apply(x, power, y).numpy(), expected)
+
+    for _ in range(4):
+        check()
+    (step,) = apply.captures
+    replays = step.replays
+    check()
+    assert apply.captures == [step] and step.replays == replays + 1
+    x.assign(tensor(5, 6))  # pending while the call comes
+    check()
+    x.assign(x + 1).realize()
+    check()
+    weight.assign(tensor(7, 8))
+    check()
+    check(power=3)
+    check()
+    factor = 4.0
+    for _ in range(3):
+        check()
+    weight = tensor(9, 9)
+    for _ in range(3):
+        check()
+    x, y = y, x
+    for _ in range(3):
+        check()
+    y = x  # one Tensor for both
+    for _ in range(3):
+        check()
+
+
+def test_the_same_arguments_under_another_environment_or_gradient_mode() -> None:
+    x = tensor(1, 2)
+
+    @jit
+    def apply(x: Tensor) -> Tensor:
+        return x * 2
+
+    for _ in range(4):
+        assert apply(x).tolist() == [2, 4]
+    with no_grad():
+        for _ in range(4):
+            assert apply(x).tolist() == [2, 4]
+    with environment.context(BEAM=1):
+        assert apply(x).tolist() == [2, 4]
+    assert len(apply.captures) == 2
+    x.requires_grad_()
+    for _ in range(4):
+        assert apply(x).tolist() == [2, 4]
+    assert len(apply.captures) == 3
+
+
+def test_the_last_arguments_are_not_kept() -> None:
+    @jit
+    def apply(x: Tensor) -> Tensor:
+        return x + 1
+
+    for _ in range(2):
+        apply(tensor(1)).realize()
+    x = tensor(1)
+    for _ in range(4):
+        apply(x).realize()
+    gone = weakref.ref(x)
+    del x
+    assert gone() is None
+    assert apply(tensor(5)).item() == 6
+
+
+def test_a_function_that_writes_to_its_argument_does_so_at_every_call() -> None:
+    @jit
+    def advance(x: Tensor) -> Tensor:
+        x.assign(x + 1)
+        return x * 1
+
+    x = tensor(0)
+    assert [advance(x).item() for _ in range(6)] == [1, 2, 3, 4, 5, 6]
+    assert x.item() == 6

@@ -172,3 +172,13 @@ def test_workers_repeat_what_is_small(columns: int, shared: bool):
     opts = thread_opts(case.kernel, WIDE)
     assert bool(opts) is shared
     case.compare(case.results(apply_opts(case.kernel, opts)))
+
+
+@pytest.mark.parametrize("case", [kernels.elementwise(64, 64), kernels.matmul(32, 32, 32)])
+def test_how_much_is_worth_sharing_is_the_targets_word(case: Case):
+    def is_shared(work: int) -> bool:
+        opts = heuristic(case.kernel, replace(WIDE, shared_work=work))
+        return any(isinstance(opt, Bind) and opt.kind is AxisKind.THREAD for opt in opts)
+
+    assert is_shared(100)
+    assert not is_shared(1_000_000)

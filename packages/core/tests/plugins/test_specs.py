@@ -34,6 +34,7 @@ def test_capabilities_are_hashable_values_with_modest_defaults():
         ("line_bytes", 0),
         ("bytes_per_second", 0.0),
         ("launch_seconds", -1.0),
+        ("shared_work", -1),
     ],
 )
 def test_capabilities_are_validated(field, value):

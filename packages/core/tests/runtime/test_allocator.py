@@ -144,3 +144,20 @@ def test_finalizers_may_free_while_memory_is_allocated() -> None:
     gc.collect()
     allocator.release_kept()
     assert not system.live
+
+
+def test_what_was_just_freed_is_used_again_and_counted_once() -> None:
+    system = System(1 << 20)
+    allocator = system.allocator(keep_bytes=1 << 20)
+    first = allocator.allocate(1000)
+    for _ in range(10):
+        allocator.free(first)
+        assert allocator.allocate(1000) is first
+    other = allocator.allocate(5000)
+    assert allocator.used_bytes == first.nbytes + other.nbytes
+    allocator.free(first)
+    allocator.free(other)
+    assert allocator.allocate(1000) is first, "not the newest, which has another size"
+    allocator.free(first)
+    allocator.release_kept()
+    assert allocator.used_bytes == allocator.kept_bytes == 0 and not system.live

@@ -174,3 +174,19 @@ def test_out_of_memory_is_an_error_and_not_the_end(device: Device) -> None:
         Buffer(device, 1 << 62).view(8, 8).copy_in(np.zeros(8, np.uint8))
     assert buffer.to_numpy().tolist() == [0, 1, 2, 3, 4]
     assert Buffer(device, 1 << 20).address
+
+
+def test_memory_that_is_taken_at_once(device: Device) -> None:
+    buffer = Buffer.allocated(device, 64, dtypes.float32)
+    assert buffer.is_allocated and buffer.nbytes == 64
+    buffer.copy_in(np.arange(16, dtype=np.float32))
+    np.testing.assert_array_equal(buffer.to_numpy(), np.arange(16))
+    with pytest.raises(AttributeError, match="adress"):
+        getattr(buffer, "adress")  # noqa: B009
+
+
+def test_numbers_tell_which_buffer_is_older(device: Device) -> None:
+    old = Buffer(device, 8)
+    mark = Buffer.next_number()
+    new = Buffer(device, 8)
+    assert old.number < mark < new.number

@@ -84,10 +84,11 @@ class Analysis:
         counted = ELEMENTWISE | {Op.LOAD, Op.STORE}
         return sum(extent(n.ranges) for n in self.nodes if n.op in counted)
 
-    def worth_sharing(self, capabilities: Capabilities, least: int) -> bool:
-        """Whether there are several workers, and at least so much work for them."""
+    def worth_sharing(self, capabilities: Capabilities, speed: float = 1.0) -> bool:
+        """Whether there are several workers, and enough work for them, of which one does `speed`
+        times as much in a given time as of plain loops."""
         several = "THREAD" in capabilities.parallel_axes and capabilities.threads > 1
-        return several and self.work >= least
+        return several and self.work >= capabilities.shared_work * speed
 
     @cached_property
     def nbytes(self) -> int:

@@ -23,8 +23,8 @@ from dovetile.optimize.analysis import Analysis, access, extent, size
 from dovetile.optimize.opts import Accumulate, Bind, GroupReduce, Opt, Order, Split, Stage
 from dovetile.plugins.specs import Capabilities
 
-# Less work than this is not worth waking another worker.
-_PARALLEL_WORK = 200_000
+# How much more a register tile gets done in a given time than plain loops do.
+_SPEED = 2.0
 # Cycles to copy an element into a panel.
 _COPY = 1.5
 # The body of the innermost loop has at most so many products: several steps of the sum are copied
@@ -211,7 +211,7 @@ class _Nest:
     def _share(self, terms: int, pack_a: bool) -> int | None:
         """Splits an axis into the parts that the workers take, such that all of them end at about
         the same time and little is packed twice; returns the axis of parts."""
-        if not self.facts.worth_sharing(self.capabilities, _PARALLEL_WORK):
+        if not self.facts.worth_sharing(self.capabilities, _SPEED):
             return None
         threads, tile = self.capabilities.threads, self.tile
         again = {  # what each share packs again

@@ -16,8 +16,8 @@ from dovetile.optimize.opts import Bind, Opt, Order, Split, apply_opts, next_id,
 from dovetile.optimize.rescale import Closing, closing
 from dovetile.plugins.specs import Capabilities
 
-# Less work than this is not worth waking another worker.
-_PARALLEL_WORK = 200_000
+# How much more a tile gets done in a given time than plain loops do.
+_SPEED = 2.0
 # Vectors of rows in a register tile.
 _VECTORS = 4
 # Rows that one loop holds everything for, and points of the reduced axis in a round: tiles of
@@ -61,7 +61,7 @@ def closed_opts(facts: Analysis, capabilities: Capabilities) -> list[Opt] | None
     opts.append(Order((*loops, rows.arg.id, *columns)))
     opts.append(Online(rows.arg.id, _block(size(found.axis))))
     opts += _nests(apply_opts(facts.kernel, opts), lanes, capabilities)
-    if facts.worth_sharing(capabilities, _PARALLEL_WORK):
+    if facts.worth_sharing(capabilities, _SPEED):
         opts += _share(loops, capabilities.threads)
     return opts
 

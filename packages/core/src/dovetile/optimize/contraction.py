@@ -18,7 +18,9 @@ from dovetile.optimize.opts import Opt, contracted_product
 from dovetile.optimize.unit_tiles import unit_opts, unit_tiles
 from dovetile.plugins.specs import Capabilities
 
-_LEAST_WORK = 16384
+# Multiply-adds from which on a tile pays for its compilation: plain loops add to one sum after the
+# other, which at this size takes three times as long, and longer than the launch.
+_LEAST_WORK = 4096
 # Cycles to get a cache line from the next cache, while others are on their way.
 _LINE = 0.5
 _PAGE = 4096

@@ -22,8 +22,6 @@ from dovetile.optimize.opts import (
 )
 from dovetile.plugins.specs import Capabilities
 
-# Less work than this is not worth waking another worker.
-_PARALLEL_WORK = 100_000
 _STRIDED = 1.2
 # What all workers do is worth doing by each of them where it is so many times less than the rest.
 _AGAIN = 64
@@ -261,7 +259,7 @@ def heuristic(kernel: UOp, capabilities: Capabilities) -> list[Opt]:
     if opts is None:
         opts = [*keep_opts(kernel, capabilities)]
         opts += loop_opts(Analysis(apply_opts(kernel, opts)) if opts else facts, capabilities)
-        if facts.worth_sharing(capabilities, _PARALLEL_WORK):
+        if facts.worth_sharing(capabilities):
             opts += thread_opts(apply_opts(kernel, opts), capabilities)
     return opts + stream_opts(facts, capabilities)
 

@@ -83,6 +83,9 @@ class Capabilities:
     """float32 operations with all workers busy, a multiply-add counting as two (cost model)."""
     launch_seconds: float = 1e-6
     """Fixed cost of one launch (cost model)."""
+    shared_work: int = 100_000
+    """Operations and accesses of plain loops that keep one worker as busy as it takes to hand over
+    a part to another and to await it: less is not worth sharing."""
     host_visible: bool = False
     """Whether the host can address the device's memory, so that no copy is needed."""
     supports_barrier: bool = False
@@ -112,7 +115,8 @@ class Capabilities:
             f"its members must be of {PARALLEL_AXES}",
         )
         check(self.threads >= 1, "threads", "it must be at least 1")
-        for field in ("vector_bytes", "vector_registers", "local_bytes", "launch_seconds"):
+        amounts = "vector_bytes vector_registers local_bytes launch_seconds shared_work"
+        for field in amounts.split():
             check(getattr(self, field) >= 0, field, "it must not be negative")
         check(
             self.vector_bytes & (self.vector_bytes - 1) == 0,

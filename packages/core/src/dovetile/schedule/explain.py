@@ -75,7 +75,7 @@ def explain(roots: Sequence[UOp], target: Target | None = None) -> Explanation:
         from dovetile.runtime import get_device
 
         target = get_device()
-    sink, _ = normalize(roots, toposort(roots))
+    sink = normalize(roots)
     sink = _without_device(sink)
     devices: Any = {"": target}
     kernels, _, _ = schedule(sink, devices, "")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from dovetile import cache, environment
@@ -132,7 +132,7 @@ class _Known(NamedTuple):
 def run(roots: list[UOp]) -> None:
     global _runs
     _runs += 1
-    key, slots, nodes, written, states = _read(roots)
+    key, slots, written, states = _read(roots)
     if written:
         record = recording.get()
         if record is not None:
@@ -142,11 +142,11 @@ def run(roots: list[UOp]) -> None:
         extra = pending_readers(written, roots)
         if extra:
             roots = roots + extra
-            key, slots, nodes, written, states = _read(roots)
+            key, slots, written, states = _read(roots)
     known = _plans.get(key)
     if known is None:
         with stage("find plan"):
-            known = _find(roots, nodes)
+            known = _find(roots, slots)
         if len(_plans) >= _MOST_PLANS:
             _plans.clear()
         _plans[key] = known
@@ -189,31 +189,31 @@ def _context() -> tuple:
     return _known_context[1]
 
 
-_Graph = tuple[tuple, list[UOp], list[UOp], set[UOp], list[UOp]]
+_Graph = tuple[tuple, list[UOp], set[UOp], list[UOp]]
 
 
 def _read(roots: Sequence[UOp]) -> _Graph:
-    """What there is to compute: (key, slots, nodes, written, states).
+    """What there is to compute: (key, slots, written, states).
 
     key: what decides which plan this is: two graphs with one key have one normal form.
-    slots: the BUFFERs it reads or writes, in order. nodes: all nodes, sources first. written: the
-    BUFFERs that STOREs write to. states: the AFTERs.
+    slots: the BUFFERs it reads or writes, in order. written: those of them that STOREs write to.
+    states: the AFTERs.
 
     Every eager operation pays for this: it is one pass, which makes no nodes.
     """
     key: list[object] = [_context()]
     numbers: dict[UOp, int] = {}  # of nodes by the length of the key that ends with them
     places: dict[UOp, int] = {}  # of BUFFERs among the slots
-    nodes: list[UOp] = []
     written: set[UOp] = set()
     states: list[UOp] = []
-    stack = roots[::-1]
+    stack = list(reversed(roots))
     while stack:
         node = stack[-1]
         if node in numbers:
             stack.pop()
             continue
-        row: list[object] = [node.op, node.dtype, node.arg]
+        op = node.op
+        row: list[object] = [op, node.dtype, node.arg]
         for source in node.src:
             number = numbers.get(source)
             if number is None:
@@ -225,25 +225,21 @@ def _read(roots: Sequence[UOp]) -> _Graph:
                     key.append((view.op, view.arg, view.src[1:]))
                     view = view.src[0]
                 if view.op is _BUFFER:
-                    place = places.setdefault(view, len(places))
-                    key.append((place, view.dtype, view.arg[1:]))
+                    key += (places.setdefault(view, len(places)), view.dtype, view.arg[1:])
                 else:
                     key.append(view)
                 number = numbers[source] = len(key)
-                nodes.append(source)
             row.append(number)
-        if stack[-1] is not node:
-            continue
-        stack.pop()
-        key.append(tuple(row))
-        numbers[node] = len(key)
-        nodes.append(node)
-        if node.op is _AFTER:
-            states.append(node)
-        elif node.op is _STORE:
-            written.add(_base(node.src[0]))
+        if stack[-1] is node:
+            stack.pop()
+            key.append(tuple(row))
+            numbers[node] = len(key)
+            if op is _AFTER:
+                states.append(node)
+            elif op is _STORE:
+                written.add(_base(node.src[0]))
     key += [numbers[root] for root in roots]
-    return tuple(key), list(places), nodes, written, states
+    return tuple(key), list(places), written, states
 
 
 def _base(target: UOp) -> UOp:
@@ -253,8 +249,8 @@ def _base(target: UOp) -> UOp:
     return target
 
 
-def normalize(roots: Sequence[UOp], nodes: Iterable[UOp]) -> tuple[UOp, tuple[UOp, ...]]:
-    """(SINK of the roots with BUFFERs as numbered slots, the BUFFERs in slot order)."""
+def normalize(roots: Sequence[UOp], buffers: Sequence[UOp] = ()) -> UOp:
+    """SINK of the roots with BUFFERs as numbered slots: first those given, then as they come."""
     done: dict[UOp, UOp] = {}
     slots: dict[UOp, UOp] = {}
 
@@ -270,7 +266,9 @@ def normalize(roots: Sequence[UOp], nodes: Iterable[UOp]) -> tuple[UOp, tuple[UO
             node = move.replace(src=(node, *move.src[1:]))
         return node
 
-    for node in nodes:
+    for buffer in buffers:
+        slotted(buffer)
+    for node in toposort(roots, enter=lambda n: n.held is None):
         if node.op is Op.BUFFER:
             done[node] = slotted(node)
         elif node.held is not None:
@@ -281,7 +279,7 @@ def normalize(roots: Sequence[UOp], nodes: Iterable[UOp]) -> tuple[UOp, tuple[UO
             done[node] = done[node.src[0]]  # it only tells gradients to stop
         else:
             done[node] = node.with_sources(tuple([done[s] for s in node.src]))
-    return UOp.sink(*(done[r] for r in roots)), tuple(slots)
+    return UOp.sink(*(done[r] for r in roots))
 
 
 def pending_readers(written: set[UOp], roots: Sequence[UOp] = ()) -> list[UOp]:
@@ -306,9 +304,9 @@ def pending_readers(written: set[UOp], roots: Sequence[UOp] = ()) -> list[UOp]:
     return [u for u in dict.fromkeys(waiting) if touches[u]]
 
 
-def _find(roots: Sequence[UOp], nodes: Iterable[UOp]) -> _Known:
+def _find(roots: Sequence[UOp], slots: Sequence[UOp]) -> _Known:
     """The plan of a graph, and what it makes of the roots."""
-    loaded = _make(normalize(roots, nodes)[0])
+    loaded = _make(normalize(roots, slots))
     results = [(m.size, m.dtype, loaded.devices[m.device].name) for m in loaded.plan.results]
     return _Known(
         loaded,

@@ -81,9 +81,9 @@ class LoadedPlan:
         """Queues all steps; returns the buffers of the results. Does not wait."""
         plan = self.plan
         results = [Buffer.allocated(*kind) for kind in self._results]
-        memory = results + self._temporaries() if plan.temporaries else list(results)
-        memory += self._faults
-        memory += inputs
+        memory = [*results, *self._faults, *inputs]
+        if plan.temporaries:
+            memory[len(results) : len(results)] = self._temporaries()
         if plan.faults:
             register_faults(plan.faults)
         total.add(self.work)
@@ -94,8 +94,12 @@ class LoadedPlan:
             with profiling.stage("launch"):
                 self._run_timed(memory, profile)
             return results
-        for command in self.commands:
-            queue(command, memory)
+        for device, program, places, groups in self.commands:
+            buffers = [memory[place] for place in places]
+            if program is None:
+                copy(*buffers)
+            else:
+                device.queue.launch(program, buffers, (), groups)
         for submit in self._submits:
             submit()
         return results
@@ -107,11 +111,15 @@ class LoadedPlan:
 
     def _run_timed(self, memory: Sequence[Buffer], profile: Profile | None) -> None:
         """Runs step by step, each awaited and reported."""
-        for step, command in zip(self.plan.steps, self.commands):
-            command.device.wait()
+        for step, (device, program, places, groups) in zip(self.plan.steps, self.commands):
+            buffers = [memory[place] for place in places]
+            device.wait()
             start = time.perf_counter()
-            queue(command, memory)
-            command.device.wait()
+            if program is None:
+                copy(*buffers)
+            else:
+                device.queue.launch(program, buffers, (), groups)
+            device.wait()
             seconds = time.perf_counter() - start
             name = "copy" if step.program is None else self.plan.programs[step.program][1]
             if debug.level() >= 2:
@@ -119,16 +127,6 @@ class LoadedPlan:
             if profile is not None:
                 profile.plan_kernel(name, step.label, step.operations, step.nbytes)
                 profile.add_launch(name, seconds)
-
-
-def queue(command: Command, memory: Sequence[Buffer]) -> None:
-    """Records one step on its device's queue."""
-    device, program, places, groups = command
-    buffers = [memory[place] for place in places]
-    if program is None:
-        copy(buffers[0], buffers[1])
-    else:
-        device.queue.launch(program, buffers, (), groups)
 
 
 def copy(destination: Buffer, source: Buffer) -> None:

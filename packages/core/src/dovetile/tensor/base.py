@@ -266,10 +266,12 @@ class TensorBase:
             view = realized(self.uop)
             buffer = buffer_of(view)
             # Equal expressions share a buffer, which then must not be assigned to.
-            if buffer is not None and not (known := storage(buffer)).tensors:
+            if buffer is not None and not (known := buffer.held or storage(buffer)).tensors:
                 known.origin = weakref.ref(self.uop)
                 self.uop = view
-                self._attach(buffer)
+                self._buffer = buffer
+                known.tensors = shown = IdentitySet()
+                shown.add(self)
 
     def realize(self, *others: TensorBase) -> Self:
         """Compute this Tensor (and the others, together) now. Returns the Tensor itself."""
@@ -390,7 +392,9 @@ def _take_states(written: dict[weakref.ref[UOp], None]) -> dict[UOp, UOp]:
     states: dict[UOp, UOp] = {}
     for reference in list(written):
         buffer = reference()
-        for alias in () if buffer is None else aliases(buffer):
+        if buffer is None:
+            continue
+        for alias in aliases(buffer):
             state = state_of(alias.uop)
             if state is not None:
                 states[buffer] = state

@@ -6,6 +6,8 @@ Everything is imported at first use, so that building graphs costs no import of 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from functools import cache
 from typing import TYPE_CHECKING
 
 from dovetile import dtypes
@@ -58,7 +60,7 @@ def place(array: np.ndarray, device: str, share: bool = False) -> UOp:
 
 def reserve(size: int, dtype: DType, device: str) -> UOp:
     """A BUFFER with memory of its own, which is taken when it is first written to."""
-    from dovetile import runtime, schedule
+    from dovetile import runtime
 
     node = UOp.buffer(size, dtype, device)
     memory = runtime.Buffer(runtime.get_device(device), size * dtype.itemsize, dtype)
@@ -75,12 +77,17 @@ def renewed(buffer: UOp) -> UOp:
     return node
 
 
+@cache
+def _realize() -> Callable[[list[UOp]], None]:
+    # Found once: an import statement costs as much as a small operation's whole launch.
+    from dovetile.schedule import realize
+
+    return realize
+
+
 def realize(nodes: list[UOp]) -> None:
     """Compute the nodes: what :func:`realized` gives then is memory."""
-    global realize
-    from dovetile.schedule.realization import realize
-
-    realize(nodes)  # as every call after this one: an import statement is not free
+    _realize()(nodes)
 
 
 def buffer_array(buffer: UOp) -> np.ndarray:
