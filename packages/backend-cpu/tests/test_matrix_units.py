@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from dovetile import Tensor, dtypes
-from dovetile.ir.matrix_unit import MatrixUnit
 from dovetile.plugins import open_device
+from dovetile.plugins.matrix_unit import MatrixUnit
 from dovetile.runtime import Device
 from dovetile_cpu import host, llvm_compiler, matrix_units
 from dovetile_cpu.llvm_compiler import LlvmCompiler

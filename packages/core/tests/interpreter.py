@@ -9,10 +9,10 @@ import numpy as np
 
 from dovetile import dtypes
 from dovetile.dtypes import DType
-from dovetile.ir.matrix_unit import MatrixUnit
 from dovetile.ir.ops import AddressSpace, Op
 from dovetile.ir.uop import UOp
 from dovetile.lower.linear import LinearKernel, buffer_of
+from dovetile.plugins.matrix_unit import MatrixUnit
 
 
 def run(kernel: LinearKernel, arrays: Sequence[np.ndarray], parts: Sequence[int] = ()) -> None:

@@ -7,7 +7,7 @@ import sys
 from dataclasses import replace
 from functools import cache
 
-from dovetile.ir.matrix_unit import MatrixUnit
+from dovetile.plugins.matrix_unit import MatrixUnit
 from dovetile_cpu import host, memory_map
 
 TILES = {

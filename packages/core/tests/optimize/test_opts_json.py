@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dovetile.errors import ArgumentError
-from dovetile.ir.matrix_unit import MatrixUnit
 from dovetile.ir.ops import AddressSpace, AxisKind
 from dovetile.optimize import opts as module
 from dovetile.optimize import opts_json
@@ -28,6 +27,7 @@ from dovetile.optimize.opts import (
 from dovetile.optimize.opts_json import from_json, to_json
 from dovetile.optimize.pad import Pad
 from dovetile.optimize.use_matrix_unit import UseMatrixUnit
+from dovetile.plugins.matrix_unit import MatrixUnit
 
 UNITS = [
     MatrixUnit("outer", 8, 4, 2, "float16", "bfloat16", "float32", registers=4, cycles=2.5),

@@ -14,7 +14,6 @@ from loop_kernels import WIDE, Case
 from dovetile import dtypes
 from dovetile.dtypes import DType
 from dovetile.errors import PluginError
-from dovetile.ir.matrix_unit import MatrixUnit
 from dovetile.ir.ops import AddressSpace, AxisKind, Op
 from dovetile.lower import lower
 from dovetile.optimize.analysis import Analysis
@@ -23,6 +22,7 @@ from dovetile.optimize.contraction import contraction_opts
 from dovetile.optimize.opts import Bind, OptError, Order, Split, Stage, apply_opts
 from dovetile.optimize.pad import Pad
 from dovetile.optimize.use_matrix_unit import UseMatrixUnit
+from dovetile.plugins.matrix_unit import MatrixUnit
 from dovetile.plugins.specs import describe
 
 TILE = MatrixUnit("tile", 4, 8, 8, "bfloat16", "bfloat16", "float32", 2, registers=8, cycles=4)
@@ -201,9 +201,10 @@ def test_every_size_and_layout(m: int, k: int, n: int, layout: str, unit: Matrix
     case = matmul(m, k, n, layout, typed(unit))
     opts = contraction_opts(Analysis(case.kernel), target(unit))
     if opts is None:
-        assert m * k * n < 16384
+        assert m * k * n < 4096
         return
-    assert any(isinstance(opt, UseMatrixUnit) for opt in opts)
+    # Small products may be as fast without.
+    assert m * k * n < 16384 or any(isinstance(opt, UseMatrixUnit) for opt in opts)
     kernel = apply_opts(case.kernel, opts)
     assert prove(kernel) is None
     case.compare(case.results(kernel, target(unit)))

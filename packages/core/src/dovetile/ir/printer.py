@@ -25,7 +25,6 @@ from typing import Any
 from dovetile import dtypes
 from dovetile.dtypes import DType
 from dovetile.errors import FileFormatError
-from dovetile.ir.matrix_unit import MatrixUnit
 from dovetile.ir.ops import (
     ELEMENTWISE,
     AddressSpace,
@@ -36,6 +35,7 @@ from dovetile.ir.ops import (
     VariableArg,
 )
 from dovetile.ir.uop import UOp, toposort
+from dovetile.plugins.matrix_unit import MatrixUnit
 
 # -- Writing ---------------------------------------------------------------------------------------
 

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 
 from dovetile import dtypes
 from dovetile.dtypes import DType
-from dovetile.ir.matrix_unit import MatrixUnit
 from dovetile.ir.ops import AxisKind, Op
 from dovetile.ir.symbolic import linear_form
 from dovetile.ir.uop import UOp, nodes_of
+from dovetile.plugins.matrix_unit import MatrixUnit
 
 # Lanes that are spread over at most so many times their number are loaded as one stretch.
 _WIDEST_SPAN = 4

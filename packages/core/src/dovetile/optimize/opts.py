@@ -14,13 +14,13 @@ from typing import Protocol
 
 from dovetile import dtypes
 from dovetile.errors import GraphError
-from dovetile.ir.matrix_unit import MatrixUnit
 from dovetile.ir.ops import AddressSpace, AxisKind, Op
 from dovetile.ir.rewrite import rewrite, substitute, substitute_ranges
 from dovetile.ir.spec import check
 from dovetile.ir.symbolic import simplify_index
 from dovetile.ir.uop import UOp, nodes_of
 from dovetile.lower.linear import buffer_of
+from dovetile.plugins.matrix_unit import MatrixUnit
 
 
 class OptError(GraphError):

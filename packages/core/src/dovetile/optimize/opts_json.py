@@ -7,7 +7,6 @@ from dataclasses import astuple, fields
 from typing import Any
 
 from dovetile.errors import ArgumentError
-from dovetile.ir.matrix_unit import MatrixUnit
 from dovetile.ir.ops import AddressSpace, AxisKind
 from dovetile.optimize import opts as _opts
 from dovetile.optimize.keep import Keep
@@ -15,6 +14,7 @@ from dovetile.optimize.online import Online
 from dovetile.optimize.opts import Opt
 from dovetile.optimize.pad import Pad
 from dovetile.optimize.use_matrix_unit import UseMatrixUnit
+from dovetile.plugins.matrix_unit import MatrixUnit
 
 _CLASSES: dict[str, type] = {
     c.__name__: c

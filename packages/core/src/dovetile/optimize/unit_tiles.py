@@ -17,13 +17,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from dovetile.ir.matrix_unit import MatrixUnit
 from dovetile.ir.ops import AxisKind, Op
 from dovetile.ir.uop import UOp
 from dovetile.optimize.analysis import Analysis, access, extent, size
 from dovetile.optimize.opts import Bind, Opt, Order, Split, Stage
 from dovetile.optimize.pad import Pad
 from dovetile.optimize.use_matrix_unit import UseMatrixUnit, fits, fragment_axes
+from dovetile.plugins.matrix_unit import MatrixUnit
 from dovetile.plugins.specs import Capabilities
 
 # How much more a tile gets done in a given time than plain loops do.

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from dovetile.ir.matrix_unit import MatrixUnit
 from dovetile.ir.ops import AddressSpace, AxisKind, Op
 from dovetile.ir.rewrite import substitute, substitute_ranges
 from dovetile.ir.uop import UOp, nodes_of
 from dovetile.lower.stages import local_bytes, position
 from dovetile.optimize.opts import OptError, axis, next_id, output_axes, replace_axes
+from dovetile.plugins.matrix_unit import MatrixUnit
 
 
 @dataclass(frozen=True)

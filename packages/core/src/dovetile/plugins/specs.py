@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from dovetile.errors import PluginError
-from dovetile.ir.matrix_unit import MatrixUnit
+from dovetile.plugins.matrix_unit import MatrixUnit
 
 if TYPE_CHECKING:
     import argparse

@@ -14,7 +14,8 @@ from dovetile.optimize.closed_nests import closable
 from dovetile.optimize.opts import rewrite_listed
 from dovetile.plugins.specs import Capabilities
 from dovetile.schedule.dependencies import Dependencies, Kernel
-from dovetile.schedule.order import Order, as_read, order_of, sums_along
+from dovetile.schedule.layout import Layout
+from dovetile.schedule.order import as_read, order_of, sums_along
 from dovetile.schedule.place import Placement
 from dovetile.schedule.ranges import IndexMemo, RangeBuilder, conjunction
 
@@ -44,7 +45,6 @@ class KernelMaker:
         self.capabilities = capabilities
         self.default_device = device
         self.buffers: dict[UOp, UOp] = {}
-        self.orders: dict[UOp, Order] = {}
         self.memo = IndexMemo()
         self.kernels: list[Kernel] = []
 
@@ -89,15 +89,16 @@ class KernelMaker:
             self.placement.held[node] = None
             self._buffer(node)
         if evicted:
-            self.orders.pop(root, None)
+            if root in self._ordered_nodes():  # it depends on what the kernel computes
+                del self.placement.layouts[root]
             return list(dict.fromkeys(evicted))
         self.kernels.append(kernel)
-        blocked = self.placement.blocked
+        layouts = self.placement.layouts
         for copy, buffer in builder.copies.items():
             self.buffers[copy] = buffer
             self.placement.held[copy] = None
-            if copy.op is Op.PAD and copy.src[0] in blocked:
-                blocked[copy] = blocked[copy.src[0]]
+            if copy.op is Op.PAD and copy.src[0] in layouts:
+                layouts[copy] = layouts[copy.src[0]]
         for copy in builder.copies:
             nested = self._attempt(copy)
             if nested:
@@ -109,7 +110,7 @@ class KernelMaker:
         """Builds the kernel again where its value had better lie in another order."""
         (root,) = kernel.roots
         # A padded copy lies as what it is a copy of.
-        if root in {**self.orders, **self.placement.blocked} or not self._free(root):
+        if root in self.placement.layouts or not self._free(root):
             return builder
         capabilities = self.capabilities[kernel.device]
         lanes = capabilities.vector_bytes // root.dtype.itemsize
@@ -118,12 +119,16 @@ class KernelMaker:
         order = order or as_read(self.placement.users.get(root, ()))
         if order is None:
             return builder
-        self.orders[root] = order
+        self.placement.layouts[root] = Layout(order)
         return self.build(kernel)
 
+    def _ordered_nodes(self) -> list[UOp]:
+        """The held nodes that lie in an order of their axes which is not row-major."""
+        return [node for node, layout in self.placement.layouts.items() if layout.width == 1]
+
     def _ordered(self) -> set[UOp]:
-        """The BUFFERs whose values are not in row-major order."""
-        return {self.buffers[node] for node in self.orders if node in self.buffers}
+        """The BUFFERs of those."""
+        return {self.buffers[node] for node in self._ordered_nodes() if node in self.buffers}
 
     def _free(self, root: UOp) -> bool:
         """Whether only kernels read this held value, so that it may lie in any order."""
@@ -161,13 +166,14 @@ class KernelMaker:
         inline = frozenset(kernel.roots) | self._states(kernel.roots)
         contractions = [c for r in kernel.roots for c in self._contractions(r)]
         kernel.contraction = bool(contractions)
-        blocked = self.placement.blocked
+        layouts = self.placement.layouts
         relaid = dict(found for c in contractions if (found := self.placement.relaid.get(c)))
         builder = RangeBuilder(
-            self.buffers, inline, kernel.contraction, blocked, self.orders, relaid, self.memo
+            self.buffers, inline, kernel.contraction, layouts, relaid, self.memo
         )  # fmt: skip
-        blocks = blocked.get(kernel.roots[0])
-        shape = kernel.shape if blocks is None else blocks.inner_last(blocks.shape(kernel.shape))
+        layout, shape = layouts.get(kernel.roots[0]), kernel.shape
+        if layout is not None:
+            shape = layout.in_memory(layout.parts(shape))
         sequential = self._sequential_axes(kernel.roots[0])
         kernel.sequential = sequential > 0
         axes = []
@@ -175,8 +181,8 @@ class KernelMaker:
             kind = AxisKind.REDUCE if i < sequential else AxisKind.LOOP
             axes.append(builder.loop(n, kind))
         indices = kernel.axes = tuple(axes)
-        if blocks is not None:
-            indices = builder.blocked_indices(kernel.shape, indices, blocks)
+        if layout is not None:
+            indices = builder.indices_at(kernel.shape, indices, layout)
         effects = []
         for root in kernel.roots:
             if root.op is Op.STORE:
@@ -193,7 +199,7 @@ class KernelMaker:
             else:
                 buffer = self.buffers[root]
                 value = builder.value(root, indices)
-                place = builder.place_of(root, indices)
+                place = builder.place(root.shape, indices, layouts.get(root))
                 effects.append(buffer.index(place).store(value))
                 kernel.writes[buffer] = root
         fault = fault_buffer(kernel.device)
@@ -206,11 +212,10 @@ class KernelMaker:
             code = UOp.const(fault_code(check.text), fault.dtype)
             effects.append(fault.index(0).store(code, failed).end(*loops.values()))
         kernel.reads, kernel.checks = builder.reads, builder.checks
-        order = self.orders.get(kernel.roots[0], range(len(axes)))
-        loops = [axes[i] for i in order if axes[i].op is Op.RANGE]
+        loops = [r for r in axes if r.op is Op.RANGE]
         body = UOp.group(*effects)
         if builder.reduced:
-            if kernel.roots[0] not in self.orders:
+            if layout is None:
                 loops = self._loop_order(loops, effects)
             body = _ordered_reductions(body)
             if kernel.contraction:
@@ -301,7 +306,9 @@ class KernelMaker:
                 continue
             rows = frozenset(node.ranges & outer)
             # In the order in which the values lie, what it would be computed for comes again.
-            scattered = kernel.roots[0] in self.orders and rows != set(end.src[1 : 1 + len(rows)])
+            scattered = kernel.roots[0] in self.placement.layouts and rows != set(
+                end.src[1 : 1 + len(rows)]
+            )
             times = math.prod(_extent(r) for r in node.ranges)
             complete = rows == outer
             too_often = times > tensor.size
@@ -366,10 +373,8 @@ class KernelMaker:
             return False
         if a.checks or b.checks or len(a.roots) >= 16 or a.prepares or b.prepares:
             return False
-        blocked = self.placement.blocked
-        if blocked.get(a.roots[0]) != blocked.get(b.roots[0]):
-            return False
-        if self.orders.get(a.roots[0]) != self.orders.get(b.roots[0]):
+        layouts = self.placement.layouts
+        if layouts.get(a.roots[0]) != layouts.get(b.roots[0]):
             return False
         if sorted(set(a.reductions)) != sorted(set(b.reductions)):
             return False

@@ -1,215 +1,53 @@
-"""Layouts of what is held between contractions: which axis lies in blocks, innermost in memory.
+"""How the elements of a held value lie in memory.
 
-A convolution multiplies weights (outputs, channels, window) with an input (batch, channels, places)
-to (batch, outputs, places). Where the axis that the next convolution sums over lies in blocks of
-two vectors, (batch, channels / block, places, block), the vectors of every kernel run along it,
-whatever the number of places: with places last, 7 x 7 of them leave a quarter of each vector
-unused. Blocks keep neighbouring places near each other, which whole rows of channels would not. The
-weights have blocks of outputs then: a copy, made once where they stay the same from call to call.
-
-Only what stays inside the graph is laid out anew: inputs and results are row-major.
+`order` and `blocks` choose layouts; without one a value is row-major.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
 
-from dovetile.ir.ops import ELEMENTWISE, Op
-from dovetile.ir.uop import UOp, toposort
-from dovetile.schedule.place import Blocks, Placement
+from dovetile.ir.uop import UOp
 
-# For every axis of a node, the axes of the contraction that its index depends on.
-Labels = tuple[frozenset[int], ...]
-# How many vectors a block has, at most.
-_VECTORS = 2
+T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Operand:
-    """Where an operand of a contraction comes from, and which of its axes use which of its own."""
+class Layout(NamedTuple):
+    """The axes of a value in this order, outermost first; of one, blocks of `width` elements lie
+    innermost of all. That axis is two: its blocks, in its place, and the elements of a block."""
 
-    source: UOp
-    labels: Labels
-
-    def summed(self, kept: int) -> set[int]:
-        """The axes that only the sum runs over; of the contraction's, the first `kept` remain."""
-        return {i for i, used in enumerate(self.labels) if used and min(used) >= kept}
-
-
-def choose(placement: Placement, lanes: int) -> None:
-    """Fills in placement.blocked and placement.relaid, for a target of vectors of `lanes`."""
-    if lanes < 2:
-        return
-    inside = _inside(placement)
-    contractions = {
-        node: _Contraction.of(node) for node in placement.nodes if node in placement.contractions
-    }
-    # The axes that all contractions which read a value sum over. Gradients of weights keep the
-    # channels, and sum over the places: they are better off with those last.
-    summed: dict[UOp, set[int]] = {}
-    for c in contractions.values():
-        for o in c.operands:
-            axes = o.summed(c.kept)
-            summed[o.source] = summed.get(o.source, axes) & axes
-    for node, c in contractions.items():
-        chain = placement.epilogues.get(node)
-        if chain is None or c.weights is None:
-            continue
-        held = chain[-1]
-        if held not in inside:
-            continue
-        axis = _axis_of(chain, c.outputs)
-        width = _width(node.shape[c.outputs], lanes)
-        if axis is None or width is None or all(n == 1 for n in held.shape[axis + 1 :]):
-            continue
-        if held in summed:
-            wanted = axis in summed[held]
-        else:  # a border of the graph: as its input
-            wanted = any(operand.source in placement.blocked for operand in c.operands)
-        if wanted:
-            placement.blocked[held] = Blocks(axis, width)
-            (own,) = (i for i, used in enumerate(c.weights.labels) if c.outputs in used)
-            placement.relaid[node] = (c.weights.source, Blocks(own, width))
-
-
-def _width(length: int, lanes: int) -> int | None:
-    """The size of the blocks of an axis; None where it has no whole vectors."""
-    return next((n * lanes for n in range(_VECTORS, 0, -1) if length % (n * lanes) == 0), None)
-
-
-@dataclass(frozen=True)
-class _Contraction:
-    """A sum of products.
-
-    kept: how many axes its result has. weights: the operand that lies in memory, one of whose axes
-    makes the axis `outputs` of the result, all others being summed over; None where there is none.
-    """
-
-    operands: tuple[Operand, ...]
-    kept: int
-    weights: Operand | None = None
-    outputs: int = 0
+    order: tuple[int, ...]
+    axis: int = 0
+    width: int = 1
 
     @staticmethod
-    def of(node: UOp) -> _Contraction:
-        terms = node.src[0]
-        kept = len(terms.shape) - node.arg[1]
-        product, labels = terms, tuple(frozenset({i}) for i in range(len(terms.shape)))
-        while product.op is not Op.MUL:
-            product, labels = _below(product, labels)
-        operands = tuple(_operand(source, labels) for source in product.src)
-        for weights, other in (operands, operands[::-1]):
-            made = {i for used in weights.labels for i in used if i < kept}
-            if len(made) != 1 or not _is_memory(weights.source):
-                continue
-            (outputs,) = made
-            single = all(len(used) <= 1 for used in weights.labels) and (
-                sum(outputs in used for used in weights.labels) == 1
-            )
-            shared = any(outputs in used for used in other.labels)
-            if single and not shared:
-                return _Contraction(operands, kept, weights, outputs)
-        return _Contraction(operands, kept)
+    def blocks(rank: int, axis: int, width: int) -> Layout:
+        """Row-major, but for blocks of one axis."""
+        return Layout(tuple(range(rank)), axis, width)
 
+    def parts(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """A shape with that axis as two, the second behind the first."""
+        if self.width == 1:
+            return shape
+        i = self.axis
+        return (*shape[:i], shape[i] // self.width, self.width, *shape[i + 1 :])
 
-def _inside(placement: Placement) -> set[UOp]:
-    """Held values that only kernels of the graph see."""
-    seen_outside = {Op.SINK, Op.COPY, Op.AFTER, Op.STORE}
-    found = set()
-    for node in placement.held:
-        stack, inside = [node], node.op in ELEMENTWISE or node.op in (Op.REDUCE, Op.RESHAPE)
-        while stack and inside:
-            for user in placement.users[stack.pop()]:
-                inside = inside and user.op not in seen_outside
-                if user.op is Op.RESHAPE:
-                    stack.append(user)
-        if inside:
-            found.add(node)
-    return found
+    def in_memory(self, values: tuple[T, ...]) -> tuple[T, ...]:
+        """Something of each part, in the order of memory."""
+        return tuple([values[i] for i in self._places()])
 
+    def from_memory(self, values: tuple[T, ...]) -> tuple[T, ...]:
+        """The inverse of `in_memory`."""
+        found = dict(zip(self._places(), values))
+        return tuple([found[i] for i in range(len(values))])
 
-def _axis_of(chain: tuple[UOp, ...], outputs: int) -> int | None:
-    """The axis of a contraction's epilogue that is the axis `outputs` of the contraction."""
-    labels = tuple(frozenset({i}) for i in range(len(chain[-1].shape)))
-    for node, below in zip(chain[::-1], chain[-2::-1]):
-        if node.op not in ELEMENTWISE:
-            node, labels = _below(node, labels)
-            assert node is below
-    axes = labels[outputs]
-    return next(iter(axes)) if len(axes) == 1 else None
+    def applied(self, node: UOp) -> UOp:
+        """A node which is row-major as this one is in this layout."""
+        parts = node.reshape(self.parts(node.shape))
+        return parts.permute(self.in_memory(tuple(range(len(parts.shape)))))
 
-
-def _is_memory(node: UOp) -> bool:
-    return node.op is Op.BUFFER or node.op is Op.RESHAPE and node.src[0].op is Op.BUFFER
-
-
-def _operand(node: UOp, labels: Labels) -> Operand:
-    while not _is_memory(node) and (node.op in _MOVES or node.op in (Op.CAST, Op.INDEX)):
-        node, labels = _below(node, labels)
-    return Operand(node, labels)
-
-
-_MOVES = frozenset({Op.RESHAPE, Op.PERMUTE, Op.EXPAND, Op.PAD, Op.SHRINK, Op.FLIP})
-
-
-def _below(node: UOp, labels: Labels) -> tuple[UOp, Labels]:
-    """(the source of a movement, CAST or INDEX, the labels of its axes)."""
-    source = node.src[0]
-    if node.op is Op.RESHAPE:
-        return source, tuple(_regrouped(labels, node.shape, source.shape))
-    if node.op is Op.PERMUTE:
-        moved: list[frozenset[int]] = [frozenset()] * len(node.arg)
-        for position, axis in enumerate(node.arg):
-            moved[axis] = labels[position]
-        return source, tuple(moved)
-    if node.op is Op.EXPAND:
-        return source, labels[: len(source.shape)]
-    if node.op is Op.INDEX:
-        lead = len(node.src[1].shape)
-        places = tuple(_used(i, labels[:lead]) for i in node.src[1:])
-        return source, (*places, *labels[lead:])
-    return source, labels
-
-
-def _regrouped(
-    labels: Labels, new: tuple[int, ...], old: tuple[int, ...]
-) -> Iterator[frozenset[int]]:
-    """Labels of the old axes: groups of axes of equal extent go together."""
-    i = j = 0
-    while i < len(new) or j < len(old):
-        first_new, first_old = i, j
-        extent_new = new[i] if i < len(new) else 1
-        extent_old = old[j] if j < len(old) else 1
-        i, j = min(i + 1, len(new)), min(j + 1, len(old))
-        while extent_new != extent_old:
-            if extent_new < extent_old:
-                extent_new *= new[i]
-                i += 1
-            else:
-                extent_old *= old[j]
-                j += 1
-        group = frozenset().union(*(labels[k] for k in range(first_new, i) if new[k] != 1))
-        for k in range(first_old, j):
-            yield group if old[k] != 1 else frozenset()
-
-
-def _used(index: UOp, labels: Labels) -> frozenset[int]:
-    """The labels of the axes that an index into a source depends on."""
-    needed: dict[UOp, Labels] = {index: labels}
-    found: frozenset[int] = frozenset()
-    for node in reversed(toposort(index)):
-        own = needed.get(node)
-        if own is None:
-            continue
-        if node.op in ELEMENTWISE:
-            below = [(source, own) for source in node.src]
-        elif node.op in _MOVES:
-            below = [_below(node, own)]
-        else:
-            found = found.union(*own)
-            continue
-        for source, used in below:
-            before = needed.get(source, (frozenset(),) * len(used))
-            needed[source] = tuple(a | b for a, b in zip(before, used))
-    return found
+    def _places(self) -> tuple[int, ...]:
+        """The numbers of the parts in the order of memory."""
+        if self.width == 1:
+            return self.order
+        return (*(i + (i > self.axis) for i in self.order), self.axis + 1)

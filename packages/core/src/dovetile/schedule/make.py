@@ -23,7 +23,7 @@ from dovetile.plugins.passes import run_passes
 from dovetile.profiling import stage
 from dovetile.runtime import Device, Program
 from dovetile.runtime.compile import binary_keys, compile_programs
-from dovetile.schedule import debug, layout
+from dovetile.schedule import blocks, debug
 from dovetile.schedule.dependencies import Kernel, NeedsCopy
 from dovetile.schedule.kernels import FAULT_SLOT, KernelMaker, StaysApart, fault_code
 from dovetile.schedule.keys import digest
@@ -114,7 +114,7 @@ def schedule(
     for _ in range(1 + sum(n.op in unsettled for n in toposort(sink))):
         with stage("place"):
             placement = place(sink, capabilities[default], apart)
-            layout.choose(placement, max(capabilities[default].vector_bytes // 4, 1))
+            blocks.choose(placement, max(capabilities[default].vector_bytes // 4, 1))
         maker = KernelMaker(placement, capabilities, default)
         try:
             with stage("kernels"):

@@ -22,14 +22,13 @@ is used. The rules, in order:
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeVar
 
 from dovetile.ir.ops import ELEMENTWISE, MOVEMENT, Op
 from dovetile.ir.uop import UOp, consumers, toposort
 from dovetile.optimize.analysis import COST
 from dovetile.plugins.specs import Capabilities
+from dovetile.schedule.layout import Layout
 
-T = TypeVar("T")
 # A contraction uses each element of its operands at least so often.
 _REUSE = 4
 # More work per element than this is never done once per window of a convolution.
@@ -38,40 +37,13 @@ _WINDOW_WORK = 2
 _UNBOUNDED = 1 << 20
 
 
-class Blocks(NamedTuple):
-    """A layout in memory: row-major, but for one axis of which blocks lie innermost."""
-
-    axis: int
-    width: int
-
-    def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """(..., blocks, width, ...): the axis as two, in its place."""
-        n, w = shape[self.axis], self.width
-        return (*shape[: self.axis], n // w, w, *shape[self.axis + 1 :])
-
-    def of(self, node: UOp) -> UOp:
-        """The node as a row-major one with the axes that it has in memory."""
-        parts = node.reshape(self.shape(node.shape))
-        return parts.permute(self.inner_last(tuple(range(len(parts.shape)))))
-
-    def inner_last(self, values: tuple[T, ...]) -> tuple[T, ...]:
-        """Values of those axes, in the order of the axes in memory."""
-        i = self.axis + 1
-        return (*values[:i], *values[i + 1 :], values[i])
-
-    def inner_in_place(self, values: tuple[T, ...]) -> tuple[T, ...]:
-        """The inverse of `inner_last`."""
-        i = self.axis + 1
-        return (*values[:i], values[-1], *values[i:-1])
-
-
 @dataclass
 class Placement:
     """The held nodes of a graph, and the contractions among its reductions.
 
     epilogues: for a contraction what follows it in its kernel, from itself to what is held.
-    blocked: held nodes that are not row-major.
-    relaid: for a contraction a node in memory that it reads through a copy in blocks.
+    layouts: of held nodes that are not row-major.
+    relaid: for a contraction a node in memory that it reads through a copy, and the copy's layout.
     """
 
     nodes: list[UOp]
@@ -82,8 +54,8 @@ class Placement:
     """For a contraction under rule 5 the reductions that share its loop."""
     apart: frozenset[UOp] = frozenset()
     epilogues: dict[UOp, tuple[UOp, ...]] = field(default_factory=dict)
-    blocked: dict[UOp, Blocks] = field(default_factory=dict)
-    relaid: dict[UOp, tuple[UOp, Blocks]] = field(default_factory=dict)
+    layouts: dict[UOp, Layout] = field(default_factory=dict)
+    relaid: dict[UOp, tuple[UOp, Layout]] = field(default_factory=dict)
 
 
 def place(sink: UOp, target: Capabilities, apart: frozenset[UOp] = frozenset()) -> Placement:

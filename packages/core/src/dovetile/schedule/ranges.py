@@ -16,7 +16,7 @@ from dovetile.ir.ops import AxisKind, Op
 from dovetile.ir.rewrite import rewrite
 from dovetile.ir.symbolic import linear_form, simplify_index
 from dovetile.ir.uop import UOp
-from dovetile.schedule.place import Blocks
+from dovetile.schedule.layout import Layout
 
 Indices = tuple[UOp, ...]
 # What must hold for an element to exist, as separate conditions. Outside of it nothing may be
@@ -56,9 +56,8 @@ class RangeBuilder:
     """Builds the values of one kernel.
 
     held: nodes that live in memory, and the BUFFER that holds their elements.
-    blocked, orders: those whose elements are not in row-major order, but have an axis in blocks, or
-    their axes in another order.
-    relaid: nodes to read through a copy in blocks.
+    layouts: of those whose elements are not in row-major order.
+    relaid: nodes to read through a copy, and its layout.
     pad_operands: read a gated operand through a zero-padded copy, which costs one pass over it but
     keeps conditions out of the inner loop of a contraction.
     """
@@ -66,9 +65,8 @@ class RangeBuilder:
     held: Mapping[UOp, UOp]
     inline: frozenset[UOp] = frozenset()
     pad_operands: bool = False
-    blocked: Mapping[UOp, Blocks] = field(default_factory=dict)
-    orders: dict[UOp, tuple[int, ...]] = field(default_factory=dict)
-    relaid: Mapping[UOp, Blocks] = field(default_factory=dict)
+    layouts: Mapping[UOp, Layout] = field(default_factory=dict)
+    relaid: Mapping[UOp, Layout] = field(default_factory=dict)
     memo: IndexMemo = field(default_factory=IndexMemo)
     reads: dict[UOp, set[UOp | None]] = field(default_factory=dict)
     checks: list[Check] = field(default_factory=list)
@@ -213,25 +211,17 @@ class RangeBuilder:
             )
         raise GraphError(f"[{op.name}] is not a movement operation")
 
-    def place_of(self, node: UOp, indices: Indices) -> UOp:
-        """The place in memory of an element of a held node."""
-        order = self.orders.get(node)
-        if order is None:
-            return self.place(node.shape, indices, self.blocked.get(node))
-        return self._flat(tuple([node.shape[i] for i in order]), tuple([indices[i] for i in order]))
-
-    def place(self, shape: tuple[int, ...], indices: Indices, blocks: Blocks | None) -> UOp:
+    def place(self, shape: tuple[int, ...], indices: Indices, layout: Layout | None) -> UOp:
         """The place in memory of an element of something that is held."""
-        if blocks is None:
+        if layout is None:
             return self._flat(shape, indices)
-        parts = blocks.shape(shape)
-        inside = self._reshaped(shape, parts, indices)
-        return self._flat(blocks.inner_last(parts), blocks.inner_last(inside))
+        parts = layout.parts(shape)
+        indices = self._reshaped(shape, parts, indices)
+        return self._flat(layout.in_memory(parts), layout.in_memory(indices))
 
-    def blocked_indices(self, shape: tuple[int, ...], indices: Indices, blocks: Blocks) -> Indices:
-        """The indices of the element at some place in memory, which says one index for each axis
-        there."""
-        return self._reshaped(blocks.shape(shape), shape, blocks.inner_in_place(indices))
+    def indices_at(self, shape: tuple[int, ...], place: Indices, layout: Layout) -> Indices:
+        """The indices of the element at a place, which has an index for each part in memory."""
+        return self._reshaped(layout.parts(shape), shape, layout.from_memory(place))
 
     def _flat(self, shape: tuple[int, ...], indices: Indices) -> UOp:
         found = self.memo.flat.get((shape, indices))
@@ -343,12 +333,12 @@ class RangeBuilder:
                 self._zero_outside[load] = needed
                 return load
         if node in self.relaid and not needed and state is None:
-            blocks = self.relaid[node]
-            copy = self._copy(blocks.of(node))
+            layout = self.relaid[node]
+            copy = self._copy(layout.applied(node))
             self.reads.setdefault(copy, set()).add(None)
-            return copy.index(self.place(node.shape, indices, blocks)).load()
+            return copy.index(self.place(node.shape, indices, layout)).load()
         self.reads.setdefault(buffer, set()).add(state)
-        address = buffer.index(self.place_of(node, indices))
+        address = buffer.index(self.place(node.shape, indices, self.layouts.get(node)))
         if not needed:
             return address.load()
         # Only what concerns this index: other conditions would keep the load inside inner loops.
@@ -371,13 +361,8 @@ class RangeBuilder:
         padded = node.pad(tuple(amounts))
         if padded.size > 4 * node.size + 4096:
             return None
-        if node in self.orders:
-            self.orders[padded] = self.orders[node]
         places = tuple([self.simplify(i) for i in moved])
-        copy = self._copy(padded)
-        if node in self.orders:
-            return copy.index(self.place_of(padded, places))
-        return copy.index(self.place(padded.shape, places, self.blocked.get(node)))
+        return self._copy(padded).index(self.place(padded.shape, places, self.layouts.get(node)))
 
     def _copy(self, node: UOp) -> UOp:
         """The BUFFER of a copy that a kernel of its own makes."""

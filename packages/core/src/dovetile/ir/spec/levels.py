@@ -6,7 +6,6 @@ import math
 
 from dovetile import dtypes
 from dovetile.dtypes import DType
-from dovetile.ir.matrix_unit import MatrixUnit
 from dovetile.ir.ops import (
     ELEMENTWISE,
     MOVEMENT,
@@ -21,6 +20,7 @@ from dovetile.ir.ops import (
 from dovetile.ir.pattern import RuleSet
 from dovetile.ir.spec.elementwise import Verdict, elementwise, form, named, program_elementwise
 from dovetile.ir.uop import UOp
+from dovetile.plugins.matrix_unit import MatrixUnit
 
 # -- Common to several levels ----------------------------------------------------------------------
 

@@ -11,8 +11,9 @@ from numpy.lib.stride_tricks import sliding_window_view
 from dovetile import Tensor
 from dovetile.ir.uop import UOp
 from dovetile.plugins import Capabilities
-from dovetile.schedule import layout
-from dovetile.schedule.place import Blocks, Placement, place
+from dovetile.schedule.blocks import choose
+from dovetile.schedule.layout import Layout
+from dovetile.schedule.place import Placement, place
 from dovetile.schedule.simplify import simplify_tensors
 
 TARGET = Capabilities(
@@ -33,14 +34,14 @@ def tensor(*shape: int) -> Tensor:
 def laid_out(*results: Tensor) -> Placement:
     sink = simplify_tensors(UOp.sink(*(r.uop for r in results)))
     placement = place(sink, TARGET)
-    layout.choose(placement, LANES)
+    choose(placement, LANES)
     return placement
 
 
 def blocks(*results: Tensor) -> list[tuple[int, ...]]:
     """The shapes in memory of all values in blocks, in order."""
-    found = laid_out(*results).blocked
-    return [b.inner_last(b.shape(node.shape)) for node, b in found.items()]
+    found = laid_out(*results).layouts
+    return [layout.in_memory(layout.parts(node.shape)) for node, layout in found.items()]
 
 
 def conv(x: Tensor, outputs: int, window: int = 3, **options: int) -> Tensor:
@@ -67,8 +68,8 @@ def test_weights_are_read_through_copies_in_blocks():
     weights = tensor(64, 3, 3, 3)
     placement = laid_out(conv(x.conv2d(weights), 32))
     ((source, found),) = placement.relaid.values()
-    assert (source.shape, found) == ((64, 3, 3, 3), Blocks(0, 32))
-    assert found.of(source).shape == (2, 3, 3, 3, 32)
+    assert (source.shape, found) == ((64, 3, 3, 3), Layout.blocks(4, 0, 32))
+    assert found.applied(source).shape == (2, 3, 3, 3, 32)
 
 
 def test_products_of_matrices_have_their_outputs_last_by_themselves():
