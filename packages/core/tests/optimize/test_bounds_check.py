@@ -83,6 +83,17 @@ def test_blocks_of_short_blocks_are_proved(n: int, data: st.DataObject):
     case.compare(case.results(kernel))
 
 
+def test_quotients_in_short_blocks_are_proved():
+    """Rows of 9 x 64 read as 64 x 9, in blocks of 64 of which the last share has fewer."""
+    x = kernels.tensor(2, 9, 64)
+    value = x.permute((0, 2, 1)).reshape((2, 576)) + 1
+    case = kernels.case("turned", value, [x], lambda x: x.transpose(0, 2, 1).reshape(2, 576) + 1)
+    opts = [Split(1, 64), Split(1, 16), Split(2, 5, "short")]
+    kernel = apply_opts(case.kernel, opts)
+    assert prove(kernel) is None
+    case.compare(case.results(kernel))
+
+
 def test_kernels_of_the_scheduler_are_proved():
     for case in (kernels.padded(9, 2, 3), kernels.convolution(1, 2, 2, 5, 3)):
         assert prove(case.kernel) is None, case.name

@@ -57,9 +57,7 @@ def index_bounds(index: UOp) -> tuple[int, int]:
 
 def _greatest(terms: Terms, constant: int) -> int:
     """The greatest value of a sum, or a bound above it."""
-    apart = constant + sum(
-        int(c * (term.maximum if c > 0 else term.minimum)) for term, c in terms.items()
-    )
+    apart = constant + sum(c * _extreme(term, c > 0) for term, c in terms.items())
     # Loops first: what their lengths subtract may be the very MIN that stands beside them.
     for term, factor in sorted(terms.items(), key=lambda item: item[0].op is not Op.RANGE):
         # r < min(a, b) gives two bounds, r <= a - 1 and r <= b - 1; either may be the one that
@@ -74,6 +72,15 @@ def _greatest(terms: Terms, constant: int) -> int:
         together = min(_greatest(*add((rest, constant), limit, factor)) for limit in limits)
         return min(apart, together)
     return apart
+
+
+def _extreme(term: UOp, greatest: bool) -> int:
+    """A bound of one term: of a quotient, from the tighter ones of what is divided."""
+    bounds = (int(term.minimum), int(term.maximum))
+    if term.op is Op.FLOORDIV and term.src[1].is_const and term.src[1].arg > 0:
+        low, high = (bound // term.src[1].arg for bound in index_bounds(term.src[0]))
+        bounds = (max(bounds[0], low), min(bounds[1], high))
+    return bounds[greatest]
 
 
 def _minima(value: UOp) -> list[UOp]:
