@@ -45,6 +45,8 @@ class KernelMaker:
         self.capabilities = capabilities
         self.default_device = device
         self.buffers: dict[UOp, UOp] = {}
+        self.ordered: set[UOp] = set()
+        """The BUFFERs whose axes lie in an order that is not row-major."""
         self.memo = IndexMemo()
         self.kernels: list[Kernel] = []
 
@@ -89,7 +91,8 @@ class KernelMaker:
             self.placement.held[node] = None
             self._buffer(node)
         if evicted:
-            if root in self._ordered_nodes():  # it depends on what the kernel computes
+            if self.buffers.get(root) in self.ordered:  # it depends on what the kernel computes
+                self.ordered.remove(self.buffers[root])
                 del self.placement.layouts[root]
             return list(dict.fromkeys(evicted))
         self.kernels.append(kernel)
@@ -98,7 +101,7 @@ class KernelMaker:
             self.buffers[copy] = buffer
             self.placement.held[copy] = None
             if copy.op is Op.PAD and copy.src[0] in layouts:
-                layouts[copy] = layouts[copy.src[0]]
+                self._lay_out(copy, layouts[copy.src[0]])
         for copy in builder.copies:
             nested = self._attempt(copy)
             if nested:
@@ -115,20 +118,17 @@ class KernelMaker:
         capabilities = self.capabilities[kernel.device]
         lanes = capabilities.vector_bytes // root.dtype.itemsize
         assert kernel.ast is not None
-        order = order_of(kernel.ast, kernel.axes, kernel.contraction, self._ordered(), lanes)
+        order = order_of(kernel.ast, kernel.axes, kernel.contraction, self.ordered, lanes)
         order = order or as_read(self.placement.users.get(root, ()))
         if order is None:
             return builder
-        self.placement.layouts[root] = Layout(order)
+        self._lay_out(root, Layout(order))
         return self.build(kernel)
 
-    def _ordered_nodes(self) -> list[UOp]:
-        """The held nodes that lie in an order of their axes which is not row-major."""
-        return [node for node, layout in self.placement.layouts.items() if layout.width == 1]
-
-    def _ordered(self) -> set[UOp]:
-        """The BUFFERs of those."""
-        return {self.buffers[node] for node in self._ordered_nodes() if node in self.buffers}
+    def _lay_out(self, node: UOp, layout: Layout) -> None:
+        self.placement.layouts[node] = layout
+        if layout.width == 1:
+            self.ordered.add(self.buffers[node])
 
     def _free(self, root: UOp) -> bool:
         """Whether only kernels read this held value, so that it may lie in any order."""
@@ -219,7 +219,7 @@ class KernelMaker:
                 loops = self._loop_order(loops, effects)
             body = _ordered_reductions(body)
             if kernel.contraction:
-                body = sums_along(body, self._ordered())
+                body = sums_along(body, self.ordered)
         kernel.ast = UOp.sink(body.end(*loops))
         reductions = [n for n in nodes_of(kernel.ast) if n.op is Op.REDUCE]
         kernel.reductions = tuple(
