@@ -10,12 +10,17 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from dovetile import Tensor, dtypes, environment
+from dovetile import Tensor, dtypes
+from dovetile.lower import lower
+from dovetile.optimize.heuristic import heuristic
+from dovetile.optimize.opts import apply_opts
 from dovetile.plugins import open_device
 from dovetile.plugins.matrix_unit import MatrixUnit
 from dovetile.runtime import Device
+from dovetile.schedule.loops import canonical
+from dovetile.schedule.make import schedule
+from dovetile.schedule.realization import normalize
 from dovetile_cpu import host, llvm_compiler, matrix_units
-from dovetile_cpu.llvm_compiler import LlvmCompiler
 
 UNITS = {**matrix_units.TILES, **matrix_units.DOTS}
 
@@ -72,18 +77,18 @@ def test_products_of_every_layout(
 @pytest.mark.parametrize("name", UNITS)
 def test_the_instruction_is_in_the_code(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     device, unit = only(name, monkeypatch), UNITS[name]
-    sources: list[str] = []
-    compiled = LlvmCompiler.compile
-
-    def compile(self: LlvmCompiler, source: str) -> bytes:
-        sources.append(source)
-        return compiled(self, source)
-
-    monkeypatch.setattr(LlvmCompiler, "compile", compile)
-    random = np.random.default_rng(0)
     n = 70 + list(UNITS).index(name)
-    with environment.context(DOVETILE_CACHE_BYTES=0):  # what is found there is not compiled
-        product(device, unit, *(numbers(random, t, (n, n)) for t in (unit.a, unit.b)), "nn")
+    random = np.random.default_rng(0)
+    x, y = (Tensor(numbers(random, t, (n, n)), device=device.name) for t in (unit.a, unit.b))
+    wide = getattr(dtypes, unit.accumulator)
+    sink = normalize([(x.cast(wide) @ y.cast(wide)).uop])
+    kernels, _, _ = schedule(sink, {device.name: device}, device.name)
+    sources = []
+    for kernel in kernels:
+        assert kernel.ast is not None
+        loops, _ = canonical(kernel.ast)
+        optimized = apply_opts(loops, heuristic(loops, device.capabilities))
+        sources.append(device.renderer.render(lower(optimized, device.capabilities)))
     machine = llvm_compiler._Machine()
     modules = [machine.binding.parse_assembly(machine.head + source) for source in sources]
     for module in modules:
