@@ -139,6 +139,7 @@ class Op(Enum):
     VECTOR = auto()  # (x, y, ...) lanes one after another; (x) repeated in every lane of the dtype
     EXTRACT = auto()  # (vector) arg: tuple of lanes; one lane gives a scalar
     MATMUL = auto()  # (a, b, c) -> a @ b + c, all fragments; arg: MatrixUnit
+    SHUFFLE = auto()  # (x) -> the x of that lane of the warp whose number is this one's XOR arg
 
     def __repr__(self) -> str:
         return f"Op.{self.name}"

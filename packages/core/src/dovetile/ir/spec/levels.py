@@ -400,6 +400,12 @@ def _program_end(node: UOp) -> Verdict:
     return _end(node)
 
 
+def _shuffle(node: UOp) -> Verdict:
+    if len(node.src) != 1 or node.src[0].dtype is not node.dtype or node.dtype.kind == "v":
+        return f"sources {named(s.dtype for s in node.src)}; right is one value of the node's type"
+    return True if type(node.arg) is int and node.arg > 0 else f"arg {node.arg!r}; right is > 0"
+
+
 PROGRAM = RuleSet(
     [
         *_KERNEL,
@@ -407,6 +413,7 @@ PROGRAM = RuleSet(
         form(Op.END, _program_end),
         form(Op.GROUP, _effects),
         form(Op.MATMUL, _matmul),
+        form(Op.SHUFFLE, _shuffle),
     ],
     "program level",
 )
