@@ -13,6 +13,10 @@ from dovetile.lower.linear import buffer_of
 from dovetile.optimize.opts import is_idempotent, output_axes
 from dovetile.plugins.specs import Capabilities
 
+# How much more a register tile gets done in a given time than plain loops do.
+TILE_SPEED = 2.0
+# Bytes from one page of memory to the next.
+PAGE = 4096
 # How many additions the operations cost about.
 COST = {Op.EXP2: 8, Op.LOG2: 10, Op.SIN: 16, Op.DIV: 4, Op.SQRT: 4, Op.FLOORDIV: 8, Op.FLOORMOD: 8}
 
@@ -140,6 +144,12 @@ def size(axis: UOp) -> int:
 def extent(axes: frozenset[UOp] | tuple[UOp, ...]) -> int:
     """Points of all these axes together."""
     return math.prod(size(r) for r in axes)
+
+
+def room(capabilities: Capabilities) -> int:
+    """Bytes that the panels of one operand of a contraction may take."""
+    last = capabilities.cache_bytes[-1] if capabilities.cache_bytes else 1 << 20
+    return min(last // 8, capabilities.local_bytes // 4)
 
 
 def power_of_two_up_to(n: int) -> int:

@@ -114,7 +114,7 @@ def schedule(
     for _ in range(1 + sum(n.op in unsettled for n in toposort(sink))):
         with stage("place"):
             placement = place(sink, capabilities[default], apart)
-            blocks.choose(placement, max(capabilities[default].vector_bytes // 4, 1))
+            blocks.choose(placement, capabilities[default].vector_bytes)
         maker = KernelMaker(placement, capabilities, default)
         try:
             with stage("kernels"):

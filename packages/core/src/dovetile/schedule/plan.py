@@ -110,10 +110,8 @@ class Plan:
 
             return Plan(
                 [
-                    Step(
-                        d, p, tuple(Reference(k, n) for k, n in refs), parts, label, *work, prepares
-                    )
-                    for d, p, refs, parts, label, *work, prepares in data["steps"]
+                    Step(device, program, tuple(Reference(k, n) for k, n in memory_of), *rest)
+                    for device, program, memory_of, *rest in data["steps"]
                 ],
                 [(d, n, k) for d, n, k in data["programs"]],
                 [memory(m) for m in data["temporaries"]],
