@@ -3,7 +3,7 @@ tested with, without any backend. Every access is checked against its buffer."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -23,7 +23,29 @@ def run(kernel: LinearKernel, arrays: Sequence[np.ndarray], parts: Sequence[int]
     slots = {b.arg.slot: a for b, a in zip(kernel.buffers, arrays, strict=True)}
     with np.errstate(all="ignore"):
         for part in parts or range(kernel.parts):
-            _Run(kernel, slots, part).block(0, len(kernel.uops))
+            _workgroup(kernel, slots, part)
+
+
+def _workgroup(kernel: LinearKernel, slots: dict[int, np.ndarray], part: int) -> None:
+    """All threads of a group: each runs on to the next place where they meet, in an order of its
+    own, so that what one reads too early is missing."""
+    # Unwritten scratch memory holds anything: NaN where it is read as float.
+    scratch = np.full(kernel.local_bytes, 255, np.uint8)
+    runs = [_Run(kernel, slots, part, thread, scratch) for thread in range(kernel.threads)]
+    steps = [run.block(0, len(kernel.uops)) for run in runs]
+    backwards = False
+    while True:
+        order = reversed(range(len(runs))) if backwards else range(len(runs))
+        met = {thread: next(steps[thread], None) for thread in order}
+        backwards = not backwards
+        node = met[0]
+        assert all(other is node for other in met.values()), "threads meet at different places"
+        if node is None:
+            return
+        if node.op is Op.SHUFFLE:
+            values = [run.values[node.src[0]] for run in runs]
+            for thread, run in enumerate(runs):
+                run.values[node] = values[thread ^ node.arg]
 
 
 def host(dtype: DType) -> np.dtype:
@@ -32,16 +54,19 @@ def host(dtype: DType) -> np.dtype:
 
 
 class _Run:
-    def __init__(self, kernel: LinearKernel, slots: dict[int, np.ndarray], part: int) -> None:
+    def __init__(
+        self, kernel: LinearKernel, slots: dict[int, np.ndarray], part: int, thread: int,
+        scratch: np.ndarray,
+    ) -> None:  # fmt: skip
         self.uops = kernel.uops
-        self.slots, self.part = slots, part
-        # Unwritten scratch memory holds anything: NaN where it is read as float.
-        self.scratch = np.full(kernel.local_bytes, 255, np.uint8)
+        self.slots, self.scratch = slots, scratch
+        self.indices = {"part": part, "group": part, "local": thread}
         self.memory: dict[UOp, np.ndarray] = {}
         self.values: dict[UOp, np.ndarray] = {}
         self.ends: dict[UOp, int] = {n.src[1]: i for i, n in enumerate(self.uops) if n.op is Op.END}
 
-    def block(self, first: int, last: int) -> None:
+    def block(self, first: int, last: int) -> Iterator[UOp]:
+        """Runs these operations; yields where all threads must meet."""
         i = first
         while i < last:
             node = self.uops[i]
@@ -49,10 +74,13 @@ class _Run:
                 end = self.ends[node]
                 for counter in range(int(self.values[node.src[0]])):
                     self.values[node] = np.int64(counter)
-                    self.block(i + 1, end)
+                    yield from self.block(i + 1, end)
                 i = end + 1
                 continue
-            self.execute(node)
+            if node.op in (Op.BARRIER, Op.SHUFFLE):
+                yield node
+            else:
+                self.execute(node)
             i += 1
 
     def execute(self, node: UOp) -> None:
@@ -62,8 +90,7 @@ class _Run:
         elif op is Op.CONST:
             self.values[node] = np.asarray(node.arg).astype(host(node.dtype))
         elif op is Op.SPECIAL:
-            assert node.arg == "part"
-            self.values[node] = np.int64(self.part)
+            self.values[node] = np.int64(self.indices[node.arg])
         elif op is Op.INDEX:
             self.values[node] = self.values[src[1]]
         elif op is Op.LOAD:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import interpreter
@@ -32,6 +32,19 @@ WIDE = Capabilities(
     cache_bytes=(32768, 1 << 20),
     local_bytes=1 << 20,
     host_visible=True,
+)
+GROUPS = replace(
+    WIDE,
+    architecture="test-groups",
+    parallel_axes=("GROUP", "LOCAL"),
+    threads=4,
+    group_threads=64,
+    warp=8,
+    vector_bytes=16,
+    vector_registers=64,
+    cache_bytes=(),
+    local_bytes=48 << 10,
+    supports_barrier=True,
 )
 """Two threads, eight float32 lanes."""
 
@@ -64,7 +77,7 @@ class Case:
         binary = device.compiler.compile(device.renderer.render(program))
         buffers = [Buffer.from_numpy(device, a) for a in self.arrays]
         loaded = device.load(binary, "kernel")
-        device.queue.launch(loaded, buffers, (), (program.parts,))
+        device.queue.launch(loaded, buffers, (), (program.parts,), (program.threads,))
         device.synchronize()
         self.compare([b.to_numpy() for b in buffers])
 

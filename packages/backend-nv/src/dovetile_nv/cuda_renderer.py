@@ -18,14 +18,13 @@ from dovetile_nv.cuda_prelude import prelude
 from dovetile_nv.program_form import (
     GLOBAL_ALIGNMENT,
     LOCAL_ALIGNMENT,
-    geometry_name,
-    threads_of,
+    is_dynamic,
+    size_name,
 )
 
 _TYPES = {"bool": "bool", "float16": "float16", "bfloat16": "bfloat16"}
 _SMALL = ("float16", "bfloat16")
 _INDICES = {"group": "blockIdx.x", "local": "threadIdx.x"}
-_LOCAL = f"extern __shared__ __align__({LOCAL_ALIGNMENT}) unsigned char local_memory[];"
 
 
 class CudaRenderer:
@@ -62,17 +61,16 @@ class _Text(CStyleRenderer):
         return prelude(number, used) + super().render(kernel)
 
     def qualifiers(self, kernel: LinearKernel) -> str:
-        return f'extern "C" __global__ void __launch_bounds__({threads_of(kernel)})'
+        return f'extern "C" __global__ void __launch_bounds__({kernel.threads})'
 
     def parameters(self, kernel: LinearKernel) -> list[str]:
         buffers = super().parameters(kernel)[: len(kernel.buffers)]
         return buffers + [f"const long long value_{v.arg.name}" for v in kernel.variables]
 
     def epilogue(self, kernel: LinearKernel) -> str:
-        return (
-            f'extern "C" __device__ unsigned {geometry_name(kernel)}[2] = '
-            f"{{{threads_of(kernel)}, {kernel.local_bytes}}};"
-        )
+        if not is_dynamic(kernel):
+            return ""
+        return f'extern "C" __device__ unsigned {size_name(kernel)} = {kernel.local_bytes};'
 
     def _handlers(self) -> dict[Op, Callable[[UOp, Writer], str | None]]:
         return {**super()._handlers(), Op.VARIABLE: self._variable}
@@ -88,7 +86,11 @@ class _Text(CStyleRenderer):
         return self._let(f"({self.types['index']}){_INDICES[node.arg]}", node.dtype, writer)
 
     def local_buffer(self, node: UOp, writer: Writer) -> str:
-        writer.declarations[_LOCAL] = None
+        dynamic = is_dynamic(writer.kernel)
+        linkage, size = ("extern ", "") if dynamic else ("", writer.kernel.local_bytes)
+        writer.declarations[
+            f"{linkage}__shared__ __align__({LOCAL_ALIGNMENT}) unsigned char local_memory[{size}];"
+        ] = None
         name, text = f"local_{node.arg.slot}_{len(writer.entry)}", self.stored(node.dtype)
         writer.entry.append(f"{text}* {name} = ({text}*)(local_memory + {node.arg.slot});")
         return name

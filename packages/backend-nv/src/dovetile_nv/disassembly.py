@@ -34,6 +34,8 @@ def disassemble(cubin: bytes) -> str:
     return done.stdout
 
 
-def instructions(cubin: bytes) -> list[str]:
-    """The instructions in order, each with its modifiers and without operands: LDG.E.128, ..."""
-    return [name for name in _INSTRUCTION.findall(disassemble(cubin)) if name != "NOP"]
+def instructions(cubin: bytes, name: str) -> list[str]:
+    """The instructions of a kernel in order, with modifiers and without operands: LDG.E.128, ..."""
+    _, _, text = disassemble(cubin).partition(f"\n.text.{name}:\n")
+    text, _, _ = text.partition("\n\t.section\t")
+    return [word for word in _INSTRUCTION.findall(text) if word != "NOP"]

@@ -2,13 +2,13 @@
 
 A kernel NAME is an entry that takes the addresses of its buffers in order of their slots, then the
 values of its variables in order of their names, 8 bytes each. A workgroup is a block of the first
-dimension; its shared memory is one dynamic block. How large both are stands in the binary, in eight
-bytes of initialised data called NAME_geometry: threads of a workgroup, bytes of shared memory.
+dimension, and has as many threads as the launch says. Its shared memory is one static block, which
+the binary describes, up to the size that those may have; above that a dynamic one, and then its
+size stands in the binary too, in four bytes of initialised data called NAME_local_bytes.
 """
 
 from __future__ import annotations
 
-from dovetile.ir.ops import Op
 from dovetile.lower.linear import LinearKernel
 from dovetile_nv.capabilities import ACCESS_BYTES
 
@@ -18,15 +18,14 @@ GLOBAL_ALIGNMENT = ACCESS_BYTES
 """What the buffers of a launch begin at multiples of."""
 REGISTERS = {"group": "ctaid", "local": "tid"}
 """The special registers that hold the hardware indices."""
+_MOST_STATIC = 48 << 10
 
 
-def threads_of(kernel: LinearKernel) -> int:
-    """How many threads a workgroup has."""
-    for node in kernel.uops:
-        if node.op is Op.SPECIAL and node.arg == "local":
-            return int(node.src[0].maximum)
-    return 1
+def is_dynamic(kernel: LinearKernel) -> bool:
+    """Whether the launch must say how much shared memory the kernel needs."""
+    return kernel.local_bytes > _MOST_STATIC
 
 
-def geometry_name(kernel: LinearKernel) -> str:
-    return f"{kernel.name}_geometry"
+def size_name(kernel: LinearKernel) -> str:
+    """The name of the data that holds the size of dynamic shared memory."""
+    return f"{kernel.name}_local_bytes"

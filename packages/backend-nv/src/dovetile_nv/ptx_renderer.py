@@ -17,11 +17,9 @@ from dovetile_nv.program_form import (
     GLOBAL_ALIGNMENT,
     LOCAL_ALIGNMENT,
     REGISTERS,
-    geometry_name,
-    threads_of,
+    is_dynamic,
+    size_name,
 )
-
-_LOCAL = f"@local_memory = external addrspace(3) global [0 x i8], align {LOCAL_ALIGNMENT}"
 
 
 class PtxRenderer:
@@ -49,17 +47,16 @@ class _Text(LlvmIrRenderer):
     global_alignment = GLOBAL_ALIGNMENT
 
     def function_attributes(self, kernel: LinearKernel) -> str:
-        return f'{self.attributes} "nvvm.maxntid"="{threads_of(kernel)}"'
+        return f'{self.attributes} "nvvm.maxntid"="{kernel.threads}"'
 
     def parameters(self, kernel: LinearKernel) -> list[str]:
         buffers = super().parameters(kernel)[: len(kernel.buffers)]
         return buffers + [f"i64 %value.{v.arg.name}" for v in kernel.variables]
 
     def epilogue(self, kernel: LinearKernel) -> str:
-        return (
-            f"@{geometry_name(kernel)} = addrspace(1) global [2 x i32] "
-            f"[i32 {threads_of(kernel)}, i32 {kernel.local_bytes}]"
-        )
+        if not is_dynamic(kernel):
+            return ""
+        return f"@{size_name(kernel)} = addrspace(1) global i32 {kernel.local_bytes}"
 
     def _handlers(self) -> dict[Op, Callable[[UOp, Writer], str | None]]:
         return {**super()._handlers(), Op.VARIABLE: self._variable}
@@ -80,7 +77,11 @@ class _Text(LlvmIrRenderer):
         return value if self.index_bits == 32 else writer.emit(f"zext i32 {value} to i64")
 
     def local_buffer(self, node: UOp, writer: Writer) -> str:
-        writer.declarations[_LOCAL] = None
+        size = writer.kernel.local_bytes
+        memory = f"internal addrspace(3) global [{size} x i8] undef"
+        if is_dynamic(writer.kernel):
+            memory = "external addrspace(3) global [0 x i8]"
+        writer.declarations[f"@local_memory = {memory}, align {LOCAL_ALIGNMENT}"] = None
         name = f"%local.{node.arg.slot}.{len(writer.entry)}"
         writer.entry.append(
             f"  {name} = getelementptr inbounds i8, ptr addrspace(3) @local_memory, "

@@ -19,7 +19,7 @@ from dovetile.schedule.simplify import simplify_tensors
 TARGET = Capabilities(
     architecture="test", bytes_per_second=16e9, operations_per_second=320e9, launch_seconds=3e-6
 )
-LANES = 16
+VECTOR_BYTES = 64
 generator = np.random.default_rng(0)
 
 
@@ -34,7 +34,7 @@ def tensor(*shape: int) -> Tensor:
 def laid_out(*results: Tensor) -> Placement:
     sink = simplify_tensors(UOp.sink(*(r.uop for r in results)))
     placement = place(sink, TARGET)
-    choose(placement, LANES)
+    choose(placement, VECTOR_BYTES)
     return placement
 
 

@@ -17,7 +17,7 @@ from dovetile.ir.held import attach, realized
 from dovetile.ir.ops import Op
 from dovetile.ir.uop import UOp
 from dovetile.profiling import stage
-from dovetile.runtime import Buffer, Copy, Device, Launch
+from dovetile.runtime import Buffer, Copy, Counters, Device, Launch
 from dovetile.schedule.run import copy
 from dovetile.tensor import base, no_grad, realize_all, renewal
 from dovetile.tensor.base import TensorBase
@@ -315,8 +315,8 @@ class Capture:
         staying = {id(m) for t in stays if (m := schedule.memory_of(t.uop)) is not None}
         preparations = self._preparations()
         work = self.recording.work
-        for number in preparations:
-            work = work - self.recording.preparations[number]
+        for saved in preparations.values():
+            work = work - saved
         recorded = self.recording.commands
         prepare = [recorded[number] for number in preparations]
         commands = self._restores(staying)
@@ -350,17 +350,17 @@ class Capture:
             self.recording.arrays(), fresh, work, build, Replayable(prepare) if prepare else None,
         )  # fmt: skip
 
-    def _preparations(self) -> list[int]:
-        """Numbers of the commands that need not be done again while what they read, which must be
-        from before the capture and neither an argument nor written by the step, stays the same."""
-        found = []
+    def _preparations(self) -> dict[int, Counters]:
+        """Numbers, and work, of the commands that need not be done again while what they read stays
+        the same: that must be from before the capture, no argument and not written by the step."""
+        found = {}
         arguments = {id(root_of(memory)) for memory in self.memory}
         written = {id(root_of(memory)) for memory in self.recording.written.values()}
-        for number in self.recording.preparations:
+        for number, work in self.recording.preparations.items():
             roots = [root_of(b) for b in buffers_of(self.recording.commands[number][1])]
             known = [id(root) for root in roots if root.number < self.first]
             if len(known) == len(roots) - 1 and arguments.union(written).isdisjoint(known):
-                found.append(number)
+                found[number] = work
         return found
 
     def _restores(self, staying: set[int]) -> list[tuple[Device, Launch | Copy]]:

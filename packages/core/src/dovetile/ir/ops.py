@@ -29,8 +29,7 @@ class AxisKind(Enum):
     REDUCE = "REDUCE"  # an ordinary loop, over which a REDUCE sums
     THREAD = "THREAD"  # parts of a kernel that run on different workers of a CPU-like device
     GROUP = "GROUP"  # workgroups of a grid
-    LOCAL = "LOCAL"  # threads of a workgroup
-    WARP = "WARP"  # lanes of a warp
+    LOCAL = "LOCAL"  # threads of a workgroup: a power of two of them
     UNROLL = "UNROLL"  # copies of the body
     VECTOR = "VECTOR"  # lanes of one vector value; those of several axes lie in order of their ids
 
@@ -72,7 +71,9 @@ class Op(Enum):
     IOTA = auto()  # () -> 0, 1, ..., n-1 with shape (n,); arg: n
     VARIABLE = auto()  # () -> an index; arg: VariableArg
     RANGE = auto()  # (size) -> the loop's counter, 0 <= r < size; arg: RangeArg
-    SPECIAL = auto()  # (size) -> a hardware index, 0 <= s < size; arg: its name ("part", ...)
+    # (size) -> a launch index, 0 <= s < size; arg "part" (of a THREAD axis), "group" (which
+    # workgroup of the grid) or "local" (which thread of the workgroup)
+    SPECIAL = auto()
 
     # -- movement (tensor level only; arg is always a tuple of ints)
     RESHAPE = auto()  # (x) arg: new shape
@@ -104,6 +105,10 @@ class Op(Enum):
     BARRIER = auto()  # (*effects) arg: "workgroup" or "grid"
     STAGE = auto()  # (x, *ranges) holds x for these ranges there; arg: (AddressSpace, depth)
     COPY = auto()  # (x) x on another device; arg: device name
+    # (x) x of all threads of the workgroup whose index differs in some of these bits, combined;
+    # arg: (reduce op, bits)
+    COMBINE = auto()
+    SHUFFLE = auto()  # (x) x of the thread of the same warp whose index is this one's XOR arg
 
     # -- one operand
     CAST = auto()
@@ -139,7 +144,6 @@ class Op(Enum):
     VECTOR = auto()  # (x, y, ...) lanes one after another; (x) repeated in every lane of the dtype
     EXTRACT = auto()  # (vector) arg: tuple of lanes; one lane gives a scalar
     MATMUL = auto()  # (a, b, c) -> a @ b + c, all fragments; arg: MatrixUnit
-    SHUFFLE = auto()  # (x) -> the x of that lane of the warp whose number is this one's XOR arg
 
     def __repr__(self) -> str:
         return f"Op.{self.name}"

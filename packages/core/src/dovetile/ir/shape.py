@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 from dovetile.errors import GraphError
 from dovetile.ir.ops import ELEMENTWISE, Op
@@ -49,3 +50,24 @@ def shape_of(node: UOp) -> tuple[int, ...] | None:
     if op in (Op.STORE, Op.END, Op.GROUP, Op.SINK, Op.BARRIER):
         return None
     return ()
+
+
+def groups_of_equal_extent(
+    new: tuple[int, ...], old: tuple[int, ...]
+) -> Iterator[tuple[slice, slice]]:
+    """The axes of two shapes of as many elements, from the first on, in the smallest groups that
+    hold as many elements in both: such groups are reshaped into each other one by one."""
+    i = j = 0
+    while i < len(new) or j < len(old):
+        start_new, start_old = i, j
+        extent_new = new[i] if i < len(new) else 1
+        extent_old = old[j] if j < len(old) else 1
+        i, j = min(i + 1, len(new)), min(j + 1, len(old))
+        while extent_new != extent_old:
+            if (extent_new < extent_old and i < len(new)) or j >= len(old):
+                extent_new *= new[i]
+                i += 1
+            else:
+                extent_old *= old[j]
+                j += 1
+        yield slice(start_new, i), slice(start_old, j)

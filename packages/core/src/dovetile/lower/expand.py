@@ -199,7 +199,9 @@ class _Expander:
             terms = [broadcast(b, lanes) for b in bodies[start : start + group]]
             dtype = node.dtype.vec(lanes)
             if not loops:
-                value = _tree(node.arg, terms) if terms[0].op is not Op.MATMUL else chained(terms)
+                value = (
+                    combined(node.arg, terms) if terms[0].op is not Op.MATMUL else chained(terms)
+                )
             else:
                 chain = terms[0] if len(terms) == 1 else UOp(Op.GROUP, dtype, tuple(terms))
                 value = UOp(Op.REDUCE, dtype, (chain, *loops), node.arg)
@@ -348,7 +350,7 @@ def _divisor(node: UOp) -> int:
     return 1
 
 
-def _tree(op: Op, terms: list[UOp]) -> UOp:
+def combined(op: Op, terms: list[UOp]) -> UOp:
     """All terms combined pairwise, which rounds less than a chain and depends less."""
     while len(terms) > 1:
         pairs = [terms[i].alu(op, terms[i + 1]) for i in range(0, len(terms) - 1, 2)]

@@ -25,15 +25,18 @@ _ALIGNMENT = 64
 _CONFLICT = 1024
 # Vectors of a copy that are put together from stretches have so many lanes at least.
 _LEAST_LANES, _MOST_STRETCHES = 8, 4
+# Rounds in which the threads of a workgroup fill memory that become copies, not a loop.
+_MOST_ROUNDS = 8
 _FOLDED = simplify_index + fold_gates
 Ranges = tuple[UOp, ...]
 
 
-def lower_stages(sink: UOp, vector_bytes: int = 0) -> UOp:
+def lower_stages(sink: UOp, vector_bytes: int = 0, threads: int = 1) -> UOp:
     """`sink` without STAGE nodes.
 
     vector_bytes: size of the vectors with which a panel is copied along an axis that is contiguous
     in the source; 0 for one element at a time.
+    threads: of the workgroup, which fill LOCAL memory together.
     """
     offset, ids = local_bytes(sink), unused_ids(sink)
     while stages := [n for n in nodes_of(sink) if n.op is Op.STAGE]:
@@ -53,7 +56,8 @@ def lower_stages(sink: UOp, vector_bytes: int = 0) -> UOp:
         if value.op is Op.REDUCE:
             filled = _accumulated(buffer, value, ranges, sizes, ids)
         else:
-            filled = _copied(buffer, value, ranges, sizes, ids, vector_bytes)
+            copy = _Copy(buffer, ids, threads if space is AddressSpace.LOCAL else 1)
+            filled = copy.nests(value, ranges, sizes, vector_bytes)
         held = buffer.after(filled).index(position(ranges, sizes)).load()
         sink = substitute(sink, {stage: held})
     return sink
@@ -71,33 +75,86 @@ def aligned(nbytes: int) -> int:
     return -(-nbytes // _ALIGNMENT) * _ALIGNMENT
 
 
-def _copied(
-    buffer: UOp, value: UOp, ranges: Ranges, sizes: list[int], ids: Iterator[int], nbytes: int
-) -> UOp:
-    """The nests that compute each element once and store it: where conditions hold but for the last
-    steps of a loop, one without conditions, and one for those steps."""
-    # The lanes of a fragment are more than those of a vector: they are copied like other axes.
-    lanes = 0
-    if sum(r.arg.kind is AxisKind.VECTOR for r in ranges) != 1:
-        plain: dict[UOp, UOp] = {}
-        for r in ranges:
-            length = substitute_ranges(r.src[0], plain)
-            plain[r] = UOp.range(length, AxisKind.LOOP, r.arg.id)
-        value, ranges = substitute_ranges(value, plain), tuple(plain.values())
-        value, ranges, sizes = _merged(value, ranges, sizes)
-        lanes = nbytes // value.dtype.itemsize
-    cut = _unconditional(value, ranges)
-    if cut is None:
-        return _nest(buffer, value, ranges, ranges, sizes, ids, lanes)
-    axis, count = cut
-    nests = []
-    for start, length in ((0, count), (count, axis.src[0].arg - count)):
-        own = UOp.range(length, axis.arg.kind, next(ids))
-        point = own + start if start else own
-        part = rewrite(substitute_ranges(value, {axis: point}), _FOLDED)
-        listed, points = (tuple(x if r is axis else r for r in ranges) for x in (own, point))
-        nests.append(_nest(buffer, part, listed, points, sizes, ids, 0 if start else lanes))
-    return UOp.group(*nests)
+class _Copy:
+    """Fills a buffer with a value: by all threads of a workgroup, where it has several."""
+
+    def __init__(self, buffer: UOp, ids: Iterator[int], threads: int) -> None:
+        self.buffer, self.ids, self.threads = buffer, ids, threads
+
+    def nests(self, value: UOp, ranges: Ranges, sizes: list[int], nbytes: int) -> UOp:
+        """The nests that compute each element once and store it: where conditions hold but for the
+        last steps of a loop, one without conditions, and one for those steps."""
+        # The lanes of a fragment are more than those of a vector: they are copied like other axes.
+        lanes = 0
+        if sum(r.arg.kind is AxisKind.VECTOR for r in ranges) != 1:
+            plain: dict[UOp, UOp] = {}
+            for r in ranges:
+                length = substitute_ranges(r.src[0], plain)
+                plain[r] = UOp.range(length, AxisKind.LOOP, r.arg.id)
+            value, ranges = substitute_ranges(value, plain), tuple(plain.values())
+            value, ranges, sizes = _merged(value, ranges, sizes)
+            lanes = nbytes // value.dtype.itemsize
+        cut = _unconditional(value, ranges)
+        if cut is None:
+            return self._complete(self._nest(value, ranges, ranges, sizes, lanes))
+        axis, count = cut
+        nests = []
+        for start, length in ((0, count), (count, axis.src[0].arg - count)):
+            own = UOp.range(length, axis.arg.kind, next(self.ids))
+            point = own + start if start else own
+            part = rewrite(substitute_ranges(value, {axis: point}), _FOLDED)
+            listed, points = (tuple(x if r is axis else r for r in ranges) for x in (own, point))
+            nests.append(self._nest(part, listed, points, sizes, 0 if start else lanes))
+        return self._complete(UOp.group(*nests))
+
+    def _complete(self, filled: UOp) -> UOp:
+        if self.threads == 1:
+            return filled
+        return UOp(Op.BARRIER, dtypes.void, (filled,), "workgroup")
+
+    def _nest(
+        self, value: UOp, ranges: Ranges, places: Ranges, sizes: list[int], lanes: int
+    ) -> UOp:
+        """One nest over copies of these ranges; `places` are their points in the buffer."""
+        inner = _own(ranges, self.ids)
+        loops, points = inner, inner
+        if lanes:
+            loops, points = _vectorised(value, ranges, inner, lanes, self.ids)
+        moved = dict(zip(ranges, points))
+        fill_value = substitute_ranges(value, moved)
+        outer = _outer(fill_value, loops)
+        at = substitute_ranges(position(places, sizes), moved)
+        ordered = _in_source_order(fill_value, loops)
+        if self.threads == 1:
+            return self.buffer.after(*outer).index(at).store(fill_value).end(*ordered)
+        around = tuple(r for r in outer if r.arg.kind is not AxisKind.LOCAL)
+        # In a loop the elements of the last round may still be read.
+        ready = (UOp(Op.BARRIER, dtypes.void, around, "workgroup"),) if around else ()
+        store = self.buffer.after(*ready).index(at).store(fill_value)
+        return self._shared(store, ordered)
+
+    def _shared(self, store: UOp, loops: Ranges) -> UOp:
+        """The nest of which neighbouring threads do neighbouring elements."""
+        lanes = tuple(r for r in loops if r.arg.kind is AxisKind.VECTOR)
+        points = [r for r in loops if r not in lanes]
+        count = math.prod(int(r.src[0].maximum) for r in points)
+        threads = min(self.threads, 1 << (count - 1).bit_length())
+        rounds = -(-count // threads)
+        thread = UOp.range(threads, AxisKind.LOCAL, next(self.ids))
+        flat, own = thread, (thread,)
+        if rounds > 1:
+            kind = AxisKind.UNROLL if rounds <= _MOST_ROUNDS else AxisKind.LOOP
+            turn = UOp.range(rounds, kind, next(self.ids))
+            flat, own = turn * threads + thread, (turn, thread)
+        if rounds * threads > count:
+            flat = flat.minimum_with(count - 1)  # some do the last element again
+        values, stride = {}, 1
+        for r in reversed(points):
+            size = int(r.src[0].maximum)
+            digit = flat // stride if stride > 1 else flat
+            values[r] = digit % size if stride * size < count else digit
+            stride *= size
+        return substitute_ranges(store, values).end(*own, *lanes)
 
 
 def _unconditional(value: UOp, ranges: Ranges) -> tuple[UOp, int] | None:
@@ -118,22 +175,6 @@ def _unconditional(value: UOp, ranges: Ranges) -> tuple[UOp, int] | None:
                 if 0 < count < r.src[0].arg:
                     return r, count
     return None
-
-
-def _nest(
-    buffer: UOp, value: UOp, ranges: Ranges, places: Ranges, sizes: list[int], ids: Iterator[int],
-    lanes: int,
-) -> UOp:  # fmt: skip
-    """One nest over copies of these ranges; `places` are their points in the buffer."""
-    inner = _own(ranges, ids)
-    loops, points = inner, inner
-    if lanes:
-        loops, points = _vectorised(value, ranges, inner, lanes, ids)
-    moved = dict(zip(ranges, points))
-    fill_value = substitute_ranges(value, moved)
-    place = buffer.after(*_outer(fill_value, loops))
-    at = substitute_ranges(position(places, sizes), moved)
-    return place.index(at).store(fill_value).end(*_in_source_order(fill_value, loops))
 
 
 def _own(ranges: Ranges, ids: Iterator[int]) -> Ranges:

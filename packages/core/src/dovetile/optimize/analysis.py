@@ -13,6 +13,10 @@ from dovetile.lower.linear import buffer_of
 from dovetile.optimize.opts import is_idempotent, output_axes
 from dovetile.plugins.specs import Capabilities
 
+# How much more a register tile gets done in a given time than plain loops do.
+TILE_SPEED = 2.0
+# Bytes from one page of memory to the next.
+PAGE = 4096
 # How many additions the operations cost about.
 COST = {Op.EXP2: 8, Op.LOG2: 10, Op.SIN: 16, Op.DIV: 4, Op.SQRT: 4, Op.FLOORDIV: 8, Op.FLOORMOD: 8}
 
@@ -25,6 +29,8 @@ class Access:
     strides: dict[UOp, int]
     opaque: frozenset[UOp]
     count: int
+    constant: int
+    """What the index has beside the axes."""
 
     @property
     def buffer(self) -> UOp:
@@ -113,10 +119,10 @@ class Analysis:
 
 def access(node: UOp) -> Access:
     """The access of a LOAD or STORE."""
-    terms, _ = linear_form(node.src[0].src[1])
+    terms, constant = linear_form(node.src[0].src[1])
     strides = {t: c for t, c in terms.items() if t.op is Op.RANGE}
     opaque = frozenset().union(*(t.ranges for t in terms if t.op is not Op.RANGE))
-    return Access(node, strides, opaque, extent(node.ranges))
+    return Access(node, strides, opaque, extent(node.ranges), constant)
 
 
 def distinct_bytes(nodes: list[UOp]) -> int:
@@ -140,6 +146,12 @@ def size(axis: UOp) -> int:
 def extent(axes: frozenset[UOp] | tuple[UOp, ...]) -> int:
     """Points of all these axes together."""
     return math.prod(size(r) for r in axes)
+
+
+def room(capabilities: Capabilities) -> int:
+    """Bytes that the panels of one operand of a contraction may take."""
+    last = capabilities.cache_bytes[-1] if capabilities.cache_bytes else 1 << 20
+    return min(last // 8, capabilities.local_bytes // 4)
 
 
 def power_of_two_up_to(n: int) -> int:

@@ -19,19 +19,19 @@ from dataclasses import dataclass
 
 from dovetile.ir.ops import AxisKind, Op
 from dovetile.ir.uop import UOp
-from dovetile.optimize.analysis import Analysis, access, extent, size
-from dovetile.optimize.opts import Accumulate, Bind, GroupReduce, Opt, Order, Split, Stage
+from dovetile.optimize.analysis import PAGE, Analysis, access, extent, room, size
+from dovetile.optimize.nest import Nest
+from dovetile.optimize.opts import Accumulate, Bind, GroupReduce, Opt, Order
 from dovetile.plugins.specs import Capabilities
 
-# How much more a register tile gets done in a given time than plain loops do.
-_SPEED = 2.0
 # Cycles to copy an element into a panel.
 _COPY = 1.5
 # The body of the innermost loop has at most so many products: several steps of the sum are copied
 # into it, as what comes with every iteration takes the place of products.
 _MOST_PRODUCTS = 112
-# Rows at multiples of a page fall into few places of a cache, and push each other out in long sums.
-_PAGE, _LONG = 4096, 1536
+# Terms of a sum in which rows at multiples of a page push each other out of the few places of a
+# cache that they fall into.
+_LONG = 1536
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,11 @@ def schedule(
     facts: Analysis, capabilities: Capabilities, product: UOp, reduced: tuple[UOp, ...], tile: Tile
 ) -> list[Opt]:
     """The Opts for a contraction by this tile."""
-    return _Nest(facts, capabilities, product, reduced, tile).opts()
+    return _TileNest(facts, capabilities, product, reduced, tile).opts()
 
 
-class _Nest:
-    """The loops of one contraction. Axes are named by their ids; None where a loop is not needed.
+class _TileNest(Nest):
+    """The loops around a register tile.
 
     panel, block: the axes of B's panels and of A's blocks; unrolled: that of a panel's vectors.
     batch, others: axes of the output beside those of the tile, which B depends on, and which not.
@@ -73,18 +73,14 @@ class _Nest:
         self, facts: Analysis, capabilities: Capabilities, product: UOp, reduced: tuple[UOp, ...],
         tile: Tile,
     ) -> None:  # fmt: skip
-        self.facts, self.capabilities, self.tile, self.reduced = facts, capabilities, tile, reduced
-        self.product = product
+        super().__init__(facts, capabilities)
+        self.tile, self.reduced, self.product = tile, reduced, product
         self.a, self.b = product.src[1 - tile.operand], product.src[tile.operand]
-        self.sizes = {r.arg.id: size(r) for r in (*facts.outputs, *reduced)}
-        self.splits: list[Opt] = []
-        self.fresh = max(self.sizes) + 1
         self.summed = [r.arg.id for r in reduced]
-        self.ragged: set[int] = set()  # axes whose last part is shorter
         self.vector, self.column = tile.vector.arg.id, tile.column.arg.id
-        self.panel = self._split(self.vector, tile.width)
-        self.unrolled = self._split(self.vector, tile.lanes)
-        self.block = self._split(self.column, tile.rows)
+        self.panel = self.split(self.vector, tile.width)
+        self.unrolled = self.split(self.vector, tile.lanes)
+        self.block = self.split(self.column, tile.rows)
         of_b = [r for r in facts.free if r in self.b.ranges]
         self.batch = [r.arg.id for r in of_b if r is not tile.vector]
         of_a = [r for r in facts.free if r not in self.b.ranges]
@@ -94,25 +90,10 @@ class _Nest:
             r in self.a.ranges and r in self.b.ranges for r in reduced
         )
 
-    def _split(self, axis: int, into: int, ragged: str = "overlap") -> int:
-        """The new outer axis; the axis itself keeps `into`."""
-        self.splits.append(Split(axis, into, ragged))
-        outer, self.fresh = self.fresh, self.fresh + 1
-        if self.sizes[axis] % into and ragged == "short":
-            self.ragged.add(axis)
-        self.sizes[outer] = -(-self.sizes[axis] // into)
-        self.sizes[axis] = into
-        return outer
-
-    def _group(self, axis: int, into: int) -> int | None:
-        """The axis of groups of `into`; None where one group has all."""
-        return self._split(axis, into, "short") if into < self.sizes[axis] else None
-
     def opts(self) -> list[Opt]:
         """Splits first, then the order of the loops, what they are bound to, and what is held."""
         tile, sizes = self.tile, self.sizes
-        caches = self.capabilities.cache_bytes or (1 << 15,)
-        near = caches[min(1, len(caches) - 1)] // 2
+        near = self.near
         terms = extent(self.reduced)
         panel_bytes = terms * tile.width * self.b.dtype.itemsize
         block_bytes = terms * tile.rows * self.a.dtype.itemsize
@@ -130,22 +111,29 @@ class _Nest:
             longest = max(self.reduced, key=size)
             each = _divisor_near(size(longest), near // 16 * size(longest) // panel_bytes)
             block_bytes = block_bytes * each // size(longest)
-            steps = self._group(longest.arg.id, each)
+            steps = self.group(longest.arg.id, each)
         copied = self._copied()
         pack_a = pack_a and 4 * block_bytes <= local_bytes // 4
-        share = self._share(terms, pack_a)
+        share = self.share(
+            (*self.batch, self.panel, *self.others, self.block),
+            tile.cycles,
+            {
+                self.panel: size(tile.column) * terms * _COPY if pack_a else 0.0,
+                self.block: size(tile.vector) * terms * _COPY if tile.packed else 0.0,
+            },
+        )
 
         panels = blocks = None
         grouped = steps is not None or pack_a
         if in_panels and sizes[self.panel] > 1:
             grouped = grouped or block_bytes * sizes[self.block] > near
         if grouped:
-            blocks = self._group(self.block, max(near // block_bytes, 4))
-            most = min(caches[-1] // 8, local_bytes // 4) // panel_bytes
+            blocks = self.group(self.block, max(near // block_bytes, 4))
+            most = room(self.capabilities) // panel_bytes
             if steps is not None:  # the accumulators stay near too
                 tiles = tile.rows * tile.width * self.product.dtype.itemsize
                 most = min(most, near // (sizes[self.block] * tiles))
-            panels = self._group(self.panel, max(most, 1))
+            panels = self.group(self.panel, max(most, 1))
 
         # A group of panels passes all blocks; without groups each panel does, and B is read once.
         inner = [*self.others, blocks, self.panel] if grouped else [self.panel, *self.others]
@@ -157,14 +145,14 @@ class _Nest:
         if copied is not None:
             opts.append(Bind(copied, AxisKind.UNROLL))
         if pack_a:
-            opts.append(self._stage(1 - tile.operand, share, self._panel_of_a()))
+            opts.append(self.stage(1 - tile.operand, share, self._panel_of_a()))
         if tile.packed:
             of_a = {r.arg.id for r in self.reduced if r not in self.b.ranges}
             held = [x for x in self.summed if x not in of_a]
             # All parts of the sum are packed once for all blocks, where there is room for them.
             whole = steps is not None and panel_bytes * sizes[self.panel] <= local_bytes // 2
             held = [*([self.panel] if grouped else []), *([steps] if whole else []), *held]
-            opts.append(self._stage(tile.operand, share, (*held, self.unrolled, self.vector)))
+            opts.append(self.stage(tile.operand, share, (*held, self.unrolled, self.vector)))
         if steps is not None:
             tiles = [x for x in (self.panel, self.block) if x != share]
             opts.append(Accumulate((*tiles, self.column, self.unrolled, self.vector)))
@@ -193,12 +181,8 @@ class _Nest:
         found = [d for d in range(2, min(most, n - 1, 4) + 1) if n % d == 0]
         if not found:
             return None
-        self.summed.insert(-1, self._split(last, found[-1]))
+        self.summed.insert(-1, self.split(last, found[-1]))
         return last
-
-    def _stage(self, operand: int, share: int | None, axes: Sequence[int | None]) -> Stage:
-        """Holds an operand for these axes; each worker holds its own share."""
-        return Stage(operand, tuple(x for x in axes if x is not None and x != share))
 
     def _panel_of_a(self) -> tuple[int, ...]:
         """The axes of A's panel: the one along which A is contiguous comes last, which makes copies
@@ -207,38 +191,6 @@ class _Nest:
         steps = tuple(self.summed)
         along = any(x.stride(r) == 1 for x in loads for r in self.reduced)
         return (self.block, self.column, *steps) if along else (self.block, *steps, self.column)
-
-    def _share(self, terms: int, pack_a: bool) -> int | None:
-        """Splits an axis into the parts that the workers take, such that all of them end at about
-        the same time and little is packed twice; returns the axis of parts."""
-        if not self.facts.worth_sharing(self.capabilities, _SPEED):
-            return None
-        threads, tile = self.capabilities.threads, self.tile
-        again = {  # what each share packs again
-            self.panel: size(tile.column) * terms * _COPY if pack_a else 0.0,
-            self.block: size(tile.vector) * terms * _COPY if tile.packed else 0.0,
-        }
-        best: tuple[float, int, int] | None = None
-        for axis in (*self.batch, self.panel, *self.others, self.block):
-            n = self.sizes[axis]
-            for parts in {min(n, threads * k) for k in (1, 2, 4)}:
-                each = -(-n // parts)
-                parts = -(-n // each)
-                if parts < 2:
-                    continue
-                rounds = -(-parts // threads)
-                time = tile.cycles * rounds * each / n + again.get(axis, 0.0) * rounds
-                # More parts than workers even out what disturbs one of them.
-                time *= 1 - 0.01 * min(parts // threads, 4)
-                if best is None or time < best[0]:
-                    best = (time, axis, each)
-        if best is None:
-            return None
-        _, axis, each = best
-        if each > 1:
-            return self._split(axis, each, "short")
-        self.sizes[axis] = 1  # for each worker
-        return axis
 
 
 def _worth_packing(a: UOp, reduced: tuple[UOp, ...], capabilities: Capabilities) -> bool:
@@ -255,7 +207,7 @@ def _worth_packing(a: UOp, reduced: tuple[UOp, ...], capabilities: Capabilities)
     if None in steps or near * a.dtype.itemsize >= capabilities.line_bytes:
         return True
     rows = [s for r, s in found.strides.items() if r not in reduced and s]
-    return any(s * a.dtype.itemsize % _PAGE == 0 for s in rows) and extent(reduced) >= _LONG
+    return any(s * a.dtype.itemsize % PAGE == 0 for s in rows) and extent(reduced) >= _LONG
 
 
 def _divisor_near(n: int, wanted: int) -> int:

@@ -10,14 +10,12 @@ from __future__ import annotations
 
 from dovetile.ir.ops import AxisKind, Op
 from dovetile.ir.uop import UOp, nodes_of, toposort
-from dovetile.optimize.analysis import Analysis, extent, size
+from dovetile.optimize.analysis import TILE_SPEED, Analysis, extent, size
 from dovetile.optimize.online import Online
 from dovetile.optimize.opts import Bind, Opt, Order, Split, apply_opts, next_id, output_axes
 from dovetile.optimize.rescale import Closing, closing
 from dovetile.plugins.specs import Capabilities
 
-# How much more a tile gets done in a given time than plain loops do.
-_SPEED = 2.0
 # Vectors of rows in a register tile.
 _VECTORS = 4
 # Rows that one loop holds everything for, and points of the reduced axis in a round: tiles of
@@ -28,7 +26,8 @@ _HELD, _BLOCK = 64, 64
 def closable(kernel: UOp, capabilities: Capabilities) -> Closing | None:
     """How the reductions of a kernel share one loop, where that suits the target. None elsewhere:
     where scores are no sums, reading them again costs little; and lanes need as many rows."""
-    found = closing(kernel) if capabilities.vector_bytes else None
+    vectors = capabilities.vector_bytes and "THREAD" in capabilities.parallel_axes
+    found = closing(kernel) if vectors else None
     if found is None or not found.axis.src[0].is_const:
         return None
     inner = [n for n in toposort(found.score) if n.op is Op.REDUCE]
@@ -61,7 +60,7 @@ def closed_opts(facts: Analysis, capabilities: Capabilities) -> list[Opt] | None
     opts.append(Order((*loops, rows.arg.id, *columns)))
     opts.append(Online(rows.arg.id, _block(size(found.axis))))
     opts += _nests(apply_opts(facts.kernel, opts), lanes, capabilities)
-    if facts.worth_sharing(capabilities, _SPEED):
+    if facts.worth_sharing(capabilities, TILE_SPEED):
         opts += _share(loops, capabilities.threads)
     return opts
 

@@ -12,7 +12,15 @@ from __future__ import annotations
 
 from dovetile.ir.ops import Op
 from dovetile.ir.uop import UOp
-from dovetile.optimize.analysis import Access, Analysis, access, extent, power_of_two_up_to, size
+from dovetile.optimize.analysis import (
+    PAGE,
+    Access,
+    Analysis,
+    access,
+    extent,
+    power_of_two_up_to,
+    size,
+)
 from dovetile.optimize.blocking import Tile, schedule
 from dovetile.optimize.opts import Opt, contracted_product
 from dovetile.optimize.unit_tiles import unit_opts, unit_tiles
@@ -23,7 +31,6 @@ from dovetile.plugins.specs import Capabilities
 _LEAST_WORK = 4096
 # Cycles to get a cache line from the next cache, while others are on their way.
 _LINE = 0.5
-_PAGE = 4096
 
 
 def contraction_opts(facts: Analysis, capabilities: Capabilities) -> list[Opt] | None:
@@ -144,12 +151,13 @@ def _lines(
     in_line = max(capabilities.line_bytes // load.node.dtype.itemsize, 1)
     down, along = load.stride(column), load.stride(innermost)
     touched = rows if down is None else min(1 + rows * abs(down) / in_line, rows)
-    far = down is not None and abs(down) * load.node.dtype.itemsize >= _PAGE
-    if down is None or far:
-        touched *= 2  # every line on a page of its own: no prefetcher follows
-    shared = 1.0 if along is None else max(abs(along) / in_line, 1 / size(innermost))
-    # Such rows also need an entry each of the small table of pages, at every step.
-    return touched * (min(shared, 1.0) + (0.25 if far else 0.0))
+    far = down is not None and abs(down) * load.node.dtype.itemsize >= PAGE
+    shared = 1.0 if along is None else min(max(abs(along) / in_line, 1 / size(innermost)), 1.0)
+    if far:
+        # Every line on a page of its own: no prefetcher follows, and each row needs an entry of the
+        # small table of pages at every step.
+        return touched * (2 * shared + 0.5)
+    return touched * shared * (2 if down is None else 1)
 
 
 def _loads_of(value: UOp) -> list[Access]:

@@ -20,6 +20,7 @@ from dovetile.optimize.opts import (
     apply_opts,
     output_axes,
 )
+from dovetile.optimize.workgroups import workgroup_opts
 from dovetile.plugins.specs import Capabilities
 
 _STRIDED = 1.2
@@ -246,13 +247,15 @@ def _price(a: Access, axis: UOp | None, lanes: int) -> float:
 
 
 def heuristic(kernel: UOp, capabilities: Capabilities) -> list[Opt]:
-    """The Opts for a kernel on a target of workers with vectors."""
+    """The Opts for a kernel on a target."""
     from dovetile.optimize.closed_nests import closed_opts
     from dovetile.optimize.contraction import contraction_opts
 
     facts = Analysis(kernel)
     if not facts.outputs and not facts.reductions:
         return []
+    if "GROUP" in capabilities.parallel_axes:
+        return workgroup_opts(facts, capabilities)
     opts = closed_opts(facts, capabilities)
     if opts is None:
         opts = contraction_opts(facts, capabilities)

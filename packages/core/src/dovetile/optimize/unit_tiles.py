@@ -19,15 +19,14 @@ from dataclasses import dataclass
 
 from dovetile.ir.ops import AxisKind, Op
 from dovetile.ir.uop import UOp
-from dovetile.optimize.analysis import Analysis, access, extent, size
-from dovetile.optimize.opts import Bind, Opt, Order, Split, Stage
+from dovetile.optimize.analysis import Analysis, access, extent, room, size
+from dovetile.optimize.nest import Nest
+from dovetile.optimize.opts import Bind, Opt, Order
 from dovetile.optimize.pad import Pad
 from dovetile.optimize.use_matrix_unit import UseMatrixUnit, fits, fragment_axes
 from dovetile.plugins.matrix_unit import MatrixUnit
 from dovetile.plugins.specs import Capabilities
 
-# How much more a tile gets done in a given time than plain loops do.
-_SPEED = 2.0
 # Bytes of fragments that a worker loads in a cycle.
 _LOADED = 96
 # Cycles to copy an element into a panel: whole vectors, vectors put together from rows, or what
@@ -97,7 +96,7 @@ def _tiles(
     for down, across in _shapes(unit, capabilities):
         if down * unit.rows > size(row) or across * unit.columns > size(column):
             continue
-        if (across * nbytes_b + down * nbytes_a) * steps > _room(capabilities):
+        if (across * nbytes_b + down * nbytes_a) * steps > room(capabilities):
             continue
         tiles = -(-size(row) // (down * unit.rows)) * -(-size(column) // (across * unit.columns))
         loads = (max(nbytes_a, 32) * down + nbytes_b * across) / _LOADED
@@ -113,9 +112,11 @@ def _shapes(unit: MatrixUnit, capabilities: Capabilities) -> Iterator[tuple[int,
     than another in both directions; ordinary vectors hold one fragment of A at a time."""
     registers = unit.registers or capabilities.vector_registers
     for across in range(1, 5):
-        operands = 1 if unit.registers else 2
-        most = (registers - across - (0 if unit.registers else operands)) // (
-            across + (1 if unit.registers else 0)
+        # Registers of its own also hold the fragments of A; of vectors, two are left for them.
+        most = (
+            (registers - across) // (across + 1)
+            if unit.registers
+            else (registers - across - 2) // across
         )
         for down in range(1, most + 1):
             yield down, across
@@ -133,69 +134,49 @@ def _copying(unit: MatrixUnit, value: UOp, depth: UOp, column: UOp | None) -> fl
     return price * extent(value.ranges)
 
 
-def _room(capabilities: Capabilities) -> int:
-    """Bytes that the panels of one operand may take."""
-    last = capabilities.cache_bytes[-1] if capabilities.cache_bytes else 1 << 20
-    return min(last // 8, capabilities.local_bytes // 4)
-
-
 def unit_opts(facts: Analysis, capabilities: Capabilities, tile: UnitTile) -> list[Opt]:
     """The Opts for a contraction by this tile."""
-    return _Nest(facts, capabilities, tile).opts()
+    return _UnitNest(facts, capabilities, tile).opts()
 
 
-class _Nest:
-    """The loops around a tile. Axes are named by their ids; None where a loop is not needed."""
+class _UnitNest(Nest):
+    """The loops around a tile of fragments."""
 
     def __init__(self, facts: Analysis, capabilities: Capabilities, tile: UnitTile) -> None:
-        self.facts, self.capabilities, self.tile = facts, capabilities, tile
-        self.unit = tile.unit
+        super().__init__(facts, capabilities)
+        self.tile, self.unit = tile, tile.unit
         product = facts.reductions[0].src[0]
         self.a, self.b = product.src[1 - tile.operand], product.src[tile.operand]
         self.reduced = facts.reductions[0].src[1:]
-        self.sizes = {r.arg.id: size(r) for r in (*facts.outputs, *self.reduced)}
-        self.fresh = max(r.arg.id for r in facts.nodes if r.op is Op.RANGE) + 1
-        self.splits: list[Opt] = []
         depth, rest = tile.depth.arg.id, -size(tile.depth) % tile.unit.depth
         if rest:
             self.splits.append(Pad(depth, tile.unit.depth))
             self.sizes[depth] += rest
 
-    def _split(self, axis: int, into: int, ragged: str = "overlap") -> int | None:
-        """The new outer axis, the axis itself keeps `into`; None where that is all of it."""
-        if into >= self.sizes[axis]:
-            return None
-        self.splits.append(Split(axis, into, ragged))
-        outer, self.fresh = self.fresh, self.fresh + 1
-        self.sizes[outer] = -(-self.sizes[axis] // into)
-        self.sizes[axis] = into
-        return outer
-
     def opts(self) -> list[Opt]:
         tile, unit = self.tile, self.unit
         row, column, depth = (r.arg.id for r in (tile.row, tile.column, tile.depth))
-        panel = self._split(column, unit.columns * tile.across)
-        across = self._split(column, unit.columns)
-        block = self._split(row, unit.rows * tile.down)
-        down = self._split(row, unit.rows) if unit.rows > 1 else None
-        steps = self._split(depth, unit.depth)
+        panel = self.group(column, unit.columns * tile.across, "overlap")
+        across = self.group(column, unit.columns, "overlap")
+        block = self.group(row, unit.rows * tile.down, "overlap")
+        down = self.group(row, unit.rows, "overlap") if unit.rows > 1 else None
+        steps = self.group(depth, unit.depth, "overlap")
         of_b = [r for r in self.facts.free if r in self.b.ranges]
         batch = [r.arg.id for r in of_b if r is not tile.column]
         of_a = [r for r in self.facts.free if r not in self.b.ranges]
         others = [r.arg.id for r in of_a if r is not tile.row]
 
-        share = self._share([*batch, *others, block, panel], block, panel)
+        # Whoever shares the blocks packs all panels, and the other way round.
+        packing_a, packing_b = tile.copies
+        share = self.share(
+            (*batch, *others, block, panel), tile.cycles, {panel: packing_a, block: packing_b}
+        )
         padded = -(-size(tile.depth) // unit.depth) * unit.depth
         terms = extent(self.reduced) // size(tile.depth) * padded
         panel_bytes = terms * unit.columns * tile.across * self.b.src[0].dtype.itemsize
         block_bytes = terms * unit.rows * tile.down * self.a.src[0].dtype.itemsize
-        caches = self.capabilities.cache_bytes or (1 << 15,)
-        near = caches[min(1, len(caches) - 1)] // 2
-        panels = blocks = None
-        if panel is not None and panel != share:
-            panels = self._split(panel, max(_room(self.capabilities) // panel_bytes, 1), "short")
-        if block is not None and block != share:
-            blocks = self._split(block, max(near // block_bytes, 1), "short")
+        panels = self.group(panel, max(room(self.capabilities) // panel_bytes, 1))
+        blocks = self.group(block, max(self.near // block_bytes, 1))
 
         own = fragment_axes(unit, self.fresh)
         rows, columns = own[0].arg.id, own[1].arg.id
@@ -210,7 +191,7 @@ class _Nest:
         else:
             use, copies = UseMatrixUnit(unit, (column, depth)), {}
             rows, column = row, columns
-            inside += [Bind(x, AxisKind.UNROLL) for x in (row,)]
+            inside.append(Bind(row, AxisKind.UNROLL))
             last = [row, across, column]
         if across is not None:
             inside.append(Bind(across, AxisKind.UNROLL))
@@ -223,39 +204,9 @@ class _Nest:
         in_b = [i for i in sums if any(r.arg.id == i for r in self.b.ranges)]
         in_a = [i for i in sums if any(r.arg.id == i for r in self.a.ranges)]
         held_a = [block, *in_a, steps, copies.get(down or -1), rows, groups, step]
-        opts.append(self._stage(0, share, held_a))
+        opts.append(self.stage(0, share, held_a))
         held_b = [panel, *in_b, steps, copies.get(across or -1, across), groups, columns, step]
-        opts.append(self._stage(1, share, held_b))
+        opts.append(self.stage(1, share, held_b))
         if share is not None:
             opts.append(Bind(share, AxisKind.THREAD))
         return opts
-
-    def _stage(self, operand: int, share: int | None, axes: list[int | None]) -> Stage:
-        """Holds an operand for these axes; each worker holds its own share."""
-        return Stage(operand, tuple(x for x in axes if x is not None and x != share))
-
-    def _share(self, axes: list[int | None], block: int | None, panel: int | None) -> int | None:
-        """Splits an axis into the parts that the workers take; returns the axis of parts. Whoever
-        shares the blocks packs all panels, and the other way round."""
-        if not self.facts.worth_sharing(self.capabilities, _SPEED):
-            return None
-        threads, tile = self.capabilities.threads, self.tile
-        best: tuple[float, int, int] | None = None
-        for axis in (x for x in axes if x is not None):
-            n = self.sizes[axis]
-            for parts in {min(n, threads * k) for k in (1, 2, 4)}:
-                each = -(-n // parts)
-                parts = -(-n // each)
-                if parts < 2:
-                    continue
-                rounds = -(-parts // threads)
-                again = tile.copies[0] if axis == panel else tile.copies[1] if axis == block else 0
-                time = tile.cycles * rounds * each / n + again * rounds
-                # More parts than workers even out what disturbs one of them.
-                time *= 1 - 0.01 * min(parts // threads, 4)
-                if best is None or time < best[0]:
-                    best = (time, axis, each)
-        if best is None:
-            return None
-        _, axis, each = best
-        return axis if each == 1 else self._split(axis, each, "short")

@@ -15,7 +15,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from dovetile.ir.ops import ELEMENTWISE, Op
+from dovetile.ir.ops import ELEMENTWISE, MOVEMENT, Op
+from dovetile.ir.shape import groups_of_equal_extent
 from dovetile.ir.uop import UOp, toposort
 from dovetile.schedule.layout import Layout
 from dovetile.schedule.place import Placement
@@ -38,11 +39,10 @@ class Operand:
         return {i for i, used in enumerate(self.labels) if used and min(used) >= kept}
 
 
-def choose(placement: Placement, lanes: int) -> None:
-    """Fills in placement.layouts and placement.relaid, for a target of vectors of `lanes`."""
-    if lanes < 2:
+def choose(placement: Placement, vector_bytes: int) -> None:
+    """Fills in placement.layouts and placement.relaid, for a target of such vectors."""
+    if not vector_bytes:
         return
-    inside = _inside(placement)
     contractions = {
         node: _Contraction.of(node) for node in placement.nodes if node in placement.contractions
     }
@@ -58,8 +58,9 @@ def choose(placement: Placement, lanes: int) -> None:
         if chain is None or c.weights is None:
             continue
         held = chain[-1]
-        if held not in inside:
+        if not placement.only_kernels_read(held):
             continue
+        lanes = vector_bytes // max(held.dtype.itemsize, 4)
         axis = _axis_of(chain, c.outputs)
         width = _width(node.shape[c.outputs], lanes)
         if axis is None or width is None or all(n == 1 for n in held.shape[axis + 1 :]):
@@ -103,7 +104,7 @@ class _Contraction:
         operands = tuple(_operand(source, labels) for source in product.src)
         for weights, other in (operands, operands[::-1]):
             made = {i for used in weights.labels for i in used if i < kept}
-            if len(made) != 1 or not _is_memory(weights.source):
+            if len(made) != 1 or not _is_input(weights.source):
                 continue
             (outputs,) = made
             single = all(len(used) <= 1 for used in weights.labels) and (
@@ -113,22 +114,6 @@ class _Contraction:
             if single and not shared:
                 return _Contraction(operands, kept, weights, outputs)
         return _Contraction(operands, kept)
-
-
-def _inside(placement: Placement) -> set[UOp]:
-    """Held values that only kernels of the graph see."""
-    seen_outside = {Op.SINK, Op.COPY, Op.AFTER, Op.STORE}
-    found = set()
-    for node in placement.held:
-        stack, inside = [node], node.op in ELEMENTWISE or node.op in (Op.REDUCE, Op.RESHAPE)
-        while stack and inside:
-            for user in placement.users[stack.pop()]:
-                inside = inside and user.op not in seen_outside
-                if user.op is Op.RESHAPE:
-                    stack.append(user)
-        if inside:
-            found.add(node)
-    return found
 
 
 def _axis_of(chain: tuple[UOp, ...], outputs: int) -> int | None:
@@ -142,17 +127,15 @@ def _axis_of(chain: tuple[UOp, ...], outputs: int) -> int | None:
     return next(iter(axes)) if len(axes) == 1 else None
 
 
-def _is_memory(node: UOp) -> bool:
+def _is_input(node: UOp) -> bool:
+    """Memory as the graph finds it. What the graph itself writes first is not laid out once."""
     return node.op is Op.BUFFER or node.op is Op.RESHAPE and node.src[0].op is Op.BUFFER
 
 
 def _operand(node: UOp, labels: Labels) -> Operand:
-    while not _is_memory(node) and (node.op in _MOVES or node.op in (Op.CAST, Op.INDEX)):
+    while not _is_input(node) and (node.op in MOVEMENT or node.op in (Op.CAST, Op.INDEX)):
         node, labels = _below(node, labels)
     return Operand(node, labels)
-
-
-_MOVES = frozenset({Op.RESHAPE, Op.PERMUTE, Op.EXPAND, Op.PAD, Op.SHRINK, Op.FLIP})
 
 
 def _below(node: UOp, labels: Labels) -> tuple[UOp, Labels]:
@@ -178,22 +161,11 @@ def _regrouped(
     labels: Labels, new: tuple[int, ...], old: tuple[int, ...]
 ) -> Iterator[frozenset[int]]:
     """Labels of the old axes: groups of axes of equal extent go together."""
-    i = j = 0
-    while i < len(new) or j < len(old):
-        first_new, first_old = i, j
-        extent_new = new[i] if i < len(new) else 1
-        extent_old = old[j] if j < len(old) else 1
-        i, j = min(i + 1, len(new)), min(j + 1, len(old))
-        while extent_new != extent_old:
-            if extent_new < extent_old:
-                extent_new *= new[i]
-                i += 1
-            else:
-                extent_old *= old[j]
-                j += 1
-        group = frozenset().union(*(labels[k] for k in range(first_new, i) if new[k] != 1))
-        for k in range(first_old, j):
-            yield group if old[k] != 1 else frozenset()
+    for of_new, of_old in groups_of_equal_extent(new, old):
+        used = (label for label, n in zip(labels[of_new], new[of_new]) if n != 1)
+        group = frozenset[int]().union(*used)
+        for n in old[of_old]:
+            yield group if n != 1 else frozenset()
 
 
 def _used(index: UOp, labels: Labels) -> frozenset[int]:
@@ -206,7 +178,7 @@ def _used(index: UOp, labels: Labels) -> frozenset[int]:
             continue
         if node.op in ELEMENTWISE:
             below = [(source, own) for source in node.src]
-        elif node.op in _MOVES:
+        elif node.op in MOVEMENT:
             below = [_below(node, own)]
         else:
             found = found.union(*own)

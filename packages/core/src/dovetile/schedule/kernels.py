@@ -113,7 +113,7 @@ class KernelMaker:
         """Builds the kernel again where its value had better lie in another order."""
         (root,) = kernel.roots
         # A padded copy lies as what it is a copy of.
-        if root in self.placement.layouts or not self._free(root):
+        if root in self.placement.layouts or not self.placement.only_kernels_read(root):
             return builder
         capabilities = self.capabilities[kernel.device]
         lanes = capabilities.vector_bytes // root.dtype.itemsize
@@ -129,19 +129,6 @@ class KernelMaker:
         self.placement.layouts[node] = layout
         if layout.width == 1:
             self.ordered.add(self.buffers[node])
-
-    def _free(self, root: UOp) -> bool:
-        """Whether only kernels read this held value, so that it may lie in any order."""
-        if root.op in (Op.STAGE, Op.COPY, Op.STORE):
-            return False
-        waiting = [root]
-        while waiting:
-            for user in self.placement.users.get(waiting.pop(), ()):
-                if user.op in (Op.SINK, Op.COPY):
-                    return False
-                if user.op in (Op.RESHAPE, Op.AFTER) and user not in self.placement.held:
-                    waiting.append(user)
-        return True
 
     def _shape_of(self, root: UOp) -> tuple[tuple[int, ...], str]:
         shape = root.src[1].shape if root.op is Op.STORE else root.shape

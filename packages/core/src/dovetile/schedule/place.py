@@ -35,12 +35,19 @@ _REUSE = 4
 _WINDOW_WORK = 2
 # What `_work` counts for a reduction: too much to be repeated.
 _UNBOUNDED = 1 << 20
+# Between an operand and the sum of products that it is for.
+_PATH = MOVEMENT | {Op.CAST, Op.INDEX, Op.MUL}
+# The contractions that a value is computed from (two stand for several), and whether by a maximum.
+Origin = tuple[frozenset[UOp], bool]
+_NOTHING: Origin = (frozenset(), False)
 
 
 @dataclass
 class Placement:
     """The held nodes of a graph, and the contractions among its reductions.
 
+    closed: for a contraction under rule 5 the reductions that share its loop.
+    apart: contractions that rule 5 must leave alone.
     epilogues: for a contraction what follows it in its kernel, from itself to what is held.
     layouts: of held nodes that are not row-major.
     relaid: for a contraction a node in memory that it reads through a copy, and the copy's layout.
@@ -51,11 +58,23 @@ class Placement:
     held: dict[UOp, None] = field(default_factory=dict)
     contractions: set[UOp] = field(default_factory=set)
     closed: dict[UOp, frozenset[UOp]] = field(default_factory=dict)
-    """For a contraction under rule 5 the reductions that share its loop."""
     apart: frozenset[UOp] = frozenset()
     epilogues: dict[UOp, tuple[UOp, ...]] = field(default_factory=dict)
     layouts: dict[UOp, Layout] = field(default_factory=dict)
     relaid: dict[UOp, tuple[UOp, Layout]] = field(default_factory=dict)
+
+    def only_kernels_read(self, held: UOp) -> bool:
+        """Whether nothing but kernels sees a held value, so that it may lie in any order."""
+        if held.op in (Op.STAGE, Op.COPY, Op.STORE):
+            return False
+        waiting = [held]
+        while waiting:
+            for user in self.users.get(waiting.pop(), ()):
+                if user.op in (Op.SINK, Op.COPY):
+                    return False
+                if user.op in (Op.RESHAPE, Op.AFTER) and user not in self.held:
+                    waiting.append(user)
+        return True
 
 
 def place(sink: UOp, target: Capabilities, apart: frozenset[UOp] = frozenset()) -> Placement:
@@ -76,13 +95,6 @@ def is_memory(node: UOp) -> bool:
     while node.op is Op.RESHAPE or (node.op is Op.AFTER):
         node = node.src[0]
     return node.op is Op.BUFFER
-
-
-# Between an operand and the sum of products that it is for.
-_PATH = MOVEMENT | {Op.CAST, Op.INDEX, Op.MUL}
-# The contractions that a value is computed from (two stand for several), and whether by a maximum.
-Origin = tuple[frozenset[UOp], bool]
-_NOTHING: Origin = (frozenset(), False)
 
 
 def storage(node: UOp) -> UOp:
@@ -168,7 +180,6 @@ def _closes(node: UOp, operand: UOp, origins: dict[UOp, Origin], placement: Plac
     contractions, by_maximum = origins[operand]
     if len(contractions) != 1 or not by_maximum or node in placement.apart:
         return False
-
     cone = toposort(operand, lambda n: origins[n][0] == contractions and n not in contractions)
     inside = {n for n in cone if origins[n][0] == contractions}
     path = toposort(node.src[0], lambda n: n is not operand and n.op in _PATH)

@@ -12,8 +12,9 @@ from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from dovetile.errors import GraphError
-from dovetile.ir.ops import AxisKind, Op
+from dovetile.ir.ops import MOVEMENT, AxisKind, Op
 from dovetile.ir.rewrite import rewrite
+from dovetile.ir.shape import groups_of_equal_extent
 from dovetile.ir.symbolic import linear_form, simplify_index
 from dovetile.ir.uop import UOp
 from dovetile.schedule.layout import Layout
@@ -98,7 +99,7 @@ class RangeBuilder:
                 view, indices, gate = self._through_index(view, indices, gate)
             elif view.op in (Op.AFTER, Op.STAGE):
                 view = view.src[0]
-            elif view.op in _MOVES and view.op is not Op.PAD:
+            elif view.op in MOVEMENT and view.op is not Op.PAD:
                 view, indices = view.src[0], self._moved(view, indices)
             else:
                 raise GraphError(f"[STORE] to {view.op.name}; it must be a view of memory")
@@ -153,7 +154,7 @@ class RangeBuilder:
             return (yield (node.src[0], indices, gate, state))
         if op is Op.PAD:
             return (yield from self._pad(node, indices, gate, state))
-        if op in _MOVES:
+        if op in MOVEMENT:
             return (yield (node.src[0], self._moved(node, indices), gate, state))
         if op is Op.REDUCE:
             kind, count = node.arg
@@ -244,24 +245,12 @@ class RangeBuilder:
     def _regrouped(self, new: tuple[int, ...], old: tuple[int, ...], indices: Indices) -> list[UOp]:
         """What `_reshaped` says; groups of axes of equal extent go together."""
         result: list[UOp] = []
-        i = j = 0
-        while i < len(new) or j < len(old):
-            start_new, start_old = i, j
-            extent_new = new[i] if i < len(new) else 1
-            extent_old = old[j] if j < len(old) else 1
-            i, j = min(i + 1, len(new)), min(j + 1, len(old))
-            while extent_new != extent_old:
-                if (extent_new < extent_old and i < len(new)) or j >= len(old):
-                    extent_new *= new[i]
-                    i += 1
-                else:
-                    extent_old *= old[j]
-                    j += 1
-            group = old[start_old:j]
-            if group == new[start_new:i]:
-                result += indices[start_new:i]
+        for of_new, of_old in groups_of_equal_extent(new, old):
+            group = old[of_old]
+            if group == new[of_new]:
+                result += indices[of_new]
                 continue
-            flat = self._flat(new[start_new:i], indices[start_new:i])
+            flat = self._flat(new[of_new], indices[of_new])
             stride = math.prod(group)
             for position, n in enumerate(group):
                 stride //= max(n, 1)
@@ -386,7 +375,6 @@ class RangeBuilder:
             self._zero_outside[result] = zero
 
 
-_MOVES = frozenset({Op.RESHAPE, Op.PERMUTE, Op.EXPAND, Op.PAD, Op.SHRINK, Op.FLIP})
 _ZERO_FROM_ALL = frozenset(
     {Op.ADD, Op.CAST, Op.MAX, Op.MIN, Op.SQRT, Op.TRUNC, Op.SIN, Op.BITCAST, Op.AND, Op.OR}
 )

@@ -30,6 +30,15 @@ class Command(NamedTuple):
     program: Program | None
     places: list[int]
     groups: tuple[int, ...]
+    local: tuple[int, ...]
+
+    def queue(self, memory: Sequence[Buffer]) -> None:
+        """Puts it into its device's queue."""
+        buffers = [memory[place] for place in self.places]
+        if self.program is None:
+            copy(*buffers)
+        else:
+            self.device.queue.launch(self.program, buffers, (), self.groups, self.local)
 
 
 class LoadedPlan:
@@ -69,6 +78,7 @@ class LoadedPlan:
                 None if step.program is None else programs[step.program],
                 [place(step.device, reference) for reference in step.memory],
                 (step.parts,),
+                (step.threads,),
             )
             for step in plan.steps
         ]
@@ -81,9 +91,8 @@ class LoadedPlan:
         """Queues all steps; returns the buffers of the results. Does not wait."""
         plan = self.plan
         results = [Buffer.allocated(*kind) for kind in self._results]
-        memory = [*results, *self._faults, *inputs]
-        if plan.temporaries:
-            memory[len(results) : len(results)] = self._temporaries()
+        temporaries = self._temporaries() if plan.temporaries else ()
+        memory = [*results, *temporaries, *self._faults, *inputs]
         if plan.faults:
             register_faults(plan.faults)
         total.add(self.work)
@@ -94,12 +103,8 @@ class LoadedPlan:
             with profiling.stage("launch"):
                 self._run_timed(memory, profile)
             return results
-        for device, program, places, groups in self.commands:
-            buffers = [memory[place] for place in places]
-            if program is None:
-                copy(*buffers)
-            else:
-                device.queue.launch(program, buffers, (), groups)
+        for command in self.commands:
+            command.queue(memory)
         for submit in self._submits:
             submit()
         return results
@@ -111,15 +116,11 @@ class LoadedPlan:
 
     def _run_timed(self, memory: Sequence[Buffer], profile: Profile | None) -> None:
         """Runs step by step, each awaited and reported."""
-        for step, (device, program, places, groups) in zip(self.plan.steps, self.commands):
-            buffers = [memory[place] for place in places]
-            device.wait()
+        for step, command in zip(self.plan.steps, self.commands):
+            command.device.wait()
             start = time.perf_counter()
-            if program is None:
-                copy(*buffers)
-            else:
-                device.queue.launch(program, buffers, (), groups)
-            device.wait()
+            command.queue(memory)
+            command.device.wait()
             seconds = time.perf_counter() - start
             name = "copy" if step.program is None else self.plan.programs[step.program][1]
             if debug.level() >= 2:
