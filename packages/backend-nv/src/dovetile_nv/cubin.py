@@ -46,7 +46,7 @@ class Kernel:
     bank_bytes: int
     """Size of the first constant bank."""
     threads: int
-    """Per workgroup: the most that the code was compiled for, 1 where it does not say."""
+    """Per workgroup: the most that the code was compiled for, 0 where it does not say."""
     target: int
     """The SM version of the code, one hexadecimal digit each for major and minor."""
 
@@ -232,7 +232,7 @@ def _kernel(
         arguments_offset=offset or bank.size,
         arguments_bytes=nbytes,
         bank_bytes=bank.size,
-        threads=max(1, x * y * z),
+        threads=x * y * z,
         target=target,
     )
 
