@@ -9,15 +9,15 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from dovetile_nv import cubin, cuda_compiler, libraries, ptx_compiler
-from dovetile_nv.capabilities import ARCHITECTURES, architecture_of, capabilities_of
-from dovetile_nv.ptx_renderer import PtxRenderer
 
 from dovetile import dtypes
 from dovetile.errors import CompileError
 from dovetile.ir import Op, UOp
 from dovetile.lower.linear import LinearKernel
 from dovetile.lower.linearize import linearize
+from dovetile_nv import cubin, cuda_compiler, libraries, ptx_compiler
+from dovetile_nv.capabilities import ARCHITECTURES, architecture_of, capabilities_of
+from dovetile_nv.ptx_renderer import PtxRenderer
 
 SOURCE = """
 __device__ int numbers[4] = {1, 2, 3, 4};

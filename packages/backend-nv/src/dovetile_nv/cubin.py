@@ -148,9 +148,9 @@ def _sections(binary: bytes) -> list[_Section]:
         headers = [
             struct.unpack_from("<IIQQQQIIQQ", binary, table + i * size) for i in range(count)
         ]
-    except struct.error as error:
+        names = headers[names_index]
+    except (struct.error, IndexError) as error:
         raise CompileError("[load] the cubin is cut off: its section table is missing") from error
-    names = headers[names_index]
 
     def name_at(offset: int) -> str:
         start = names[4] + offset

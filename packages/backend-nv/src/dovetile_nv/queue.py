@@ -108,6 +108,8 @@ class NvQueue(Queue):
             return
         arguments = [buffer.address for buffer in buffers]
         arguments += scalars
+        if self._dead is not None:
+            raise DeviceFault(self._dead)
         with self._lock:
             self.stream.launch(program, count, threads, arguments, self.position + 1)  # type: ignore[arg-type]
             self._recent.append(program.name)
@@ -152,9 +154,15 @@ class NvQueue(Queue):
 
     def submit(self) -> int:
         with self._lock:
+            if self._dead is not None:
+                raise DeviceFault(self._dead)
             position = self.position
             if position != self._submitted:
-                self.stream.submit(position)
+                try:
+                    self.stream.submit(position)
+                except DeviceError:  # as any call after a fault may do
+                    self._check()
+                    raise
                 self._submitted = position
             return position
 
@@ -167,8 +175,6 @@ class NvQueue(Queue):
 
     def _wait(self, position: int) -> None:
         """Waits for a position. Raises DeviceFault where the commands were stopped before."""
-        if self._dead is not None:
-            raise DeviceFault(self._dead)
         if position > self._submitted:  # what waits for its own commands must have handed them over
             self.submit()
         timeline = self.timeline

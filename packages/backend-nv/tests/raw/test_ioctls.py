@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from fake_driver import GPU_ID, UUID, FakeDriver
+
+from dovetile.errors import DeviceError
 from dovetile_nv.device import NvDevice
 from dovetile_nv.raw import driver_abi as abi
 from dovetile_nv.raw import memory, probe
@@ -11,9 +14,6 @@ from dovetile_nv.raw.channel import ENTRIES, Channel
 from dovetile_nv.raw.client import request
 from dovetile_nv.raw.generations import GENERATIONS, HOPPER
 from dovetile_nv.raw.structure import Structure
-from fake_driver import GPU_ID, UUID, FakeDriver
-
-from dovetile.errors import DeviceError
 
 
 @pytest.fixture

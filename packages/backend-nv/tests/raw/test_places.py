@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 
 import pytest
+
+from dovetile.errors import ArgumentError, OutOfMemoryError
 from dovetile_nv.raw.memory import Memory, Ranges
 from dovetile_nv.raw.pool import Pool
 from dovetile_nv.raw.ring import Ring
-
-from dovetile.errors import ArgumentError, OutOfMemoryError
 
 
 def test_ranges_do_not_meet_and_come_back():

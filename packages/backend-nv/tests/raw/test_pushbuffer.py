@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from dovetile_nv.cubin import Kernel
 from dovetile_nv.raw import pushbuffer
 from dovetile_nv.raw.descriptor import DESCRIPTOR_BYTES, Patcher, layout, template

@@ -6,14 +6,14 @@ import ctypes
 
 import numpy as np
 import pytest
-from dovetile_nv.device import NvDevice
-from dovetile_nv.raw.descriptor import layout
-from dovetile_nv.raw.generations import HOPPER
 from fake_driver import FakeDriver
 
 from dovetile import dtypes
 from dovetile.errors import ArgumentError, CompileError, DeviceFault, OutOfMemoryError
 from dovetile.runtime import Buffer, Copy, Launch, SignalStore, SignalWait, Timestamp
+from dovetile_nv.device import NvDevice
+from dovetile_nv.raw.descriptor import layout
+from dovetile_nv.raw.generations import HOPPER
 
 SHAPE = layout(HOPPER.descriptor)
 

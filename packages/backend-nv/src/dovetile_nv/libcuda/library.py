@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 from ctypes import POINTER, Structure, c_char_p, c_int, c_size_t, c_uint, c_uint64, c_void_p
 from functools import cache
+from typing import NoReturn
 
 from dovetile.errors import CompileError, DeviceError, OutOfMemoryError
 
@@ -108,10 +109,14 @@ class Library:
         """Calls a function. Raises OutOfMemoryError, CompileError or DeviceError."""
         status = getattr(self._library, name)(*arguments)
         if status:
-            text = f"[libcuda] {name}: {self.describe(status)}"
-            if status == OUT_OF_MEMORY:
-                raise OutOfMemoryError(text)
-            raise (CompileError if status in _NO_BINARY else DeviceError)(text)
+            self.raise_for(name, status)
+
+    def raise_for(self, name: str, status: int) -> NoReturn:
+        """Raises what a status of a function stands for."""
+        text = f"[libcuda] {name}: {self.describe(status)}"
+        if status == OUT_OF_MEMORY:
+            raise OutOfMemoryError(text)
+        raise (CompileError if status in _NO_BINARY else DeviceError)(text)
 
     def describe(self, status: int) -> str:
         """A status in words."""

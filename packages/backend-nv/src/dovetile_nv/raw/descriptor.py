@@ -144,7 +144,7 @@ class Patcher:
 
     def __init__(self, version: tuple[int, int]) -> None:
         shape = layout(version)
-        self.grid = shape.word("GRID_WIDTH")
+        self.grid = shape.word("GRID_WIDTH" if "GRID_WIDTH" in shape.fields else "CTA_RASTER_WIDTH")
         self.threads = shape.word("CTA_THREAD_DIMENSION0")
         self.shift = 6 if "CONSTANT_BUFFER_ADDR_LOWER_SHIFTED6" in shape.fields else 0
         name = "CONSTANT_BUFFER_ADDR_LOWER" + ("_SHIFTED6" if self.shift else "")
