@@ -100,7 +100,8 @@ class _Lanes:
         memory = self.whole[node.src[0]]
         width = buffer_of(node).dtype.lanes
         positions = [
-            position * width if width > 1 else position for position in self._each(node.src[1], 1)
+            position * width if width > 1 else position
+            for position in self._each(node.src[1], 1)
         ]
         addresses = [UOp(Op.INDEX, memory.dtype, (memory, p)) for p in positions]
         if node.src[1].dtype.lanes == 1:
