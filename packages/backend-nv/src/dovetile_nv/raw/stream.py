@@ -103,8 +103,9 @@ class RawStream(Stream):
     def prepare(self, program: RawProgram) -> None:
         """Does what must come before a program's launch, of all programs loaded meanwhile too."""
         if program.local_bytes > self._local_bytes:
-            self._local_bytes = program.local_bytes
-            address, pair_bytes = self._interface.local_memory(program.local_bytes)
+            # Powers of two: the memory from before stays taken, and so all of it at most doubles.
+            self._local_bytes = 1 << (program.local_bytes - 1).bit_length()
+            address, pair_bytes = self._interface.local_memory(self._local_bytes)
             self._idle()
             self._words += pushbuffer.local_memory(address, pair_bytes)
         if self._interface.stale_caches:
