@@ -5,8 +5,9 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -103,9 +104,32 @@ class NvDevice(Device):
         return NvSignal(self._queue.signals)
 
 
-_copy = ctypes.CDLL(None).memcpy  # unlike ctypes.memmove, it lets other threads run
-_copy.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
-_copy.restype = ctypes.c_void_p
+_memcpy = ctypes.CDLL(None).memcpy  # unlike ctypes.memmove, it lets other threads run
+_memcpy.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
+_memcpy.restype = ctypes.c_void_p
+_COPIERS = 4
+_COPY_PART = 1 << 20  # bytes that are worth another thread
+
+
+@cache
+def _copiers() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_COPIERS, "dovetile-copy")
+
+
+def _copy(destination: int, source: int, nbytes: int) -> None:
+    """Copies host memory; one thread does not reach half of what the bus takes."""
+    if nbytes < 2 * _COPY_PART:
+        _memcpy(destination, source, nbytes)
+        return
+    starts = range(0, nbytes, _COPY_PART)
+    parts = [
+        _copiers().submit(
+            _memcpy, destination + start, source + start, min(_COPY_PART, nbytes - start)
+        )
+        for start in starts
+    ]
+    for part in parts:
+        part.result()
 
 
 def _address(content: memoryview) -> int:

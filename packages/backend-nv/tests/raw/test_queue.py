@@ -260,6 +260,23 @@ def test_stacks_get_memory_once(gpu: NvDevice, driver: FakeDriver, binary: bytes
     assert sizes == [2048 * 32 * 64 * 2]  # the next power of two, for all threads of a pair
 
 
+def test_stacks_have_memory_after_a_fault(gpu: NvDevice, driver: FakeDriver, binary: bytes):
+    program = gpu.load(binary, "stacked")
+    memory = Buffer(gpu, 256), Buffer(gpu, 256)
+    commands = gpu.queue.capture([Launch(program, memory, (), (1,), (64,))])
+    gpu.synchronize()
+    driver.fault = (13, 0)
+    commands.submit()
+    with pytest.raises(DeviceFault, match="a trap, an illegal instruction"):
+        gpu.synchronize()
+    driver.fault = None
+    driver.methods.clear()
+    commands.submit()  # into a new channel
+    gpu.synchronize()
+    methods = [(s, m) for s, m, _ in driver.methods]
+    assert methods.index((1, 0x790)) < methods.index((1, 0x2C0))
+
+
 def test_code_is_loaded_with_its_data(gpu: NvDevice, driver: FakeDriver, binary: bytes):
     program = gpu.load(binary, "looked_up")
     gpu.queue.launch(program, [Buffer(gpu, 64)], (), (1,), (16,))

@@ -47,6 +47,8 @@ class RawStream(Stream):
         self._ring_bytes = self._ring.host_bytes()
         self._places = Ring(_RING_BYTES)
         self._running = False  # whether launches come before what is recorded next
+        self._local_bytes = 0
+        self._local: tuple[int, int] | None = None  # where local memory lies, and its size
         self._open()
 
     def _open(self) -> None:
@@ -62,7 +64,8 @@ class RawStream(Stream):
         )
         self._debugger = Debugger(card, self.channel)
         self._words = pushbuffer.windows(SHARED_WINDOW, LOCAL_WINDOW)
-        self._local_bytes = 0
+        if self._local is not None:
+            self._words += pushbuffer.local_memory(*self._local)
 
     # -- Recording ---------------------------------------------------------------------------
 
@@ -105,9 +108,9 @@ class RawStream(Stream):
         if program.local_bytes > self._local_bytes:
             # Powers of two: the memory from before stays taken, and so all of it at most doubles.
             self._local_bytes = 1 << (program.local_bytes - 1).bit_length()
-            address, pair_bytes = self._interface.local_memory(self._local_bytes)
+            self._local = self._interface.local_memory(self._local_bytes)
             self._idle()
-            self._words += pushbuffer.local_memory(address, pair_bytes)
+            self._words += pushbuffer.local_memory(*self._local)
         if self._interface.stale_caches:
             self._interface.stale_caches = False
             self._words += pushbuffer.invalidate_caches()
