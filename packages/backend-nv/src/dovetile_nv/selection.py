@@ -29,6 +29,8 @@ NV_INTERFACE: environment.Variable[str] = environment.Variable(
 @cache
 def raw_problem() -> str | None:
     """None where the raw queue can be used, else why not. Opens the driver, but no GPU."""
+    if not sys.platform.startswith("linux"):
+        return "it needs Linux"
     from dovetile_nv.raw import probe
 
     return probe.problem()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 
 from dovetile.errors import DovetileError
 from dovetile_nv.raw.driver_abi import DRIVER_VERSION
@@ -16,8 +15,6 @@ _VERSION = "/sys/module/nvidia/version"
 def problem(system: System | None = None) -> str | None:
     """None where it can be used, else why not."""
     system = system or System()
-    if not sys.platform.startswith("linux"):
-        return "the raw queue needs Linux"
     for path in _FILES:
         if not os.access(path, os.R_OK | os.W_OK):
             state = "may not be opened" if os.path.exists(path) else "is not there"
