@@ -1,10 +1,11 @@
 """Workgroups: axes bound to the grid and to the threads of a group become launch indices.
 
 A kernel is launched with one flat index for groups and one for the threads of a group. GROUP axes
-are digits of the first. A LOCAL axis is some bits of the second, the lower the nearer
-its elements are, so that neighbours in memory belong to neighbouring threads. Axes of loops that
-are not inside each other may be the same bits: the threads that reduce a row also write it. A REDUCE over them becomes COMBINE, an exchange between
-threads: by SHUFFLE within a warp, through LOCAL memory between warps.
+are digits of the first. A LOCAL axis is some bits of the second, the lower the nearer its elements
+are, so that neighbours in memory belong to neighbouring threads. Axes of loops that are not inside
+each other may be the same bits: the threads that reduce a row also write it. A REDUCE over them
+becomes COMBINE, an exchange between threads: by SHUFFLE within a warp, through LOCAL memory between
+warps.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dovetile.ir.ops import ELEMENTWISE, AxisKind, Op
 from dovetile.ir.uop import UOp
 from dovetile.optimize.analysis import Access, Analysis, extent, power_of_two_up_to, size
+from dovetile.optimize.group_tiles import group_tile_opts
 from dovetile.optimize.keep import keep_opts
 from dovetile.optimize.opts import (
     Bind,
@@ -255,7 +256,7 @@ def heuristic(kernel: UOp, capabilities: Capabilities) -> list[Opt]:
     if not facts.outputs and not facts.reductions:
         return []
     if "GROUP" in capabilities.parallel_axes:
-        return workgroup_opts(facts, capabilities)
+        return group_tile_opts(facts, capabilities) or workgroup_opts(facts, capabilities)
     opts = closed_opts(facts, capabilities)
     if opts is None:
         opts = contraction_opts(facts, capabilities)
