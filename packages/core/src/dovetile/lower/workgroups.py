@@ -20,7 +20,8 @@ from dovetile.ir.symbolic import linear_form
 from dovetile.ir.uop import UOp, nodes_of
 from dovetile.lower.expand import combined
 from dovetile.lower.linear import buffer_of
-from dovetile.lower.stages import aligned, local_bytes
+from dovetile.lower.stages import aligned, barrier, local_bytes
+from dovetile.plugins.matrix_unit import GroupUnit
 
 # -- The grid --------------------------------------------------------------------------------------
 
@@ -74,8 +75,10 @@ def thread_strides(sink: UOp) -> dict[UOp, int]:
             for term, factor in linear_form(node.src[1])[0].items():
                 for r in term.ranges:
                     near[r] = min(near.get(r, _FAR), abs(factor) if term is r else _FAR)
-    strides: dict[UOp, int] = {}
+    strides = _unit_strides(sink)
     for r in sorted(apart, key=lambda r: (near.get(r, _FAR), -r.arg.id)):
+        if r in strides:
+            continue
         taken = sum(_mask(o, strides) for o in apart[r] if o in strides)
         stride, size = 1, _threads_along(r)
         while taken & (size - 1) * stride:
@@ -85,6 +88,19 @@ def thread_strides(sink: UOp) -> dict[UOp, int]:
 
 
 _FAR = 1 << 62
+
+
+def _unit_strides(sink: UOp) -> dict[UOp, int]:
+    """Those of the axes that the threads of a matrix unit are."""
+    strides: dict[UOp, int] = {}
+    by_id = {n.arg.id: n for n in nodes_of(sink) if n.op is Op.RANGE}
+    for node in nodes_of(sink):
+        if isinstance(node.arg, GroupUnit):
+            stride = 1
+            for n, place in node.arg.thread_digits:
+                strides[by_id[node.arg.first + place]] = stride
+                stride *= n
+    return strides
 
 
 def _threads_along(axis: UOp) -> int:
@@ -133,7 +149,7 @@ def bind_threads(sink: UOp, strides: dict[UOp, int]) -> UOp:
     return done[sink]
 
 
-_LISTING = frozenset({Op.END, Op.REDUCE, Op.AFTER, Op.BARRIER})
+_LISTING = frozenset({Op.END, Op.REDUCE, Op.AFTER, Op.BARRIER, Op.WAIT})
 
 
 def _by_first(store: UOp, local: UOp, bits: int) -> UOp:
@@ -224,7 +240,7 @@ def _exchanged(
     place = _bits(local, across) * count + own
     gate = (_bits(local, within).eq(0),) if within else ()
     # In a loop the last round's places may still be read.
-    ready = (UOp(Op.BARRIER, dtypes.void, outer, "workgroup"),) if outer else ()
+    ready = (barrier(*outer),) if outer else ()
     buffers, stores = [], []
     for value in values:
         lanes = value.dtype.lanes
@@ -235,7 +251,7 @@ def _exchanged(
         offset += aligned(buffer.arg.size * buffer.dtype.itemsize)
         buffers.append(buffer)
         stores.append(buffer.after(*ready).index(place * lanes).store(value, *gate))
-    met = UOp(Op.BARRIER, dtypes.void, tuple(stores), "workgroup")
+    met = barrier(*stores)
     for node, value, buffer in zip(nodes, values, buffers):
         lanes, held = value.dtype.lanes, buffer.after(met)
         terms = [
