@@ -96,7 +96,7 @@ class Op(Enum):
     # tensor level: (target, x), target a view (movement or INDEX) of a BUFFER; arg None or a
     # reduce op
     # loop level: (INDEX, x) or (INDEX, x, gate), arg None, or how: "streaming" past the
-    # caches, where the target can; "async" of a LOAD, done once a WAIT says so.  Nothing else writes.
+    # caches, where the target can; "async" of a LOAD, done once a WAIT says so
     STORE = auto()
     AFTER = auto()  # (x, *effects) -> x once the effects have happened
     END = auto()  # (effect, *ranges) closes loops around the effect, outermost first

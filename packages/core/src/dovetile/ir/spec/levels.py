@@ -60,8 +60,8 @@ def _special(node: UOp) -> Verdict:
 
 _ORDERED = frozenset(
     {
-        Op.STORE, Op.END, Op.GROUP, Op.BARRIER, Op.COMMIT, Op.WAIT, Op.RANGE, Op.SPECIAL, Op.AFTER, Op.COPY, Op.SINK,
-        Op.LOAD,
+        Op.STORE, Op.END, Op.GROUP, Op.BARRIER, Op.COMMIT, Op.WAIT, Op.RANGE, Op.SPECIAL, Op.AFTER,
+        Op.COPY, Op.SINK, Op.LOAD,
     }
 )  # fmt: skip
 
