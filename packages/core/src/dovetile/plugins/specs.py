@@ -62,7 +62,8 @@ class Capabilities:
     arithmetic_dtypes: frozenset[str] = STANDARD_DTYPES - {"float16", "bfloat16"}
     """Names of those it computes in; the core computes the others in float32."""
     native_ops: frozenset[str] = frozenset()
-    """Op names beyond the base set that it renders natively: SQRT, MULACC, EXP2, LOG2, SIN..."""
+    """Op names beyond the base set that it renders natively: SQRT, MULACC, EXP2, LOG2, SIN...; of
+    one type only where the type's name follows: EXP2_float32."""
     parallel_axes: tuple[str, ...] = ()
     """Kinds of axes the hardware runs in parallel, outermost first: THREAD, or GROUP and LOCAL."""
     threads: int = 1
@@ -132,6 +133,10 @@ class Capabilities:
         check(all(size > 0 for size in self.cache_bytes), "cache_bytes", "sizes must be positive")
         for field in ("line_bytes", "bytes_per_second", "operations_per_second"):
             check(getattr(self, field) > 0, field, "it must be positive")
+
+    def native(self, op: str, dtype: str) -> bool:
+        """Whether it renders an operation beyond the base set on a type natively."""
+        return op in self.native_ops or f"{op}_{dtype}" in self.native_ops
 
 
 # -- Devices and compilers -------------------------------------------------------------------
