@@ -201,18 +201,20 @@ class _Expander:
         bodies = self._select(body, inner)
         group = math.prod(r.src[0].arg for r in unrolled)
         lanes = vector[0].src[0].arg if vector else lanes_of(body)
+        # Threads exchange one value each, of all copies and lanes.
+        last = loops if all(r.arg.kind is AxisKind.LOCAL for r in loops) else ()
         result = []
         for start in range(0, len(bodies), group):
             terms = [broadcast(b, lanes) for b in bodies[start : start + group]]
             dtype = node.dtype.vec(lanes)
-            if not loops:
-                value = (
-                    combined(node.arg, terms) if terms[0].op is not Op.MATMUL else chained(terms)
-                )
+            if len(last) == len(loops):
+                products = terms[0].op is Op.MATMUL
+                value = chained(terms) if products else combined(node.arg, terms)
             else:
                 chain = terms[0] if len(terms) == 1 else UOp(Op.GROUP, dtype, tuple(terms))
                 value = UOp(Op.REDUCE, dtype, (chain, *loops), node.arg)
-            result.append(_across_lanes(node.arg, value) if vector else value)
+            value = _across_lanes(node.arg, value) if vector else value
+            result.append(UOp(Op.REDUCE, value.dtype, (value, *last), node.arg) if last else value)
         return result
 
     def _matrix_products(self, node: UOp, dims: tuple[UOp, ...]) -> list[UOp]:
