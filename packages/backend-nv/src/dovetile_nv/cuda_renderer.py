@@ -75,7 +75,7 @@ class _Text(CStyleRenderer):
         return f'extern "C" __device__ unsigned {size_name(kernel)} = {kernel.local_bytes};'
 
     def _handlers(self) -> dict[Op, Callable[[UOp, Writer], str | None]]:
-        return {**super()._handlers(), Op.VARIABLE: self._variable}
+        return {**super()._handlers(), Op.VARIABLE: self._variable, Op.END: self._end}
 
     def _variable(self, node: UOp, writer: Writer) -> str:
         name, index = node.arg.name, self.types["index"]
@@ -124,8 +124,14 @@ class _Text(CStyleRenderer):
         writer.lines.append(warpgroup.instruction(node.arg, name, a, b))
         if all(node is not other.src[2] for other in warpgroup.products(writer.kernel)):
             writer.lines.append('asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");')
-            writer.lines.append('asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");')
+            # In a loop, those of one step go on during the next, and are awaited behind the loop.
+            writer.lines.append(_awaited(1 if node.ranges else 0))
         return name
+
+    def _end(self, node: UOp, writer: Writer) -> None:
+        writer.lines.append("}")
+        if any(node.src[1] in product.ranges for product in warpgroup.products(writer.kernel)):
+            writer.lines.append(_awaited(0))
 
     def shuffle(self, node: UOp, writer: Writer) -> str:
         value, dtype = writer.names[node.src[0]], node.dtype
@@ -232,7 +238,9 @@ class _Text(CStyleRenderer):
     def _copy_ahead(self, to: UOp, load: UOp, writer: Writer) -> None:
         nbytes = load.dtype.itemsize * load.dtype.lanes
         if load.op is not Op.LOAD or nbytes not in (4, 8, 16):
-            raise UnsupportedError(f"[render] an asynchronous store of {nbytes} bytes from {load.op.name}")
+            raise UnsupportedError(
+                f"[render] an asynchronous store of {nbytes} bytes from {load.op.name}"
+            )
         writer.declarations[warpgroup.copy_helper(nbytes)] = None
         gate = writer.names[load.src[2]] if len(load.src) == 3 else "true"
         source, target = writer.names[load.src[0]], writer.names[to]
@@ -243,3 +251,8 @@ class _Text(CStyleRenderer):
         if name.startswith("r"):  # an array that is indexed by constants becomes registers
             writer.entry[-1] = f"{self.stored(node.dtype)} {name}[{node.arg.size}];"
         return name
+
+
+def _awaited(groups: int) -> str:
+    """Waits until only so many groups of products are under way."""
+    return f'asm volatile("wgmma.wait_group.sync.aligned {groups};" ::: "memory");'

@@ -42,7 +42,7 @@ def lower(sink: UOp, capabilities: Capabilities, name: str = "kernel") -> Linear
 
     Raises GraphError where its panels need more LOCAL memory than the target has.
     """
-    from dovetile.lower.decompose import decompositions
+    from dovetile.lower.decompose import decompositions, widen
     from dovetile.plugins.passes import run_passes
 
     sink = bind_parts(sink)
@@ -52,7 +52,7 @@ def lower(sink: UOp, capabilities: Capabilities, name: str = "kernel") -> Linear
     sink = bind_threads(sink, thread_strides(sink))
     sink = lower_reductions(sink)
     sink = lower_combines(sink, capabilities.warp)
-    sink = rewrite(sink, decompositions(capabilities))
+    sink = rewrite(widen(sink, capabilities), decompositions(capabilities))
     sink = run_passes("lower", sink, capabilities)
     program = linearize(sink)
     check(program, "program", "lower")

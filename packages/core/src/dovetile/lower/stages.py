@@ -217,10 +217,12 @@ def loop_of(stage: UOp) -> UOp | None:
 
 
 def pipelined(copies: Sequence[Copy], ids: Iterator[int]) -> list[UOp]:
-    """The values of STAGEs that are filled `depth` - 1 steps of their loop ahead, by asynchronous
-    stores: some before the loop; in it, each step waits for its own and begins those of a later
-    step, into the places of the step before, which every thread is done with."""
+    """The values of STAGEs that are filled some steps of their loop ahead, by asynchronous stores:
+    the first before the loop; in it, each step waits for its own and begins those of a later step,
+    into places that every thread is done with: those of the step before, or of that before it,
+    where a unit may still read what it was last given."""
     loop, depth = loop_of(copies[0].stage), min(c.depth for c in copies)
+    lead = depth - (2 if any(c.panel for c in copies) else 1)
     assert loop is not None
 
     def fill(step: UOp, ready: tuple[UOp, ...]) -> UOp:
@@ -232,10 +234,10 @@ def pipelined(copies: Sequence[Copy], ids: Iterator[int]) -> list[UOp]:
             stores.append(c.nests(value, step % depth, ready))
         return UOp(Op.COMMIT, dtypes.void, tuple(stores))
 
-    first = UOp.range(depth - 1, AxisKind.LOOP, next(ids))
+    first = UOp.range(lead, AxisKind.LOOP, next(ids))
     begun = fill(first, ()).end(first)
-    met = barrier(UOp(Op.WAIT, dtypes.void, (begun, loop), depth - 2))
-    ahead = fill(loop + (depth - 1), (met,))
+    met = barrier(UOp(Op.WAIT, dtypes.void, (begun, loop), lead - 1))
+    ahead = fill(loop + lead, (met,))
     return [c.held(met, ahead, turn=loop % depth) for c in copies]
 
 
