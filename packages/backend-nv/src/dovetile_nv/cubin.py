@@ -18,8 +18,10 @@ _NOBITS, _RELA, _REL = 8, 4, 9  # section types
 _MAX_THREADS, _PARAM_CBANK, _REQUIRED_THREADS = 0x05, 0x0A, 0x10
 _FRAME_SIZE, _MIN_STACK_SIZE, _REGISTER_COUNT, _BARRIER_COUNT = 0x11, 0x12, 0x2F, 0x4C
 
-# Relocations: all 64 bits, and the lower or upper half in the second word of an instruction.
-_ABSOLUTE_64, _LOWER_32, _UPPER_32 = 2, 0x38, 0x39
+# Relocations: all 64 bits; the lower or upper half in the second word of an instruction; and the
+# target of a call, in words of 4 bytes, of which an instruction holds 8 bits at 16, the rest at 34.
+_ABSOLUTE_64, _LOWER_32, _UPPER_32, _CALL = 2, 0x38, 0x39, 0x4B
+_RELOCATIONS = (_ABSOLUTE_64, _LOWER_32, _UPPER_32, _CALL)
 
 _SHARED_RESERVE = 1024  # bytes of each workgroup's shared memory that the hardware keeps
 
@@ -46,7 +48,7 @@ class Kernel:
     bank_bytes: int
     """Size of the first constant bank."""
     threads: int
-    """Per workgroup: the most that the code was compiled for, 1 where it does not say."""
+    """Per workgroup: the most that the code was compiled for, 0 where it does not say."""
     target: int
     """The SM version of the code, one hexadecimal digit each for major and minor."""
 
@@ -72,8 +74,12 @@ class Cubin:
                 struct.pack_into("<Q", image, offset, value)
             elif kind == _LOWER_32:
                 struct.pack_into("<I", image, offset + 4, value & 0xFFFFFFFF)
-            else:
+            elif kind == _UPPER_32:
                 struct.pack_into("<I", image, offset + 4, value >> 32)
+            else:
+                instruction = int.from_bytes(image[offset : offset + 16], "little")
+                instruction |= (value >> 2 & 0xFF) << 16 | (value >> 10) << 34
+                image[offset : offset + 16] = instruction.to_bytes(16, "little")
         return bytes(image)
 
 
@@ -232,7 +238,7 @@ def _kernel(
         arguments_offset=offset or bank.size,
         arguments_bytes=nbytes,
         bank_bytes=bank.size,
-        threads=max(1, x * y * z),
+        threads=x * y * z,
         target=target,
     )
 
@@ -277,7 +283,7 @@ def _relocations(
             )
             kind = information & 0xFFFFFFFF
             name, index, value = symbols[information >> 32]
-            if kind not in (_ABSOLUTE_64, _LOWER_32, _UPPER_32):
+            if kind not in _RELOCATIONS:
                 raise CompileError(f"[load] relocation of kind {kind:#x} against {name!r}")
             if not 0 < index < len(sections) or sections[index].place < 0:
                 raise CompileError(f"[load] the code needs {name!r}, which the cubin does not have")

@@ -14,11 +14,12 @@ import numpy as np
 from dovetile.errors import DeviceError
 from dovetile.runtime import Allocation, Device, Program, Renderer, Signal
 from dovetile_nv import capabilities
+from dovetile_nv.copies import CopyKernels
 from dovetile_nv.queue import NvQueue, NvSignal
 from dovetile_nv.selection import open_interface
 
 if TYPE_CHECKING:
-    from dovetile.plugins import Selection
+    from dovetile.plugins import Capabilities, Selection
 
 _STAGING_BYTES = 8 << 20  # pinned, half of it filled while the GPU empties the other
 _KEPT_PART = 2  # freed memory that is kept: the reciprocal of its part of the GPU's memory
@@ -40,6 +41,7 @@ class NvDevice(Device):
         self.compiler = selection.compiler.compiler(self.capabilities)
         self._make_renderer = selection.compiler.renderer
         self.queue = self._queue = NvQueue(interface)
+        interface.copies = CopyKernels(self)
         self._staging = interface.pin(_STAGING_BYTES)
         self._staging_lock = threading.Lock()
         super().__init__(keep_bytes=interface.memory_bytes // _KEPT_PART)
@@ -67,7 +69,7 @@ class NvDevice(Device):
                 offset = number % 2 * half
                 queue.synchronize(ends[number % 2])
                 _copy(self._staging.host_address + offset, source + start, nbytes)
-                queue.copy_memory(address + start, self._staging.address + offset, nbytes)
+                queue.transfer(address + start, self._staging.address + offset, nbytes)
                 ends[number % 2] = queue.submit()
             self.wait()
 
@@ -81,7 +83,7 @@ class NvDevice(Device):
                 offset = number % 2 * half
                 if len(pending) == 2:
                     self._finish(*pending.popleft())
-                queue.copy_memory(self._staging.address + offset, address + start, nbytes)
+                queue.transfer(self._staging.address + offset, address + start, nbytes)
                 staging = self._staging.host_address + offset
                 pending.append((queue.submit(), staging, destination + start, nbytes))
             while pending:
@@ -111,7 +113,7 @@ def _address(content: memoryview) -> int:
     return np.frombuffer(content, np.uint8).ctypes.data if content.nbytes else 0
 
 
-def _capabilities(number: int, multiprocessors: int) -> capabilities.Capabilities:
+def _capabilities(number: int, multiprocessors: int) -> Capabilities:
     """What a GPU of this compute capability can do. Raises DeviceError for one not known."""
     for row in capabilities.ARCHITECTURES.values():
         if row.number == number:

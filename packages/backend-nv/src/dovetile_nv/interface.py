@@ -12,6 +12,7 @@ from dovetile.runtime import Allocation, Program
 
 if TYPE_CHECKING:
     from dovetile.runtime import Command
+    from dovetile_nv.copies import CopyKernels
     from dovetile_nv.cubin import Kernel
 
 
@@ -51,6 +52,8 @@ class Interface(ABC):
     multiprocessors: int
     memory_bytes: int
     stream: Stream
+    copies: CopyKernels
+    """For interfaces that copy by kernels; the device sets it."""
 
     @abstractmethod
     def allocate(self, nbytes: int) -> Allocation:
@@ -87,8 +90,12 @@ class Stream(ABC):
         """Records a launch, which is complete once the timeline has reached `position`."""
 
     @abstractmethod
-    def copy(self, destination: int, source: int, nbytes: int) -> None:
-        """Records a copy between any two addresses of the GPU."""
+    def transfer(self, destination: int, source: int, nbytes: int) -> None:
+        """Records a copy between any two addresses, of the GPU's memory or pinned."""
+
+    @abstractmethod
+    def copy(self, destination: int, source: int, nbytes: int, position: int) -> None:
+        """Records a copy within the GPU's memory, complete at `position` of the timeline."""
 
     @abstractmethod
     def write(self, address: int, value: int) -> None:

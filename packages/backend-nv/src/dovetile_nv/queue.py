@@ -17,8 +17,9 @@ from dovetile.runtime import (
     Queue,
     Signal,
 )
-from dovetile_nv.interface import RECORD_BYTES, Interface, NvProgram, Pinned, Replay, Timeline
+from dovetile_nv.interface import RECORD_BYTES, Interface, Pinned, Replay, Timeline
 
+_MOST_THREADS = 1024  # of a workgroup, on all GPUs
 _LARGEST_BACKLOG = 1024  # commands that are recorded before they are handed over unasked
 _SIGNALS = 4096  # in one piece of pinned memory
 _SPIN_SECONDS = 200e-6  # to sleep takes longer than most waits
@@ -115,12 +116,15 @@ class NvQueue(Queue):
     def copy(self, destination: Buffer, source: Buffer) -> None:
         nbytes = same_size(destination, source)
         if nbytes:
-            self.copy_memory(destination.address, source.address, nbytes)
+            to, start = destination.address, source.address
+            with self._lock:
+                self.stream.copy(to, start, nbytes, self.position + 1)
+                self._advance()
 
-    def copy_memory(self, destination: int, source: int, nbytes: int) -> None:
-        """Record a copy between addresses."""
+    def transfer(self, destination: int, source: int, nbytes: int) -> None:
+        """Record a copy between addresses, of the GPU's memory or pinned."""
         with self._lock:
-            self.stream.copy(destination, source, nbytes)
+            self.stream.transfer(destination, source, nbytes)
             self._advance()
 
     def signal(self, signal: Signal, value: int) -> None:
@@ -269,10 +273,15 @@ class NvCommandList(CommandList):
 def sizes(program: Program, groups: Sequence[int], local: Sequence[int]) -> tuple[int, int]:
     """(workgroups, threads of each) of a launch."""
     count = groups[0] if len(groups) == 1 else math.prod(groups)
+    most: int = program.kernel.threads  # type: ignore[attr-defined]
     if not local:
-        assert isinstance(program, NvProgram)
-        return count, program.kernel.threads
-    return count, local[0] if len(local) == 1 else math.prod(local)
+        return count, most or 1
+    threads = local[0] if len(local) == 1 else math.prod(local)
+    if threads > (most or _MOST_THREADS):
+        raise ArgumentError(
+            f"[launch] {program.name} with {threads} threads; it takes {most or _MOST_THREADS}"
+        )
+    return count, threads
 
 
 def same_size(destination: Buffer, source: Buffer) -> int:

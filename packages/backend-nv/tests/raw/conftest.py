@@ -8,17 +8,17 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-
-from dovetile.plugins import Selection
 from dovetile_nv import cuda_compiler, device, plugin
 from dovetile_nv.capabilities import architecture_of, capabilities_of
 from dovetile_nv.device import NvDevice
 from dovetile_nv.raw.card import Process
 from dovetile_nv.raw.interface import RawInterface
 
+from dovetile.plugins import Selection
+
 sys.path.insert(0, str(Path(__file__).parent))
 
-from fake_driver import FakeDriver  # noqa: E402
+from fake_driver import FakeDriver
 
 KERNELS = """
 extern "C" __global__ void __launch_bounds__(256)

@@ -6,14 +6,14 @@ import ctypes
 
 import numpy as np
 import pytest
+from dovetile_nv.device import NvDevice
+from dovetile_nv.raw.descriptor import layout
+from dovetile_nv.raw.generations import HOPPER
 from fake_driver import FakeDriver
 
 from dovetile import dtypes
 from dovetile.errors import ArgumentError, CompileError, DeviceFault, OutOfMemoryError
 from dovetile.runtime import Buffer, Copy, Launch, SignalStore, SignalWait, Timestamp
-from dovetile_nv.device import NvDevice
-from dovetile_nv.raw.descriptor import layout
-from dovetile_nv.raw.generations import HOPPER
 
 SHAPE = layout(HOPPER.descriptor)
 
@@ -25,8 +25,20 @@ def bank(descriptor: bytes, driver: FakeDriver, offset: int, count: int) -> list
     return [driver.read(address + offset + 8 * i) for i in range(count)]
 
 
+def run(descriptor: bytes, driver: FakeDriver) -> None:
+    """What the kernel `add` and those that copy do, in place of the GPU."""
+    two = SHAPE.read(descriptor, "CONSTANT_BUFFER_SIZE_SHIFTED4") == (0x210 + 2 * 8) // 16
+    (copy if two else add)(descriptor, driver)
+
+
+def copy(descriptor: bytes, driver: FakeDriver) -> None:
+    out, source = bank(descriptor, driver, 0x210, 2)
+    vectors = SHAPE.read(descriptor, "GRID_WIDTH")
+    vectors *= SHAPE.read(descriptor, "CTA_THREAD_DIMENSION0")
+    driver.at(out, 16 * vectors)[:] = driver.at(source, 16 * vectors)
+
+
 def add(descriptor: bytes, driver: FakeDriver) -> None:
-    """What the kernel `add` does, in place of the GPU."""
     out, a, b, n = bank(descriptor, driver, 0x210, 4)
     groups = SHAPE.read(descriptor, "GRID_WIDTH")
     threads = SHAPE.read(descriptor, "CTA_THREAD_DIMENSION0")
@@ -55,7 +67,7 @@ def test_memory_comes_back_as_it_went(gpu: NvDevice):
 def test_a_launch_reads_its_arguments(
     gpu: NvDevice, driver: FakeDriver, binary: bytes, three: list[Buffer]
 ):
-    driver.kernel = add
+    driver.kernel = run
     gpu.queue.launch(gpu.load(binary, "add"), three, (1000,), (4,), (256,))
     np.testing.assert_array_equal(three[0].to_numpy(), 3 * np.arange(1000, dtype=np.float32))
 
@@ -98,10 +110,26 @@ def test_many_launches_go_round_the_ring(
     assert seen == list(range(6000))
 
 
-def test_copies_between_buffers(gpu: NvDevice):
+@pytest.mark.parametrize(
+    ("offset", "nbytes", "launches"),
+    [(0, 4096, 1), (0, 8192 + 160, 2), (16, 4096 + 3, 1), (0, 7, 0), (4, 10_000, 0)],
+    ids=["blocks", "blocks and vectors", "a rest", "little", "not aligned"],
+)
+def test_copies_between_buffers(
+    gpu: NvDevice, driver: FakeDriver, offset: int, nbytes: int, launches: int
+):
+    driver.kernel = run
+    content = np.random.default_rng(1).integers(0, 256, 20_000).astype(np.uint8)
+    source, destination = buffers(gpu, content, np.zeros(20_000, np.uint8))
+    gpu.queue.copy(destination.view(offset, nbytes), source.view(offset, nbytes))
+    expected = np.zeros(20_000, np.uint8)
+    expected[offset : offset + nbytes] = content[offset : offset + nbytes]
+    np.testing.assert_array_equal(destination.to_numpy(), expected)
+    assert len(driver.descriptors) == launches
+
+
+def test_copies_want_equal_sizes(gpu: NvDevice):
     source, destination = buffers(gpu, np.arange(100), np.zeros(100, np.int64))
-    gpu.queue.copy(destination, source)
-    np.testing.assert_array_equal(destination.to_numpy(), np.arange(100))
     with pytest.raises(ArgumentError, match="sizes must be equal"):
         gpu.queue.copy(destination, Buffer(gpu, 8))
 
@@ -137,7 +165,7 @@ def test_signals_are_used_again(gpu: NvDevice):
 def test_a_captured_list_replays(
     gpu: NvDevice, driver: FakeDriver, binary: bytes, three: list[Buffer]
 ):
-    driver.kernel = add
+    driver.kernel = run
     program = gpu.load(binary, "add")
     out, a, b = three
     twice = Buffer(gpu, out.nbytes, dtypes.float32)
@@ -146,7 +174,7 @@ def test_a_captured_list_replays(
         [
             Launch(program, (out, a, b), (1000,), (4,), (256,)),
             Launch(program, (twice, out, out), (1000,), (4,), (256,)),
-            Copy(out, twice),
+            Copy(out.view(0, 3200), twice.view(0, 3200)),
             SignalWait(signal, 1),
             Launch(program, (twice, out, a), (1000,), (4,), (256,)),
             Timestamp(clock),
@@ -157,18 +185,19 @@ def test_a_captured_list_replays(
     commands.submit()
     gpu.synchronize()
     count = np.arange(1000, dtype=np.float32)
-    np.testing.assert_array_equal(twice.to_numpy(), 7 * count)
-    np.testing.assert_array_equal(out.to_numpy(), 6 * count)
+    scale = np.where(np.arange(1000) < 800, 6, 3)  # as far as the copy goes
+    np.testing.assert_array_equal(out.to_numpy(), scale * count)
+    np.testing.assert_array_equal(twice.to_numpy(), (scale + 1) * count)
     assert signal.value == 2 and clock.value > 0
     # Launches in a row are chained: the pushbuffer names the first of each two.
     named = [m for s, m, _ in driver.methods if m == 0x2C0 and s == 1]
-    assert len(driver.descriptors) == 3 and len(named) == 2
+    assert len(driver.descriptors) == 4 and len(named) == 2
 
 
 def test_patches_hold_from_the_replay_on(
     gpu: NvDevice, driver: FakeDriver, binary: bytes, three: list[Buffer]
 ):
-    driver.kernel = add
+    driver.kernel = run
     out, a, b = three
     program = gpu.load(binary, "add")
     commands = gpu.queue.capture([Launch(program, (out, a, b), (1000,), (4,), (256,))])
@@ -199,7 +228,7 @@ def test_a_fault_tells_its_cause_and_the_device_goes_on(
     gpu.queue.launch(program, three, (1000,), (4,))
     with pytest.raises(DeviceFault, match="0x123456789000 was written.*kernels were add"):
         gpu.synchronize()
-    driver.kernel = add
+    driver.kernel = run
     gpu.queue.launch(program, three, (1000,), (4,))
     np.testing.assert_array_equal(three[0].to_numpy(), 3 * np.arange(1000, dtype=np.float32))
 
@@ -252,6 +281,12 @@ def test_the_host_may_look_at_what_it_pinned(gpu: NvDevice):
     pinned = gpu.interface.pin(100)
     ctypes.memset(pinned.host_address, 7, 100)
     buffer = Buffer(gpu, 100)
-    gpu._queue.copy_memory(buffer.address, pinned.address, 100)
+    gpu._queue.transfer(buffer.address, pinned.address, 100)
     assert set(buffer.to_numpy()) == {7}
     gpu.interface.unpin(pinned)
+
+
+def test_more_threads_than_the_code_takes(gpu: NvDevice, binary: bytes, three: list[Buffer]):
+    program = gpu.load(binary, "summed")
+    with pytest.raises(ArgumentError, match="summed with 65 threads; it takes 64"):
+        gpu.queue.launch(program, three[:2], (), (1,), (65,))

@@ -62,8 +62,11 @@ class CudaStream(Stream):
         )  # fmt: skip
         del keep
 
-    def copy(self, destination: int, source: int, nbytes: int) -> None:
+    def transfer(self, destination: int, source: int, nbytes: int) -> None:
         self._interface.call("cuMemcpyAsync", destination, source, nbytes, self.handle)
+
+    def copy(self, destination: int, source: int, nbytes: int, position: int) -> None:
+        self.transfer(destination, source, nbytes)
 
     def write(self, address: int, value: int) -> None:
         word = value & 0xFFFFFFFFFFFFFFFF
@@ -111,8 +114,10 @@ class CudaReplay(Replay):
         try:
             for command in commands:
                 self._record(command)
-        finally:
-            interface.call("cuStreamEndCapture", stream.handle, ctypes.byref(self._graph))
+        except BaseException:
+            interface.status("cuStreamEndCapture", stream.handle, ctypes.byref(self._graph))
+            raise
+        interface.call("cuStreamEndCapture", stream.handle, ctypes.byref(self._graph))
         self._nodes = self._kernel_nodes()
         interface.call(
             "cuGraphInstantiateWithFlags", ctypes.byref(self._executable), self._graph, 0
@@ -141,7 +146,7 @@ class CudaReplay(Replay):
         elif isinstance(command, Copy):
             nbytes = same_size(command.destination, command.source)
             if nbytes:
-                stream.copy(command.destination.address, command.source.address, nbytes)
+                stream.transfer(command.destination.address, command.source.address, nbytes)
         else:
             address: int = command.signal.address  # type: ignore[attr-defined]
             if isinstance(command, SignalStore):

@@ -149,8 +149,16 @@ class Patcher:
         self.shift = 6 if "CONSTANT_BUFFER_ADDR_LOWER_SHIFTED6" in shape.fields else 0
         name = "CONSTANT_BUFFER_ADDR_LOWER" + ("_SHIFTED6" if self.shift else "")
         self.bank = shape.word(name)
-        self.next = shape.word("DEPENDENT_QMD0_POINTER")
-        self._shape = shape
+        self._next = shape.word("DEPENDENT_QMD0_POINTER")
+        indexed = "DEPENDENT_QMD_ENABLE" in shape.fields
+        names = ("DEPENDENT_QMD_" if indexed else "DEPENDENT_QMD0_") + "%s"
+        together = (
+            shape.place(names % "ENABLE", 1)
+            | shape.place(names % "ACTION", _SCHEDULE)
+            | shape.place(names % "PREFETCH", 1)
+        )
+        self._next_word = shape.fields[names % "ENABLE"][0] // 32 * 4
+        self._next_bits = together >> 8 * self._next_word  # the three lie in one word
 
     def set_launch(
         self, memory: bytearray, at: int, groups: int, threads: int, bank_address: int
@@ -165,15 +173,9 @@ class Patcher:
 
     def chain(self, memory: bytearray, at: int, successor: int) -> None:
         """Makes the launch at `at` start the one at the address `successor` when it is complete."""
-        shape = self._shape
-        indexed = "DEPENDENT_QMD_ENABLE" in shape.fields
-        names = ("DEPENDENT_QMD_" if indexed else "DEPENDENT_QMD0_") + "%s"
-        number = int.from_bytes(memory[at : at + DESCRIPTOR_BYTES], "little")
-        number |= shape.place(names % "ENABLE", 1)
-        number |= shape.place(names % "ACTION", _SCHEDULE)
-        number |= shape.place(names % "PREFETCH", 1)
-        number |= shape.place("DEPENDENT_QMD0_POINTER", successor >> 8)
-        memory[at : at + DESCRIPTOR_BYTES] = number.to_bytes(DESCRIPTOR_BYTES, "little")
+        (word,) = struct.unpack_from("<I", memory, at + self._next_word)
+        struct.pack_into("<I", memory, at + self._next_word, word | self._next_bits)
+        struct.pack_into("<I", memory, at + self._next, successor >> 8)
 
 
 _SCHEDULE = 1  # DEPENDENT_QMD_ACTION_QMD_SCHEDULE

@@ -80,9 +80,8 @@ class RawInterface(Interface):
             abi.NV2080_CTRL_GR_INFO_INDEX_MAX_WARPS_PER_SM,
         )
         self.number = (version >> 8) * 10 + (version & 0xF)
-        self.multiprocessors = card.graphics_figures(
-            abi.NV2080_CTRL_GR_INFO_INDEX_SHADER_PIPE_SUB_COUNT
-        )[0]
+        (used,) = card.graphics_figures(abi.NV2080_CTRL_GR_INFO_INDEX_SHADER_PIPE_SUB_COUNT)
+        self.multiprocessors = used * per_pair
         self.memory_bytes = card.memory_bytes
         self._pairs = gpcs * pairs
         self._threads_per_pair = warps * 32 * per_pair

@@ -42,6 +42,14 @@ def method(subchannel: int, address: int, *data: int) -> list[int]:
     return [opcode << 29 | len(data) << 16 | subchannel << 13 | address >> 2, *data]
 
 
+_LAUNCH_ADDRESS = method(COMPUTE, hw.NVCBC0_SEND_PCAS_A, 0)[0]
+_LAUNCH_ACTION = method(
+    COMPUTE,
+    hw.NVCBC0_SEND_SIGNALING_PCAS2_B,
+    hw.NVCBC0_SEND_SIGNALING_PCAS2_B_PCAS_ACTION_PREFETCH_SCHEDULE,
+)
+
+
 def halves(value: int) -> tuple[int, int]:
     """(upper, lower) 32 bits."""
     return value >> 32 & 0xFFFFFFFF, value & 0xFFFFFFFF
@@ -52,10 +60,12 @@ def bind(subchannel: int, class_number: int) -> list[int]:
     return method(subchannel, hw.NVCBC0_SET_OBJECT, class_number)
 
 
+_SEMAPHORE = method(0, hw.NVC86F_SEM_ADDR_LO, 0, 0, 0, 0, 0)[0]
+
+
 def _semaphore(address: int, value: int, execute: int) -> list[int]:
-    upper, lower = halves(address)
-    value_upper, value_lower = halves(value)
-    return method(0, hw.NVC86F_SEM_ADDR_LO, lower, upper, value_lower, value_upper, execute)
+    low = 0xFFFFFFFF
+    return [_SEMAPHORE, address & low, address >> 32, value & low, value >> 32, execute]
 
 
 def write(address: int, value: int) -> list[int]:
@@ -100,11 +110,7 @@ def copy(destination: int, source: int, nbytes: int) -> list[int]:
 
 def launch(descriptor: int) -> list[int]:
     """Starts the kernel of a launch descriptor; does not wait for it."""
-    action = hw.NVCBC0_SEND_SIGNALING_PCAS2_B_PCAS_ACTION_PREFETCH_SCHEDULE
-    return [
-        *method(COMPUTE, hw.NVCBC0_SEND_PCAS_A, descriptor >> 8),
-        *method(COMPUTE, hw.NVCBC0_SEND_SIGNALING_PCAS2_B, action),
-    ]
+    return [_LAUNCH_ADDRESS, descriptor >> 8, *_LAUNCH_ACTION]
 
 
 def invalidate_caches() -> list[int]:

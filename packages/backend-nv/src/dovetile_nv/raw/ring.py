@@ -18,9 +18,8 @@ class Ring:
     def __init__(self, nbytes: int, places: int = 1 << 30) -> None:
         self.nbytes = nbytes
         self._places = places
-        # Both only grow; the place in memory is the remainder.
-        self._begin = self._end = 0
-        self._used: deque[tuple[int, int]] = deque()  # (position, its end), oldest first
+        self._end = 0  # only grows; the place in memory is the remainder
+        self._used: deque[tuple[int, int]] = deque()  # (position, its start), oldest first
 
     def take(self, nbytes: int, position: int, wait: Callable[[int], None]) -> int:
         """The offset of a place.
@@ -33,15 +32,10 @@ class Ring:
         start = self._end
         if start % self.nbytes + nbytes > self.nbytes:
             start += self.nbytes - start % self.nbytes
-        while self._used and (
-            start + nbytes - self._begin > self.nbytes or len(self._used) >= self._places
-        ):
-            oldest, end = self._used[0]
-            wait(oldest)
-            self._used.popleft()
-            self._begin = end
-        if not self._used:
-            self._begin = start
+        used = self._used
+        while used and (start + nbytes - used[0][1] > self.nbytes or len(used) >= self._places):
+            wait(used[0][0])
+            used.popleft()
         self._end = start + nbytes
-        self._used.append((position, self._end))
+        used.append((position, start))
         return start % self.nbytes

@@ -111,7 +111,16 @@ class RawStream(Stream):
             self._interface.stale_caches = False
             self._words += pushbuffer.invalidate_caches()
 
-    def copy(self, destination: int, source: int, nbytes: int) -> None:
+    def copy(self, destination: int, source: int, nbytes: int, position: int) -> None:
+        for part in self._interface.copies.parts(destination, source, nbytes):
+            to, start = destination + part.offset, source + part.offset
+            if part.program is None:
+                self.transfer(to, start, part.nbytes)
+            else:
+                program: RawProgram = part.program  # type: ignore[assignment]
+                self.launch(program, part.groups, part.threads, (to, start), position)
+
+    def transfer(self, destination: int, source: int, nbytes: int) -> None:
         self._idle()
         self._words += pushbuffer.copy(destination, source, nbytes)
         self._words += pushbuffer.wait_for_all()

@@ -35,7 +35,7 @@ class Structure:
         """A field of the structure at `base` of a buffer; arrays come as tuples."""
         offset, text = self.fields[field]
         values = struct.unpack_from("<" + text, memory, base + offset)
-        return values if len(values) > 1 else values[0]
+        return values[0] if len(values) == 1 else values
 
 
 def bits(high_low: tuple[int, int], value: int) -> int:

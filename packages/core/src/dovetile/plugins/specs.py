@@ -144,7 +144,10 @@ class Capabilities:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """How many devices of a kind this machine has; where none, the reason in words."""
+    """How many devices of a kind this machine has; where none, the reason in words.
+
+    Where there are some, `reason` may say how they are reached, for `dovetile doctor`.
+    """
 
     count: int
     reason: str | None = None
