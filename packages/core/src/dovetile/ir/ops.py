@@ -72,7 +72,9 @@ class Op(Enum):
     IOTA = auto()  # () -> 0, 1, ..., n-1 with shape (n,); arg: n
     VARIABLE = auto()  # () -> an index; arg: VariableArg
     RANGE = auto()  # (size) -> the loop's counter, 0 <= r < size; arg: RangeArg
-    SPECIAL = auto()  # (size) -> a hardware index, 0 <= s < size; arg: its name ("part", ...)
+    # (size) -> a launch index, 0 <= s < size; arg "part" (of a THREAD axis), "group" (which
+    # workgroup of the grid) or "local" (which thread of the workgroup)
+    SPECIAL = auto()
 
     # -- movement (tensor level only; arg is always a tuple of ints)
     RESHAPE = auto()  # (x) arg: new shape
@@ -104,6 +106,7 @@ class Op(Enum):
     BARRIER = auto()  # (*effects) arg: "workgroup" or "grid"
     STAGE = auto()  # (x, *ranges) holds x for these ranges there; arg: (AddressSpace, depth)
     COPY = auto()  # (x) x on another device; arg: device name
+    SHUFFLE = auto()  # (x) x of the thread of the same warp whose index is this one's XOR arg
 
     # -- one operand
     CAST = auto()

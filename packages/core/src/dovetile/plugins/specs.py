@@ -37,7 +37,7 @@ STANDARD_DTYPES = frozenset(
         "bool uint8 uint16 uint32 uint64 int8 int16 int32 int64 float16 bfloat16 float32 float64"
     ).split()
 )
-PARALLEL_AXES = ("THREAD", "GROUP", "LOCAL", "WARP")
+PARALLEL_AXES = ("THREAD", "GROUP", "LOCAL")
 
 
 def _require(condition: bool, message: str) -> None:
@@ -64,9 +64,13 @@ class Capabilities:
     native_ops: frozenset[str] = frozenset()
     """Op names beyond the base set that it renders natively: SQRT, MULACC, EXP2, LOG2, SIN..."""
     parallel_axes: tuple[str, ...] = ()
-    """Kinds of axes the hardware runs in parallel, outermost first: THREAD, GROUP, LOCAL, WARP."""
+    """Kinds of axes the hardware runs in parallel, outermost first: THREAD, or GROUP and LOCAL."""
     threads: int = 1
-    """Workers that run the parts of a THREAD axis at the same time."""
+    """Workers that run the parts of a THREAD axis, or workgroups, at the same time."""
+    group_threads: int = 1
+    """Threads that a workgroup may have, a power of two."""
+    warp: int = 1
+    """Threads with neighbouring indices that run together and exchange values by SHUFFLE."""
     vector_bytes: int = 0
     """Width of the widest vector register in bytes; 0 where there is only scalar arithmetic."""
     vector_registers: int = 16

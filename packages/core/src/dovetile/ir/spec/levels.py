@@ -400,12 +400,20 @@ def _program_end(node: UOp) -> Verdict:
     return _end(node)
 
 
+def _shuffle(node: UOp) -> Verdict:
+    if len(node.src) != 1 or node.src[0].dtype is not node.dtype:
+        return f"sources {named(s.dtype for s in node.src)}; right is one of the node's type"
+    right = type(node.arg) is int and node.arg > 0
+    return True if right else f"arg {node.arg!r}; right is what to XOR a thread's index with"
+
+
 PROGRAM = RuleSet(
     [
         *_KERNEL,
         form(Op.RANGE, _program_range),
         form(Op.END, _program_end),
         form(Op.GROUP, _effects),
+        form(Op.SHUFFLE, _shuffle),
         form(Op.MATMUL, _matmul),
     ],
     "program level",
