@@ -76,9 +76,7 @@ class Shadow:
         bits = np.ascontiguousarray(values).view(view.bits.dtype)
         units, owners = self._units(view, where, threads)
         changed = view.bits[where] != bits
-        self._check(
-            view, where, owners, self.readers.others(units, owners), None, "read", "writes"
-        )
+        self._check(view, where, owners, self.readers.others(units, owners), None, "read", "writes")
         earlier = self.writers.others(units, owners)
         self._check(view, where, owners, earlier, changed, "wrote", "writes another value to")
         self.writers.add(units, owners)
@@ -131,7 +129,7 @@ class View:
         """Elements that a thread may touch."""
         self.thread_name = thread_name
         self.base, self.stride = base, stride
-        """A thread's element i is element ``i * stride + base`` here; `base` may differ by thread."""
+        """A thread's element i is ``elements[i * stride + base]``; `base` may differ by thread."""
         self.period = period
         """Elements after which the memory of the next workgroup begins."""
         self.start = start
@@ -176,7 +174,9 @@ def shadows(
         order = order[len(together) :]
         if any(spans[i][3] for i in together):
             first = spans[together[0]][0]
-            unit = math.gcd(*(spans[i][0] - first for i in together), *(spans[i][2] for i in together))
+            unit = math.gcd(
+                *(spans[i][0] - first for i in together), *(spans[i][2] for i in together)
+            )
             shadow = Shadow(-(-(end - first) // unit), unit, ordering)
             for i in together:
                 found[i] = shadow, spans[i][0] - first

@@ -91,7 +91,9 @@ class _Writer:
             self.line(f"threads.store({', '.join(arguments)})")
         elif op is Op.BARRIER:
             if node.arg != "workgroup":
-                raise UnsupportedError(f"[render] a barrier of scope {node.arg}; this device has none")
+                raise UnsupportedError(
+                    f"[render] a barrier of scope {node.arg}; this device has none"
+                )
             self.line("threads.barrier()")
         elif op is Op.AFTER:
             names[node] = names[node.src[0]]

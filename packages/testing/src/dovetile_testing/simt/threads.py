@@ -133,7 +133,9 @@ class Threads:
         if active is True and view.shadow is None:
             view.check(position, self.numbers)
             return view.elements[position * view.stride + view.base]
-        active = np.broadcast_to(active, np.broadcast_shapes(*map(np.shape, (active, position)), self.axis))
+        active = np.broadcast_to(
+            active, np.broadcast_shapes(*map(np.shape, (active, position)), self.axis)
+        )
         where, threads = self._touched(view, position, active)
         if view.shadow is not None:
             view.shadow.read(view, where, threads)
@@ -156,8 +158,7 @@ class Threads:
             view.check(position, self.numbers)
             view.elements[position * view.stride + view.base] = value
             return
-        shapes = map(np.shape, (active, position, value))
-        active = np.broadcast_to(active, np.broadcast_shapes(*shapes, self.axis))
+        active = self._spread(active, position, value)
         where, threads = self._touched(view, position, active)
         values = np.broadcast_to(value, active.shape)[active].astype(view.elements.dtype)
         if view.shadow is None:
@@ -172,6 +173,11 @@ class Threads:
         if isinstance(gate, np.ndarray):
             return True if gate.all() else gate
         return bool(gate)
+
+    def _spread(self, active: Any, *others: Any) -> np.ndarray:
+        """`active` for every thread, and every lane of the others."""
+        shapes = map(np.shape, (active, *others))
+        return np.broadcast_to(active, np.broadcast_shapes(*shapes, self.axis))
 
     def _touched(self, view: View, position: Any, active: np.ndarray) -> tuple[Any, Any]:
         """Which of the view's elements are touched, and by whom, one after another."""
@@ -205,9 +211,9 @@ class Threads:
         """
         if self.local_shadow is None and self.inside is None:
             return
-        inside = np.True_ if self.inside is None else self.inside
-        arrived = np.broadcast_to(inside, self.axis).reshape(-1, self.shape.threads)
-        met = arrived.any(axis=1)
+        inside = np.ones(self.axis, bool) if self.inside is None else self.inside
+        arrived = inside.reshape(-1, self.shape.threads)
+        met: np.ndarray = arrived.any(axis=1)
         missing = met[:, None] & ~arrived
         if missing.any():
             number = int(np.argmax(missing))
