@@ -44,7 +44,7 @@ def bounds_of(node: UOp) -> Bounds:
 _SAME_AS_SOURCE = frozenset(
     {
         Op.AFTER, Op.RESHAPE, Op.PERMUTE, Op.EXPAND, Op.SHRINK, Op.FLIP, Op.STAGE, Op.EXTRACT,
-        Op.COPY,
+        Op.COPY, Op.SHUFFLE,
     }
 )  # fmt: skip
 

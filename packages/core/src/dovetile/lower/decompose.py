@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 from dovetile import dtypes
@@ -38,8 +39,20 @@ def decompositions(capabilities: Capabilities) -> RuleSet:
     rules = small_float_rules(capabilities) + integer_rules() + cast_rules()
     for op, function in FUNCTIONS.items():
         if op.name not in capabilities.native_ops:
-            rules.append((Pat(op, name="node"), function))
+            rules.append((Pat(op, name="node"), _where_not_native(function, capabilities)))
     return RuleSet(rules + fusion_rules(capabilities), "decompositions")
+
+
+def _where_not_native(function: Callable, capabilities: Capabilities) -> Callable:
+    """`function` on the types that the target has no native operation for."""
+
+    def decompose(node: UOp) -> UOp | None:
+        if not capabilities.native(node.op.name, node.dtype.name):
+            return function(node)
+        # A native exp2 takes its argument rounded, which counts where that is as large as in exp.
+        return function(node) if decompose_math.is_exp(node) else None
+
+    return decompose
 
 
 # -- small floats ------------------------------------------------------------------------------
@@ -50,11 +63,10 @@ def small_float_rules(capabilities: Capabilities) -> list[Rule]:
     rules: list[Rule] = []
     bits = bits_only(capabilities)
     for dtype in (dtypes.float16, dtypes.bfloat16):
-        # The functions are polynomials, which must be computed wider in any case.
-        native = capabilities.native_ops if dtype.name in capabilities.arithmetic_dtypes else ()
         wide = FLOAT_ARITHMETIC
         if dtype.name in capabilities.arithmetic_dtypes:
-            wide = tuple(op for op in FUNCTIONS if op.name not in native)
+            # The functions are polynomials, which must be computed wider in any case.
+            wide = tuple(op for op in FUNCTIONS if not capabilities.native(op.name, dtype.name))
         if wide:
             rules.append((Pat(wide, name="node"), _in_float32(dtype)))
         if dtype.name not in capabilities.arithmetic_dtypes:

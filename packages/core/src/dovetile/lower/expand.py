@@ -99,8 +99,10 @@ class _Expander:
             return self._reductions(node, dims)
         if op is Op.END:
             return self._ends(node, dims)
+        if op is Op.MATMUL:
+            return self._group_products(node, dims)
         sources = [self._select(s, dims) for s in node.src]
-        if op in (Op.AFTER, Op.GROUP, Op.SINK, Op.BARRIER, Op.RANGE):
+        if op in (Op.AFTER, Op.GROUP, Op.SINK, Op.BARRIER, Op.COMMIT, Op.WAIT, Op.RANGE):
             return [node.with_sources(src) for src in zip(*sources)]
         axes = lane_axes(node)
         if op in (Op.LOAD, Op.STORE):
@@ -179,6 +181,9 @@ class _Expander:
                 runs = _runs(offsets) if node.op is Op.LOAD and not gated else None
                 if runs is not None:
                     return _from_runs(node.dtype, address, *runs)
+                if node.op is Op.STORE and not gated and (pieces := _pieces(offsets)) > 1:
+                    (value,) = _spread(rest, node.src[1:], axes)
+                    return _in_pieces(node, address, value, offsets, pieces)
                 positions = broadcast(address.src[1], lanes) + _lane_constants(offsets)
                 address = address.src[0].index(positions)
         rest = _spread(rest, node.src[1:], axes)
@@ -199,7 +204,9 @@ class _Expander:
             terms = [broadcast(b, lanes) for b in bodies[start : start + group]]
             dtype = node.dtype.vec(lanes)
             if not loops:
-                value = _tree(node.arg, terms) if terms[0].op is not Op.MATMUL else chained(terms)
+                value = (
+                    combined(node.arg, terms) if terms[0].op is not Op.MATMUL else chained(terms)
+                )
             else:
                 chain = terms[0] if len(terms) == 1 else UOp(Op.GROUP, dtype, tuple(terms))
                 value = UOp(Op.REDUCE, dtype, (chain, *loops), node.arg)
@@ -213,6 +220,13 @@ class _Expander:
         zero = UOp(Op.VECTOR, dtype, (UOp.const(0, node.dtype),))
         fragments = zip(self._select(a, dims), self._select(b, dims))
         return [UOp(Op.MATMUL, dtype, (x, y, zero), node.arg) for x, y in fragments]
+
+    def _group_products(self, node: UOp, dims: tuple[UOp, ...]) -> list[UOp]:
+        """The same for units that read memory; their axes say which lanes the result has."""
+        dtype = node.dtype.vec(lanes_of(node))
+        zero = UOp(Op.VECTOR, dtype, (UOp.const(0, node.dtype),))
+        addresses = zip(*(self._select(s, dims) for s in node.src[:2]))
+        return [UOp(Op.MATMUL, dtype, (a, b, zero), node.arg) for a, b in addresses]
 
     def _ends(self, node: UOp, dims: tuple[UOp, ...]) -> list[UOp]:
         effect, ranges = node.src[0], node.src[1:]
@@ -283,6 +297,28 @@ def _runs(offsets: list[int]) -> tuple[list[int], int, list[int]] | None:
     return starts, length, [place[o] for o in offsets]
 
 
+def _pieces(offsets: list[int]) -> int:
+    """The length of the pieces, a power of two, in which lanes lie one after another."""
+    length = 1
+    while len(offsets) % (2 * length) == 0 and all(
+        offsets[i + length + j] - offsets[i] == length + j
+        for i in range(0, len(offsets), 2 * length)
+        for j in range(length)
+    ):
+        length *= 2
+    return length
+
+
+def _in_pieces(node: UOp, address: UOp, value: UOp, offsets: list[int], length: int) -> UOp:
+    """A store for each piece."""
+    dtype = value.dtype.vec(length)
+    stores = []
+    for i in range(0, len(offsets), length):
+        lanes = UOp(Op.EXTRACT, dtype, (value,), tuple(range(i, i + length)))
+        stores.append(node.replace(src=(_moved(address, offsets[i]), lanes)))
+    return UOp.group(*stores)
+
+
 def _from_runs(
     dtype: DType, address: UOp, starts: list[int], length: int, places: list[int]
 ) -> UOp:
@@ -348,7 +384,7 @@ def _divisor(node: UOp) -> int:
     return 1
 
 
-def _tree(op: Op, terms: list[UOp]) -> UOp:
+def combined(op: Op, terms: list[UOp]) -> UOp:
     """All terms combined pairwise, which rounds less than a chain and depends less."""
     while len(terms) > 1:
         pairs = [terms[i].alu(op, terms[i + 1]) for i in range(0, len(terms) - 1, 2)]

@@ -62,7 +62,8 @@ class Capabilities:
     arithmetic_dtypes: frozenset[str] = STANDARD_DTYPES - {"float16", "bfloat16"}
     """Names of those it computes in; the core computes the others in float32."""
     native_ops: frozenset[str] = frozenset()
-    """Op names beyond the base set that it renders natively: SQRT, MULACC, EXP2, LOG2, SIN..."""
+    """Op names beyond the base set that it renders natively: SQRT, MULACC, EXP2, LOG2, SIN...; of
+    one type only where the type's name follows: EXP2_float32."""
     parallel_axes: tuple[str, ...] = ()
     """Kinds of axes the hardware runs in parallel, outermost first: THREAD, or GROUP and LOCAL."""
     threads: int = 1
@@ -94,6 +95,8 @@ class Capabilities:
     """Whether the host can address the device's memory, so that no copy is needed."""
     supports_barrier: bool = False
     """Whether the workers of a workgroup can wait for each other."""
+    asynchronous_copies: bool = False
+    """Whether LOCAL memory can be filled by asynchronous stores of 4, 8 or 16 bytes."""
     matrix_units: tuple[MatrixUnit, ...] = ()
     """Instructions that multiply small matrices; of equal ones the first is taken."""
     streaming_stores: bool = False
@@ -130,6 +133,10 @@ class Capabilities:
         check(all(size > 0 for size in self.cache_bytes), "cache_bytes", "sizes must be positive")
         for field in ("line_bytes", "bytes_per_second", "operations_per_second"):
             check(getattr(self, field) > 0, field, "it must be positive")
+
+    def native(self, op: str, dtype: str) -> bool:
+        """Whether it renders an operation beyond the base set on a type natively."""
+        return op in self.native_ops or f"{op}_{dtype}" in self.native_ops
 
 
 # -- Devices and compilers -------------------------------------------------------------------

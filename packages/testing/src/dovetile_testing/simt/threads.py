@@ -213,7 +213,7 @@ class Threads:
             return
         inside = np.ones(self.axis, bool) if self.inside is None else self.inside
         arrived = inside.reshape(-1, self.shape.threads)
-        met: np.ndarray = arrived.any(axis=1)
+        met = np.asarray(arrived.any(axis=1))
         missing = met[:, None] & ~arrived
         if missing.any():
             number = int(np.argmax(missing))
