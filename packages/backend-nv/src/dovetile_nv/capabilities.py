@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from dovetile.errors import DeviceError
 from dovetile.plugins.specs import STANDARD_DTYPES, Capabilities
+from dovetile_nv.warpgroup import UNITS
 
 KIB, MIB = 1 << 10, 1 << 20
 
@@ -101,4 +102,6 @@ def capabilities_of(architecture: Architecture) -> Capabilities:
         ),
         launch_seconds=2e-6,
         supports_barrier=True,
+        asynchronous_copies=architecture.number >= 80,
+        matrix_units=UNITS if architecture.number == 90 else (),
     )

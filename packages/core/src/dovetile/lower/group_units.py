@@ -24,8 +24,9 @@ def unit_panels(sink: UOp) -> set[UOp]:
 def exchanged(position: UOp, itemsize: int) -> UOp:
     """Where in such a panel the piece lies that would begin at `position`."""
     piece, pieces = PIECE_BYTES // itemsize, ROW_BYTES // PIECE_BYTES
-    row = position // (piece * pieces) % pieces
-    return position ^ (row * piece)
+    row = position // (piece * pieces)
+    exchanged = (position // piece % pieces) ^ (row % pieces)
+    return row * (piece * pieces) + exchanged * piece
 
 
 def lower_group_units(sink: UOp) -> UOp:

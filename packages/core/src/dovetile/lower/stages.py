@@ -201,7 +201,8 @@ class _Nest:
             digit = flat // stride if stride > 1 else flat
             values[r] = digit % size if stride * size < count else digit
             stride *= size
-        return substitute_ranges(store, values).end(*own, *lanes)
+        store = rewrite(substitute_ranges(store, values), simplify_index)
+        return store.end(*own, *lanes)
 
 
 def barrier(*effects: UOp) -> UOp:
