@@ -79,7 +79,7 @@ def thread_strides(sink: UOp) -> dict[UOp, int]:
     for r in sorted(apart, key=lambda r: (near.get(r, _FAR), -r.arg.id)):
         if r in strides:
             continue
-        taken = sum(_mask(o, strides) for o in apart[r] if o in strides)
+        taken = _masks(apart[r], strides)
         stride, size = 1, _threads_along(r)
         while taken & (size - 1) * stride:
             stride *= 2
@@ -110,9 +110,12 @@ def _threads_along(axis: UOp) -> int:
     return size.arg
 
 
-def _mask(axis: UOp, strides: dict[UOp, int]) -> int:
-    """The bits of the thread's index that an axis is."""
-    return (_threads_along(axis) - 1) * strides[axis]
+def _masks(axes: Iterable[UOp], strides: dict[UOp, int]) -> int:
+    """The bits of the thread's index that these axes are, some of them perhaps the same."""
+    mask = 0
+    for r in axes:
+        mask |= (_threads_along(r) - 1) * strides[r] if r in strides else 0
+    return mask
 
 
 def threads_of(strides: dict[UOp, int]) -> int:
@@ -138,12 +141,12 @@ def bind_threads(sink: UOp, strides: dict[UOp, int]) -> UOp:
         emptied = node.op in (Op.END, Op.AFTER, Op.REDUCE) and len(kept) == 1 < len(node.src)
         new = kept[0] if emptied else node.with_sources(kept)
         if node.op is Op.REDUCE:
-            mask = sum(_mask(r, strides) for r in node.src[1:] if r in strides)
+            mask = _masks(node.src[1:], strides)
             if new.op is Op.GROUP:
                 new = combined(node.arg, list(new.src))
             new = UOp(Op.COMBINE, node.dtype, (new,), (node.arg, mask)) if mask else new
         elif node.op is Op.STORE and buffer_of(node.src[0]).arg.space is not AddressSpace.REG:
-            unused = threads - 1 - sum(_mask(r, strides) for r in node.ranges if r in strides)
+            unused = threads - 1 & ~_masks(node.ranges, strides)
             new = _by_first(new, local, unused) if unused else new
         done[node] = new
     return done[sink]
