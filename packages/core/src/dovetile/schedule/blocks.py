@@ -53,27 +53,43 @@ def choose(placement: Placement, vector_bytes: int) -> None:
         for o in c.operands:
             axes = o.summed(c.kept)
             summed[o.source] = summed.get(o.source, axes) & axes
+    ends = {chain[-1] for chain in placement.epilogues.values()}
     for node, c in contractions.items():
         chain = placement.epilogues.get(node)
         if chain is None or c.weights is None:
             continue
-        held = chain[-1]
-        if not placement.only_kernels_read(held):
-            continue
-        lanes = vector_bytes // max(held.dtype.itemsize, 4)
-        axis = _axis_of(chain, c.outputs)
-        width = _width(node.shape[c.outputs], lanes)
-        if axis is None or width is None or all(n == 1 for n in held.shape[axis + 1 :]):
-            continue
+        for operand in c.operands:
+            # What is computed between two contractions, as the end of an epilogue is.
+            source = operand.source
+            if operand is not c.weights and source in placement.held and source not in ends:
+                for axis in summed[source]:
+                    _lay_out(placement, source, axis, vector_bytes)
+        held, axis = chain[-1], _axis_of(chain, c.outputs)
         if held in summed:
             wanted = axis in summed[held]
         else:  # a border of the graph: as its input
             wanted = any(operand.source in placement.layouts for operand in c.operands)
-        if wanted:
-            placement.layouts[held] = Layout.blocks(len(held.shape), axis, width)
-            (own,) = (i for i, used in enumerate(c.weights.labels) if c.outputs in used)
-            source = c.weights.source
-            placement.relaid[node] = source, Layout.blocks(len(source.shape), own, width)
+        if axis is None or not wanted or not _lay_out(placement, held, axis, vector_bytes):
+            continue
+        (own,) = (i for i, used in enumerate(c.weights.labels) if c.outputs in used)
+        source, width = c.weights.source, placement.layouts[held].width
+        layout = Layout.blocks(len(source.shape), own, width)
+        if _is_input(source):
+            placement.relaid[node] = source, layout
+        else:
+            placement.layouts[source] = layout
+            placement.fixed.add(source)
+
+
+def _lay_out(placement: Placement, held: UOp, axis: int, vector_bytes: int) -> bool:
+    """Gives a held value blocks of an axis, where it may lie so and has whole vectors of it."""
+    lanes = vector_bytes // max(held.dtype.itemsize, 4)
+    width = _width(held.shape[axis], lanes)
+    inner = any(n != 1 for n in held.shape[axis + 1 :])
+    if width is None or not inner or not placement.only_kernels_read(held):
+        return False
+    placement.layouts.setdefault(held, Layout.blocks(len(held.shape), axis, width))
+    return placement.layouts[held].axis == axis
 
 
 def _width(length: int, lanes: int) -> int | None:
@@ -85,8 +101,9 @@ def _width(length: int, lanes: int) -> int | None:
 class _Contraction:
     """A sum of products.
 
-    kept: how many axes its result has. weights: the operand that lies in memory, one of whose axes
-    makes the axis `outputs` of the result, all others being summed over; None where there is none.
+    kept: how many axes its result has. weights: the operand that is computed of nothing but inputs,
+    one of whose axes makes the axis `outputs` of the result, all others being summed over or the
+    other operand's too; None where there is none.
     """
 
     operands: tuple[Operand, ...]
@@ -103,15 +120,15 @@ class _Contraction:
             product, labels = _below(product, labels)
         operands = tuple(_operand(source, labels) for source in product.src)
         for weights, other in (operands, operands[::-1]):
-            made = {i for used in weights.labels for i in used if i < kept}
-            if len(made) != 1 or not _is_input(weights.source):
+            both = frozenset[int]().union(*other.labels)
+            made = {i for used in weights.labels for i in used if i < kept and i not in both}
+            if len(made) != 1 or not _is_fixed(weights.source):
                 continue
             (outputs,) = made
             single = all(len(used) <= 1 for used in weights.labels) and (
                 sum(outputs in used for used in weights.labels) == 1
             )
-            shared = any(outputs in used for used in other.labels)
-            if single and not shared:
+            if single:
                 return _Contraction(operands, kept, weights, outputs)
         return _Contraction(operands, kept)
 
@@ -130,6 +147,14 @@ def _axis_of(chain: tuple[UOp, ...], outputs: int) -> int | None:
 def _is_input(node: UOp) -> bool:
     """Memory as the graph finds it. What the graph itself writes first is not laid out once."""
     return node.op is Op.BUFFER or node.op is Op.RESHAPE and node.src[0].op is Op.BUFFER
+
+
+def _is_fixed(node: UOp) -> bool:
+    """Memory as the graph finds it, or something computed of nothing else."""
+    return _is_input(node) or all(
+        n.op in (Op.BUFFER, Op.IOTA, Op.CONST) or n.op in MOVEMENT or n.op in ELEMENTWISE
+        for n in toposort(node)
+    )
 
 
 def _operand(node: UOp, labels: Labels) -> Operand:

@@ -95,6 +95,7 @@ class KernelMaker:
                 self.ordered.remove(self.buffers[root])
                 del self.placement.layouts[root]
             return list(dict.fromkeys(evicted))
+        kernel.prepares = root in self.placement.fixed
         self.kernels.append(kernel)
         layouts = self.placement.layouts
         for copy, buffer in builder.copies.items():
