@@ -95,12 +95,14 @@ def _chosen(facts: Analysis) -> list[Opt]:
     all share what several need. Where the remainder of a counter chooses, the axis is split."""
     found: dict[UOp, int] = {}
     for node in facts.nodes:
-        if node.op is Op.WHERE and node.dtype.kind == "f" and node.src[0].op is Op.NE:
+        # Of two values, NE(counter, 0) has become LT(counter, 1).
+        if node.op is Op.WHERE and node.dtype.kind == "f" and node.src[0].op in (Op.NE, Op.LT):
             counter, number = node.src[0].src
             axis, n = counter, size(counter) if counter.op is Op.RANGE else 1
             if counter.op is Op.FLOORMOD and counter.src[1].is_const:
                 axis, n = counter.src[0], int(counter.src[1].arg)
-            if number.is_const and axis in facts.free and size(axis) % n == 0:
+            settled = number.is_const and (n == 2 or node.src[0].op is Op.NE)
+            if settled and axis in facts.free and size(axis) % n == 0:
                 found[axis] = n
     if not found or math.prod(found.values()) > _MOST_CHOICES:
         return []

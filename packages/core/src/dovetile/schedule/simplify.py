@@ -141,7 +141,7 @@ def simplify_tensors(sink: UOp) -> UOp:
     joined = _join_sums(sink)
     if joined is not sink:
         sink = rewrite(joined, rules)
-    return _split_long_sums(sink)
+    return sink
 
 
 def _join_sums(sink: UOp) -> UOp:
@@ -171,7 +171,8 @@ def _alone(node: UOp, users: dict[UOp, list[UOp]]) -> bool:
     return False
 
 
-def _split_long_sums(sink: UOp) -> UOp:
+def split_long_sums(sink: UOp) -> UOp:
+    """The same graph with long sums done in parts."""
     # In one pass over the graph, and not as a rule: the parts are sums again.
     done: dict[UOp, UOp] = {}
     for node in toposort(sink):

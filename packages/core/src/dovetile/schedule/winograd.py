@@ -22,59 +22,76 @@ from fractions import Fraction
 from functools import lru_cache
 
 from dovetile import dtypes
-from dovetile.ir.ops import Op
+from dovetile.ir.ops import MOVEMENT, AxisKind, Op
+from dovetile.ir.symbolic import linear_form
 from dovetile.ir.uop import UOp, toposort
+from dovetile.optimize.analysis import extent, size
 from dovetile.plugins.specs import Capabilities
+from dovetile.schedule.place import is_memory, storage
+from dovetile.schedule.ranges import Gate, Indices, RangeBuilder
 
 Matrix = tuple[tuple[Fraction, ...], ...]
-# The values at more points lose more than two digits: their factors differ more and more in size.
-_POINTS = (0, 1, -1, 2, -2)
+# Few have small factors, so that little is rounded away: the order is that of Barabasz et al., 2020.
+_POINTS = tuple(Fraction(p) for p in ("0", "1", "-1", "2", "-1/2", "-2", "1/2"))
+# Results of a tile along an axis. More of them save little, and more is rounded away.
+_TILES = (2, 4)
+# A convolution with fewer terms is not worth three kernels.
+_LEAST_TERMS = 1 << 20
 # What a contraction reaches of the operations per second that the target states.
 _OF_PEAK = 0.6
 
 
 @dataclass(frozen=True)
-class _Convolution:
-    """A sum of products with windows.
+class _Window:
+    """An axis of the data along which windows slide in steps of one.
 
-    data: the INDEX whose windows slide in steps of one over the first axes of its source; axes: for
-    each of its axes the axis of the sum's terms. weights, of_weights: the same of the other factor.
-    places, windows: for each axis of the windows, its axis of places and within the window.
+    place, within: the loops over places and within a window, which has element place + within +
+    first; backwards: whether the weights' axis (`weight`) is read from its end.
+    """
+
+    axis: int
+    place: UOp
+    within: UOp
+    first: int
+    weight: int
+    backwards: bool
+
+    @property
+    def places(self) -> int:
+        return size(self.place)
+
+    @property
+    def length(self) -> int:
+        return size(self.within)
+
+
+@dataclass(frozen=True)
+class _Convolution:
+    """A sum of products of data and weights.
+
+    kept: the loops over the result's axes that are longer than 1. plain: for each of the other axes
+    of the data its loop; of_weights: the same for the weights. channels: the summed ones.
     """
 
     node: UOp
     data: UOp
-    axes: tuple[int, ...]
     weights: UOp
-    of_weights: tuple[int, ...]
-    places: tuple[int, ...]
-    windows: tuple[int, ...]
+    kept: tuple[UOp, ...]
+    windows: tuple[_Window, ...]
+    plain: dict[UOp, int]
+    of_weights: dict[UOp, int]
 
     @property
-    def terms(self) -> tuple[int, ...]:
-        """The sizes of all axes, of which the result has the first."""
-        return self.node.src[0].shape
+    def channels(self) -> list[UOp]:
+        return [r for r in self.plain if r in self.of_weights]
 
     @property
-    def kept(self) -> range:
-        return range(len(self.node.shape))
+    def batch(self) -> list[UOp]:
+        return [r for r in self.plain if r not in self.of_weights]
 
     @property
-    def channels(self) -> list[int]:
-        """The axes of the sum beside those of the windows."""
-        every = range(len(self.kept), len(self.terms))
-        return [i for i in every if i not in self.windows]
-
-    @property
-    def outputs(self) -> list[int]:
-        return [i for i in self.kept if i in self.of_weights]
-
-    @property
-    def batch(self) -> list[int]:
-        return [i for i in self.kept if i in self.axes and i not in self.places]
-
-    def size(self, axes: Sequence[int]) -> int:
-        return math.prod(self.terms[i] for i in axes)
+    def outputs(self) -> list[UOp]:
+        return [r for r in self.of_weights if r not in self.plain]
 
 
 def with_fewer_products(sink: UOp, target: Capabilities) -> UOp:
@@ -86,7 +103,7 @@ def with_fewer_products(sink: UOp, target: Capabilities) -> UOp:
         changed = node.with_sources(tuple([done[s] for s in node.src]))
         found = _convolution(changed) if node.op is Op.REDUCE else None
         if found is not None:
-            fixed = found.weights is not None and _memory(found.weights) not in written | {None}
+            fixed = _memory(found.weights) not in written | {None}
             results = _best(found, target, fixed)
             if results is not None:
                 changed = _rewritten(found, results)
@@ -103,57 +120,108 @@ def _memory(node: UOp) -> UOp | None:
     return node if node.op is Op.BUFFER else None
 
 
+# -- what is a convolution -------------------------------------------------------------------------
+
+
+class _Operands(RangeBuilder):
+    """Follows the loops of a sum down to its factors, and notes how their axes are read."""
+
+    def __init__(self, factors: Sequence[UOp]) -> None:
+        super().__init__({f: UOp.buffer(f.size, f.dtype, None) for f in factors})
+        self.indices: dict[UOp, Indices] = {}
+        self.outside: set[UOp] = set()
+        self.inside: dict[UOp, set[UOp]] = {}
+
+    def _read(self, node: UOp, buffer: UOp, indices: Indices, gate: Gate, state: UOp | None) -> UOp:
+        self.indices[node] = indices
+        self.outside |= gate
+        self.inside[node] = set()
+        for i, n in zip(indices, node.shape):
+            self.inside[node] |= self._inside(i, n)
+        return buffer.index(self.place(node.shape, indices, None)).load()
+
+
+def _source(factor: UOp) -> UOp:
+    """What a factor's elements are read from, with the axes that it has there."""
+    while not is_memory(factor) and (factor.op in MOVEMENT or factor.op is Op.INDEX):
+        factor = factor.src[0]
+    return factor
+
+
 def _convolution(node: UOp) -> _Convolution | None:
-    """A sum in float32 over windows in steps of one, of which each factor has what it must."""
-    kept, product = len(node.shape), node.src[0]
-    if node.arg[0] is not Op.ADD or node.dtype is not dtypes.float32 or product.op is not Op.MUL:
+    """A sum in float32 over windows in steps of one and over channels, if this is one."""
+    if node.arg[0] is not Op.ADD or node.dtype is not dtypes.float32 or node.arg[1] < 2:
         return None
-    for data, weights in (product.src, product.src[::-1]):
-        (data, axes), (weights, of_weights) = _without_copies(data), _without_copies(weights)
-        if data.op is not Op.INDEX or data.arg is not None or weights.op is Op.INDEX:
+    product = storage(node.src[0])
+    if product.op is not Op.MUL or node.src[0].size < _LEAST_TERMS:
+        return None
+    factors = [_source(s) for s in product.src]
+    if factors[0] is factors[1] or any(f.op is Op.CONST or f.dtype is not node.dtype for f in factors):
+        return None
+    reader = _Operands(factors)
+    outer = tuple(reader.loop(n, AxisKind.LOOP) for n in node.shape)
+    reader.value(node, outer)
+    if set(reader.indices) != set(factors) or reader.checks:
+        return None
+    kept = tuple(r for r in outer if r.op is Op.RANGE)
+    for data, weights in (factors, factors[::-1]):
+        # Beyond the edges of the data, and nowhere else, there are zeros.
+        if reader.inside[weights] or reader.outside != reader.inside[data]:
             continue
-        pairs = [_slides(i) for i in data.src[1:]]
-        if any(pair is None for pair in pairs):
-            continue
-        ends = [sorted(axes[i] for i in pair) for pair in pairs if pair is not None]
-        places, windows = tuple(p for p, _ in ends), tuple(w for _, w in ends)
-        found = _Convolution(node, data, axes, weights, of_weights, places, windows)
-        if (
-            all(p < kept for p in places)
-            and all(w >= kept and w in of_weights for w in windows)
-            and not any(p in of_weights for p in places)
-            and len(found.outputs) == 1
-            and not any(i in axes for i in found.outputs)
-            and len(found.channels) == 1
-            and all(i in axes and i in of_weights for i in found.channels)
-            and len(set(axes)) == len(axes) == len(places + windows + (0,)) + len(found.batch)
-        ):
+        found = _read_as(node, data, weights, kept, reader)
+        if found is not None:
             return found
     return None
 
 
-def _without_copies(node: UOp) -> tuple[UOp, tuple[int, ...]]:
-    """(the node below EXPAND and PERMUTE, for each of its axes the one that it has become)."""
-    axes = tuple(range(len(node.shape)))
-    while node.op in (Op.EXPAND, Op.PERMUTE):
-        if node.op is Op.EXPAND:
-            axes = axes[: len(node.src[0].shape)]
-        else:
-            moved = dict(zip(node.arg, axes))
-            axes = tuple(moved[i] for i in range(len(axes)))
-        node = node.src[0]
-    return node, axes
-
-
-def _slides(index: UOp) -> tuple[int, ...] | None:
-    """The two axes whose counters add up to this index."""
-    node, axes = _without_copies(index)
-    if node.op is not Op.ADD:
+def _read_as(
+    node: UOp, data: UOp, weights: UOp, kept: tuple[UOp, ...], reader: _Operands
+) -> _Convolution | None:
+    of_weights: dict[UOp, tuple[int, bool]] = {}
+    for axis, index in enumerate(reader.indices[weights]):
+        terms, first = linear_form(index)
+        if not terms and weights.shape[axis] == 1:
+            continue
+        ((r, step),) = terms.items() if len(terms) == 1 else ((None, 0),)
+        whole = r is not None and r.op is Op.RANGE and size(r) == weights.shape[axis]
+        if r is None or not whole or r in of_weights or (step, first) not in ((1, 0), (-1, size(r) - 1)):
+            return None
+        of_weights[r] = axis, step < 0
+    windows: list[_Window] = []
+    plain: dict[UOp, int] = {}
+    for axis, index in enumerate(reader.indices[data]):
+        terms, first = linear_form(index)
+        ranges = list(terms)
+        if any(r.op is not Op.RANGE for r in ranges):
+            return None
+        if len(ranges) == 2:
+            if ranges[0] not in kept:
+                ranges.reverse()
+            place, within = ranges
+            if place not in kept or within in kept or within not in of_weights:
+                return None
+            if terms[place] != 1 or abs(terms[within]) != 1 or place in of_weights:
+                return None
+            weight, backwards = of_weights.pop(within)
+            if terms[within] < 0:
+                first, backwards = first - size(within) + 1, not backwards
+            windows.append(_Window(axis, place, within, first, weight, backwards))
+        elif len(ranges) == 1:
+            (r,) = ranges
+            if terms[r] != 1 or first or size(r) != data.shape[axis] or r in plain:
+                return None
+            plain[r] = axis
+        elif data.shape[axis] != 1:
+            return None
+    if any(backwards for _, backwards in of_weights.values()) or not windows:
         return None
-    found = [_without_copies(s) for s in node.src]
-    if any(s.op is not Op.IOTA for s, _ in found):
-        return None
-    return tuple(axes[used[0]] for _, used in found)
+    found = _Convolution(
+        node, data, weights, kept, tuple(windows), plain, {r: x for r, (x, _) in of_weights.items()}
+    )
+    used = {w.place for w in windows} | {*found.batch, *found.outputs}
+    summed = all(r not in kept for r in found.channels)
+    whole = used == set(kept) and summed and len(found.channels) == 1 == len(found.outputs)
+    return found if whole else None
 
 
 # -- the price -------------------------------------------------------------------------------------
@@ -165,25 +233,24 @@ def _best(found: _Convolution, target: Capabilities, fixed: bool) -> tuple[int, 
     fixed: whether the weights are transformed once, and not with every call."""
     if target.vector_bytes == 0:
         return None
-    kernel = [found.terms[w] for w in found.windows]
-    operations = 2 * found.size(range(len(found.terms))) / target.operations_per_second / _OF_PEAK
-    least, best = operations, None
-    of_input = found.size(found.batch) * found.size(found.channels)
-    of_output = found.size(found.batch) * found.size(found.outputs)
-    for results in (2, 4):
-        points = [results + r - 1 for r in kernel]
-        sizes = [found.terms[p] for p in found.places]
-        if max(points) > len(_POINTS) + 1 or any(n % results for n in sizes):
+    inputs, outputs = extent(tuple(found.channels)), extent(tuple(found.outputs))
+    batch = extent(tuple(found.batch))
+    plain = math.prod(w.places * w.length for w in found.windows)
+    seconds_each = 2 * batch * inputs * outputs / target.operations_per_second / _OF_PEAK
+    least, best = plain * seconds_each, None
+    for results in _TILES:
+        points = [results + w.length - 1 for w in found.windows]
+        if max(points) > len(_POINTS) + 1:
             continue
-        fewer = math.prod(points) / math.prod(results * r for r in kernel)
-        values = math.prod(n * p // results for n, p in zip(sizes, points))
-        weights = found.size([*found.channels, *found.outputs]) * math.prod(points)
+        tiles = math.prod(-(-w.places // results) for w in found.windows)
+        values = tiles * math.prod(points)
+        weights = inputs * outputs * math.prod(points)
         # Each value is written once and read once.
-        moved = 2 * values * (of_input + of_output) + weights * (1 if fixed else 3)
-        seconds = operations * fewer + moved * 4 / target.bytes_per_second
+        moved = 2 * values * batch * (inputs + outputs) + weights * (1 if fixed else 3)
+        seconds = values * seconds_each + moved * 4 / target.bytes_per_second
         seconds += 2 * target.launch_seconds
         if seconds < least:
-            least, best = seconds, (results,) * len(kernel)
+            least, best = seconds, (results,) * len(points)
     return best
 
 
@@ -191,55 +258,80 @@ def _best(found: _Convolution, target: Capabilities, fixed: bool) -> tuple[int, 
 
 
 def _rewritten(found: _Convolution, results: tuple[int, ...]) -> UOp:
-    terms, rank = found.terms, len(results)
-    kernel = [terms[w] for w in found.windows]
-    points = [m + r - 1 for m, r in zip(results, kernel)]
-    tiles = [terms[p] // m for p, m in zip(found.places, results)]
-    matrices = [transforms(m, r) for m, r in zip(results, kernel)]
-    # Each value has the axes of points first.
-    inner = [*found.channels, *found.batch]
-    shape = (*[terms[i] for i in inner], *tiles)
-    lead = [inner.index(i) for i in found.axes if i in inner]
-    order = [*range(len(inner), len(shape)), *lead]  # of the axes of an INDEX of tiles
+    """Each of the values has the axes of points first, and those of tiles last."""
+    windows, rank = found.windows, len(results)
+    points = [m + w.length - 1 for m, w in zip(results, windows)]
+    tiles = [-(-w.places // m) for m, w in zip(results, windows)]
+    matrices = [transforms(m, w.length) for m, w in zip(results, windows)]
+    front = list(range(rank))
+    (channel,), (output,) = found.channels, found.outputs
+    c, o = size(channel), size(output)
+    of_batch = [size(r) for r in found.batch]
+
+    # The axes of windows first, so that the first window begins at the first element; those of
+    # one element are dropped.
+    source = found.data.permute(
+        (*[w.axis for w in windows], found.plain[channel], *[found.plain[r] for r in found.batch],
+         *_others(found.data, [w.axis for w in windows], found.plain))
+    )  # fmt: skip
+    source = source.reshape((*[found.data.shape[w.axis] for w in windows], c, *of_batch))
+    amounts, limits = [], []
+    for w, m, n, t in zip(windows, results, source.shape, tiles):
+        end = w.first + t * m + w.length - 1  # beyond the last element that a tile has
+        amounts.append((max(-w.first, 0), max(end - n, 0)))
+        limits.append((max(w.first, 0), max(w.first, 0) + end - w.first))
+    rest = [(0, n) for n in source.shape[rank:]]
+    source = source.pad((*amounts, *((0, 0) for _ in rest))).shrink((*limits, *rest))
+    shape = (c, *of_batch, *tiles)
+    order = [*range(len(shape) - rank, len(shape)), *range(len(shape) - rank)]
 
     def data(at: tuple[int, ...]) -> UOp:
         first = [
             _arranged(_counter(n, m, k), [i], tuple(tiles))
             for i, (n, m, k) in enumerate(zip(tiles, results, at))
         ]
-        source = found.data.src[0]
         return _arranged(UOp(Op.INDEX, source.dtype, (source, *first)), order, shape)
 
-    of = [*found.outputs, *found.channels]
-    ends = [found.of_weights.index(i) for i in (*found.windows, *of)]
-    window = found.weights.permute(tuple(ends))
+    turned = found.weights.flip(tuple(sorted(w.weight for w in windows if w.backwards)))
+    own = [*[w.weight for w in windows], found.of_weights[output], found.of_weights[channel]]
+    turned = turned.permute((*own, *_others(found.weights, own, {})))
+    turned = turned.reshape((*[w.length for w in windows], o, c))
 
     def weight(at: tuple[int, ...]) -> UOp:
-        part = window.shrink((*((k, k + 1) for k in at), *((0, terms[i]) for i in of)))
-        return part.reshape(tuple(terms[i] for i in of))
+        part = turned.shrink((*((k, k + 1) for k in at), (0, o), (0, c)))
+        return part.reshape((o, c))
 
-    front = list(range(rank))
     values = _transformed(data, points, [m.of_data for m in matrices])
     a = _chosen(values, points, front, [rank + i for i in range(len(shape))])
-    factors = _transformed(weight, kernel, [m.of_weights for m in matrices])
+    factors = _transformed(weight, [w.length for w in windows], [m.of_weights for m in matrices])
     b = _chosen(factors, points, front, [rank, rank + 1])
     # For every point: outputs, batch, tiles | channels.
-    sizes = (*points, terms[of[0]], *shape[1:], shape[0])
+    sizes = (*points, o, *shape[1:], c)
     a = _arranged(a, [*front, len(sizes) - 1, *range(rank + 1, len(sizes) - 1)], sizes)
     b = _arranged(b, [*front, rank, len(sizes) - 1], sizes)
     product = (a * b).reduce(Op.ADD, 1)
-    rest = product.shape[rank:]
+    own_sizes = product.shape[rank:]
 
     def result(at: tuple[int, ...]) -> UOp:
-        part = product.shrink((*((k, k + 1) for k in at), *((0, n) for n in rest)))
-        return part.reshape(rest)
+        part = product.shrink((*((k, k + 1) for k in at), *((0, n) for n in own_sizes)))
+        return part.reshape(own_sizes)
 
     places = _transformed(result, points, [m.of_results for m in matrices])
     # The results' own axes, those of places being two: tiles, places in a tile.
-    axes = [x for i in found.kept for x in ((i, 0), *(((i, 1),) if i in found.places else ()))]
-    within = [axes.index((p, 1)) for p in found.places]
-    other = [axes.index((i, 0)) for i in (*found.outputs, *found.batch, *found.places)]
-    return _chosen(places, list(results), within, other).reshape(found.node.shape)
+    of_places = {w.place: i for i, w in enumerate(windows)}
+    axes = [x for r in found.kept for x in ((r, 0), *(((r, 1),) if r in of_places else ()))]
+    within = [axes.index((w.place, 1)) for w in windows]
+    other = [axes.index((r, 0)) for r in (output, *found.batch, *of_places)]
+    whole = _chosen(places, list(results), within, other)
+    of_place = {w.place: m * t for w, m, t in zip(windows, results, tiles)}
+    whole = whole.reshape(tuple(of_place.get(r, size(r)) for r in found.kept))
+    whole = whole.shrink(tuple((0, size(r)) for r in found.kept))
+    return whole.reshape(found.node.shape)
+
+
+def _others(node: UOp, axes: Sequence[int], plain: dict[UOp, int]) -> list[int]:
+    """The axes of one element."""
+    return [i for i in range(len(node.shape)) if i not in axes and i not in plain.values()]
 
 
 def _transformed(
@@ -337,7 +429,7 @@ def transforms(m: int, r: int) -> Transforms:
     degree m - 1 and r - 1 are evaluated at the points and at infinity; their product is
     interpolated."""
     n = m + r - 1
-    points = [Fraction(p) for p in _POINTS[: n - 1]]
+    points = list(_POINTS[: n - 1])
     infinity = [Fraction(0)] * (n - 1) + [Fraction(1)]
     of_results = [[p**i for p in points] + [Fraction(i == m - 1)] for i in range(m)]
     scales = [math.prod(p - q for q in points if q != p) for p in points]
