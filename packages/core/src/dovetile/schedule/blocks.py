@@ -53,10 +53,14 @@ def choose(placement: Placement, vector_bytes: int) -> None:
         for o in c.operands:
             axes = o.summed(c.kept)
             summed[o.source] = summed.get(o.source, axes) & axes
-    ends = {chain[-1] for chain in placement.epilogues.values()}
-    for node, c in contractions.items():
-        chain = placement.epilogues.get(node)
-        if chain is None or c.weights is None:
+    ends = {chain[-1] for c, chain in placement.epilogues.items() if c in contractions}
+    for node in placement.nodes:
+        chain, c = placement.epilogues.get(node), contractions.get(node)
+        if chain is None:
+            continue
+        if c is None:
+            _follow(placement, chain, summed, vector_bytes)
+        if c is None or c.weights is None:
             continue
         for operand in c.operands:
             # What is computed between two contractions, as the end of an epilogue is.
@@ -79,6 +83,36 @@ def choose(placement: Placement, vector_bytes: int) -> None:
         else:
             placement.layouts[source] = layout
             placement.fixed.add(source)
+
+
+def _follow(
+    placement: Placement, chain: tuple[UOp, ...], summed: dict[UOp, set[int]], vector_bytes: int
+) -> None:
+    """Lays out what is computed element for element from a value in blocks: in blocks of the same
+    axis where it is summed over next, and else with that axis last."""
+    held = chain[-1]
+    labels = tuple(frozenset({i}) for i in range(len(held.shape)))
+    for node in chain[:0:-1]:
+        if node.op not in ELEMENTWISE:
+            node, labels = _below(node, labels)
+    node = chain[0]
+    while node.op in ELEMENTWISE or node.op in MOVEMENT:
+        if node is not chain[-1] and node in placement.held:
+            break
+        if node.op in MOVEMENT:
+            node, labels = _below(node, labels)
+        else:
+            node = node.src[node.op is Op.WHERE]
+    layout = placement.layouts.get(node)
+    axes = labels[layout.axis] if layout is not None and layout.width > 1 else ()
+    if layout is None or len(axes) != 1:
+        return
+    (axis,) = axes
+    if axis in summed.get(held, ()):
+        _lay_out(placement, held, axis, vector_bytes)
+    elif held.shape[axis] % layout.width == 0 and placement.only_kernels_read(held):
+        others = (i for i in range(len(held.shape)) if i != axis)
+        placement.layouts[held] = Layout((*others, axis), axis, layout.width)
 
 
 def _lay_out(placement: Placement, held: UOp, axis: int, vector_bytes: int) -> bool:

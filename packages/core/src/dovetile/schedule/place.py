@@ -48,7 +48,8 @@ class Placement:
 
     closed: for a contraction under rule 5 the reductions that share its loop.
     apart: contractions that rule 5 must leave alone.
-    epilogues: for a contraction what follows it in its kernel, from itself to what is held.
+    epilogues: for a contraction, or a choice between many values, what follows it in its kernel,
+    from itself to what is held.
     layouts: of held nodes that are not row-major.
     relaid: for a contraction a node in memory that it reads through a copy, and the copy's layout.
     fixed: held nodes that change only when inputs do which stay the same from call to call.
@@ -156,14 +157,12 @@ def _contractions(placement: Placement) -> None:
     taken: set[UOp] = set()
     inside = frozenset[UOp]().union(*placement.closed.values())
     for node in reversed(placement.nodes):
-        if node in placement.contractions and node not in inside:
+        contraction = node in placement.contractions and node not in inside
+        if contraction or chooses(node) and not any(map(chooses, placement.users[node])):
             chain = epilogue(node, placement, taken)
             if chain:
                 placement.epilogues[node] = chain
                 _hold(chain[-1], placement)
-        elif chooses(node) and not any(map(chooses, placement.users[node])):
-            for last in epilogue(node, placement, taken)[-1:]:
-                _hold(last, placement)
 
 
 def chooses(node: UOp) -> bool:
