@@ -35,6 +35,8 @@ Matrix = tuple[tuple[Fraction, ...], ...]
 _POINTS = tuple(Fraction(p) for p in ("0", "1", "-1", "2", "-1/2", "-2", "1/2"))
 # Results of a tile along an axis. More of them save little, and more is rounded away.
 _TILES = (2, 4)
+# Tiles that make good columns of a product.
+_MANY_TILES = 16
 # A convolution with fewer terms is not worth three kernels.
 _LEAST_TERMS = 1 << 20
 # What a contraction reaches of the operations per second that the target states.
@@ -263,10 +265,15 @@ def _rewritten(found: _Convolution, results: tuple[int, ...]) -> UOp:
     points = [m + w.length - 1 for m, w in zip(results, windows)]
     tiles = [-(-w.places // m) for m, w in zip(results, windows)]
     matrices = [transforms(m, w.length) for m, w in zip(results, windows)]
-    front = list(range(rank))
     (channel,), (output,) = found.channels, found.outputs
     c, o = size(channel), size(output)
+    # What is computed for one of the batch lies together, and does not fall on the same few places
+    # of a cache, but where it has too few tiles for the columns of a product.
+    apart = math.prod(tiles) >= _MANY_TILES
     of_batch = [size(r) for r in found.batch]
+    outer, inner = (of_batch, []) if apart else ([], of_batch)
+    lead = len(outer)
+    front = list(range(lead, lead + rank))
 
     # The axes of windows first, so that the first window begins at the first element; those of
     # one element are dropped.
@@ -282,8 +289,10 @@ def _rewritten(found: _Convolution, results: tuple[int, ...]) -> UOp:
         limits.append((max(w.first, 0), max(w.first, 0) + end - w.first))
     rest = [(0, n) for n in source.shape[rank:]]
     source = source.pad((*amounts, *((0, 0) for _ in rest))).shrink((*limits, *rest))
-    shape = (c, *of_batch, *tiles)
-    order = [*range(len(shape) - rank, len(shape)), *range(len(shape) - rank)]
+    # Of an INDEX of tiles: tiles, channels, batch.
+    shape = (*outer, c, *inner, *tiles)
+    batch = [*range(lead), *range(lead + 1, lead + 1 + len(inner))]
+    order = [*range(len(shape) - rank, len(shape)), lead, *batch]
 
     def data(at: tuple[int, ...]) -> UOp:
         first = [
@@ -293,8 +302,8 @@ def _rewritten(found: _Convolution, results: tuple[int, ...]) -> UOp:
         return _arranged(UOp(Op.INDEX, source.dtype, (source, *first)), order, shape)
 
     turned = found.weights.flip(tuple(sorted(w.weight for w in windows if w.backwards)))
-    own = [*[w.weight for w in windows], found.of_weights[output], found.of_weights[channel]]
-    turned = turned.permute((*own, *_others(found.weights, own, {})))
+    moved = [*[w.weight for w in windows], found.of_weights[output], found.of_weights[channel]]
+    turned = turned.permute((*moved, *_others(found.weights, moved, {})))
     turned = turned.reshape((*[w.length for w in windows], o, c))
 
     def weight(at: tuple[int, ...]) -> UOp:
@@ -302,26 +311,32 @@ def _rewritten(found: _Convolution, results: tuple[int, ...]) -> UOp:
         return part.reshape((o, c))
 
     values = _transformed(data, points, [m.of_data for m in matrices])
-    a = _chosen(values, points, front, [rank + i for i in range(len(shape))])
+    a = _chosen(values, points, front, [i if i < lead else i + rank for i in range(len(shape))])
     factors = _transformed(weight, [w.length for w in windows], [m.of_weights for m in matrices])
-    b = _chosen(factors, points, front, [rank, rank + 1])
+    b = _chosen(factors, points, list(range(rank)), [rank, rank + 1])
     # For every point: outputs, batch, tiles | channels.
-    sizes = (*points, o, *shape[1:], c)
-    a = _arranged(a, [*front, len(sizes) - 1, *range(rank + 1, len(sizes) - 1)], sizes)
-    b = _arranged(b, [*front, rank, len(sizes) - 1], sizes)
+    sizes = (*outer, *points, o, *inner, *tiles, c)
+    first = lead + rank
+    rows = range(first + 1, len(sizes) - 1)
+    a = _arranged(a, [*range(first), len(sizes) - 1, *rows], sizes)
+    b = _arranged(b, [*front, first, len(sizes) - 1], sizes)
     product = (a * b).reduce(Op.ADD, 1)
-    own_sizes = product.shape[rank:]
+    own = (*outer, o, *inner, *tiles)
 
     def result(at: tuple[int, ...]) -> UOp:
-        part = product.shrink((*((k, k + 1) for k in at), *((0, n) for n in own_sizes)))
-        return part.reshape(own_sizes)
+        point = [(k, k + 1) for k in at]
+        part = product.shrink(
+            (*((0, n) for n in outer), *point, *((0, n) for n in own[lead:]))
+        )
+        return part.reshape(own)
 
     places = _transformed(result, points, [m.of_results for m in matrices])
     # The results' own axes, those of places being two: tiles, places in a tile.
     of_places = {w.place: i for i, w in enumerate(windows)}
     axes = [x for r in found.kept for x in ((r, 0), *(((r, 1),) if r in of_places else ()))]
     within = [axes.index((w.place, 1)) for w in windows]
-    other = [axes.index((r, 0)) for r in (output, *found.batch, *of_places)]
+    ends = (*found.batch, output) if apart else (output, *found.batch)
+    other = [axes.index((r, 0)) for r in (*ends, *of_places)]
     whole = _chosen(places, list(results), within, other)
     of_place = {w.place: m * t for w, m, t in zip(windows, results, tiles)}
     whole = whole.reshape(tuple(of_place.get(r, size(r)) for r in found.kept))
