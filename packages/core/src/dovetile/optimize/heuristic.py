@@ -10,7 +10,14 @@ import math
 
 from dovetile.ir.ops import ELEMENTWISE, AxisKind, Op
 from dovetile.ir.uop import UOp
-from dovetile.optimize.analysis import Access, Analysis, extent, power_of_two_up_to, size
+from dovetile.optimize.analysis import (
+    MOST_CHOICES,
+    Access,
+    Analysis,
+    extent,
+    power_of_two_up_to,
+    size,
+)
 from dovetile.optimize.keep import keep_opts
 from dovetile.optimize.opts import (
     Bind,
@@ -86,10 +93,6 @@ def loop_opts(facts: Analysis, capabilities: Capabilities) -> list[Opt]:
     return opts + _lanes_of_fills(facts, lanes)
 
 
-# Copies of a loop's body, at most, in which what a WHERE chooses by the loop's counter is known.
-_MOST_CHOICES = 64
-
-
 def _chosen(facts: Analysis) -> list[Opt]:
     """Copies for the values of counters that choose between values: each computes only its own, and
     all share what several need. Where the remainder of a counter chooses, the axis is split."""
@@ -104,7 +107,7 @@ def _chosen(facts: Analysis) -> list[Opt]:
             settled = number.is_const and (n == 2 or node.src[0].op is Op.NE)
             if settled and axis in facts.free and size(axis) % n == 0:
                 found[axis] = n
-    if not found or math.prod(found.values()) > _MOST_CHOICES:
+    if not found or math.prod(found.values()) > MOST_CHOICES:
         return []
     opts: list[Opt] = []
     fresh = max(r.arg.id for r in _all_axes(facts)) + 1

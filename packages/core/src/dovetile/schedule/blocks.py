@@ -19,7 +19,7 @@ from dovetile.ir.ops import ELEMENTWISE, MOVEMENT, Op
 from dovetile.ir.shape import groups_of_equal_extent
 from dovetile.ir.uop import UOp, toposort
 from dovetile.schedule.layout import Layout
-from dovetile.schedule.place import Placement
+from dovetile.schedule.place import Placement, chooses
 
 # For every axis of a node, the axes of the contraction that its index depends on.
 Labels = tuple[frozenset[int], ...]
@@ -135,9 +135,9 @@ def _width(length: int, lanes: int) -> int | None:
 class _Contraction:
     """A sum of products.
 
-    kept: how many axes its result has. weights: the operand that is computed of nothing but inputs,
-    one of whose axes makes the axis `outputs` of the result, all others being summed over or the
-    other operand's too; None where there is none.
+    kept: how many axes its result has. weights: the operand that lies in memory, one of whose axes
+    makes the axis `outputs` of the result, all others being summed over; or that is transformed
+    from such a one, with axes of points; None where there is none.
     """
 
     operands: tuple[Operand, ...]
@@ -154,15 +154,19 @@ class _Contraction:
             product, labels = _below(product, labels)
         operands = tuple(_operand(source, labels) for source in product.src)
         for weights, other in (operands, operands[::-1]):
-            both = frozenset[int]().union(*other.labels)
-            made = {i for used in weights.labels for i in used if i < kept and i not in both}
-            if len(made) != 1 or not _is_fixed(weights.source):
+            made = {i for used in weights.labels for i in used if i < kept}
+            if _is_transformed(weights.source):
+                made = made.difference(*other.labels)
+            elif not _is_input(weights.source):
+                continue
+            if len(made) != 1:
                 continue
             (outputs,) = made
             single = all(len(used) <= 1 for used in weights.labels) and (
                 sum(outputs in used for used in weights.labels) == 1
             )
-            if single:
+            shared = any(outputs in used for used in other.labels)
+            if single and not shared:
                 return _Contraction(operands, kept, weights, outputs)
         return _Contraction(operands, kept)
 
@@ -183,9 +187,9 @@ def _is_input(node: UOp) -> bool:
     return node.op is Op.BUFFER or node.op is Op.RESHAPE and node.src[0].op is Op.BUFFER
 
 
-def _is_fixed(node: UOp) -> bool:
-    """Memory as the graph finds it, or something computed of nothing else."""
-    return _is_input(node) or all(
+def _is_transformed(node: UOp) -> bool:
+    """Memory as the graph finds it, with axes that choose between sums of its elements."""
+    return chooses(node) and all(
         n.op in (Op.BUFFER, Op.IOTA, Op.CONST) or n.op in MOVEMENT or n.op in ELEMENTWISE
         for n in toposort(node)
     )

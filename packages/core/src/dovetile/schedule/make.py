@@ -32,8 +32,7 @@ from dovetile.schedule.memory import Life
 from dovetile.schedule.memory import plan as plan_memory
 from dovetile.schedule.place import is_memory, place
 from dovetile.schedule.plan import Memory, Plan, Reference, Step
-from dovetile.schedule.simplify import simplify_tensors, split_long_sums
-from dovetile.schedule.winograd import with_fewer_products
+from dovetile.schedule.simplify import simplify_tensors
 
 # More threads than this find no more sources to compile.
 _MOST_COMPILERS = 8
@@ -105,8 +104,7 @@ def schedule(
     """(the kernels in order, the maker that knows their buffers, the simplified graph)."""
     capabilities = {name: d.capabilities for name, d in devices.items()}
     with stage("simplify"):
-        simplified = with_fewer_products(simplify_tensors(sink), capabilities[default])
-        simplified = split_long_sums(simplified)
+        simplified = simplify_tensors(sink, capabilities[default])
         simplified = run_passes("tensor", simplified, capabilities[default])
         sink = _own_results(sink, simplified)
     check(sink, "tensor", "schedule.simplify")

@@ -17,22 +17,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
 
 from dovetile import dtypes
-from dovetile.ir.ops import MOVEMENT, AxisKind, Op
-from dovetile.ir.symbolic import linear_form
+from dovetile.environment import WINOGRAD
+from dovetile.ir.ops import Op
 from dovetile.ir.uop import UOp, toposort
-from dovetile.optimize.analysis import extent, size
+from dovetile.optimize.analysis import MOST_CHOICES, extent, size
 from dovetile.plugins.specs import Capabilities
-from dovetile.schedule.place import is_memory, storage
-from dovetile.schedule.ranges import Gate, Indices, RangeBuilder
+from dovetile.schedule.convolutions import Convolution, convolution_of
+from dovetile.schedule.transforms import MOST_POINTS, Matrix, transforms
 
-Matrix = tuple[tuple[Fraction, ...], ...]
-# Few have small factors, so that little is rounded away: the order is that of Barabasz et al., 2020.
-_POINTS = tuple(Fraction(p) for p in ("0", "1", "-1", "2", "-1/2", "-2", "1/2"))
 # Results of a tile along an axis. More of them save little, and more is rounded away.
 _TILES = (2, 4)
 # Tiles that make good columns of a product.
@@ -43,67 +38,17 @@ _LEAST_TERMS = 1 << 20
 _OF_PEAK = 0.6
 
 
-@dataclass(frozen=True)
-class _Window:
-    """An axis of the data along which windows slide in steps of one.
-
-    place, within: the loops over places and within a window, which has element place + within +
-    first; backwards: whether the weights' axis (`weight`) is read from its end.
-    """
-
-    axis: int
-    place: UOp
-    within: UOp
-    first: int
-    weight: int
-    backwards: bool
-
-    @property
-    def places(self) -> int:
-        return size(self.place)
-
-    @property
-    def length(self) -> int:
-        return size(self.within)
-
-
-@dataclass(frozen=True)
-class _Convolution:
-    """A sum of products of data and weights.
-
-    kept: the loops over the result's axes that are longer than 1. plain: for each of the other axes
-    of the data its loop; of_weights: the same for the weights. channels: the summed ones.
-    """
-
-    node: UOp
-    data: UOp
-    weights: UOp
-    kept: tuple[UOp, ...]
-    windows: tuple[_Window, ...]
-    plain: dict[UOp, int]
-    of_weights: dict[UOp, int]
-
-    @property
-    def channels(self) -> list[UOp]:
-        return [r for r in self.plain if r in self.of_weights]
-
-    @property
-    def batch(self) -> list[UOp]:
-        return [r for r in self.plain if r not in self.of_weights]
-
-    @property
-    def outputs(self) -> list[UOp]:
-        return [r for r in self.of_weights if r not in self.plain]
-
-
 def with_fewer_products(sink: UOp, target: Capabilities) -> UOp:
     """The graph with convolutions done so where that is faster on the target."""
+    if target.vector_bytes == 0 or not WINOGRAD.value:
+        return sink
     done: dict[UOp, UOp] = {}
     nodes = toposort(sink)
     written = {_memory(n.src[0]) for n in nodes if n.op is Op.STORE}
     for node in nodes:
         changed = node.with_sources(tuple([done[s] for s in node.src]))
-        found = _convolution(changed) if node.op is Op.REDUCE else None
+        large = node.op is Op.REDUCE and node.src[0].size >= _LEAST_TERMS
+        found = convolution_of(changed) if large else None
         if found is not None:
             fixed = _memory(found.weights) not in written | {None}
             results = _best(found, target, fixed)
@@ -122,119 +67,13 @@ def _memory(node: UOp) -> UOp | None:
     return node if node.op is Op.BUFFER else None
 
 
-# -- what is a convolution -------------------------------------------------------------------------
-
-
-class _Operands(RangeBuilder):
-    """Follows the loops of a sum down to its factors, and notes how their axes are read."""
-
-    def __init__(self, factors: Sequence[UOp]) -> None:
-        super().__init__({f: UOp.buffer(f.size, f.dtype, None) for f in factors})
-        self.indices: dict[UOp, Indices] = {}
-        self.outside: set[UOp] = set()
-        self.inside: dict[UOp, set[UOp]] = {}
-
-    def _read(self, node: UOp, buffer: UOp, indices: Indices, gate: Gate, state: UOp | None) -> UOp:
-        self.indices[node] = indices
-        self.outside |= gate
-        self.inside[node] = set()
-        for i, n in zip(indices, node.shape):
-            self.inside[node] |= self._inside(i, n)
-        return buffer.index(self.place(node.shape, indices, None)).load()
-
-
-def _source(factor: UOp) -> UOp:
-    """What a factor's elements are read from, with the axes that it has there."""
-    while not is_memory(factor) and (factor.op in MOVEMENT or factor.op is Op.INDEX):
-        factor = factor.src[0]
-    return factor
-
-
-def _convolution(node: UOp) -> _Convolution | None:
-    """A sum in float32 over windows in steps of one and over channels, if this is one."""
-    if node.arg[0] is not Op.ADD or node.dtype is not dtypes.float32 or node.arg[1] < 2:
-        return None
-    product = storage(node.src[0])
-    if product.op is not Op.MUL or node.src[0].size < _LEAST_TERMS:
-        return None
-    factors = [_source(s) for s in product.src]
-    if factors[0] is factors[1] or any(f.op is Op.CONST or f.dtype is not node.dtype for f in factors):
-        return None
-    reader = _Operands(factors)
-    outer = tuple(reader.loop(n, AxisKind.LOOP) for n in node.shape)
-    reader.value(node, outer)
-    if set(reader.indices) != set(factors) or reader.checks:
-        return None
-    kept = tuple(r for r in outer if r.op is Op.RANGE)
-    for data, weights in (factors, factors[::-1]):
-        # Beyond the edges of the data, and nowhere else, there are zeros.
-        if reader.inside[weights] or reader.outside != reader.inside[data]:
-            continue
-        found = _read_as(node, data, weights, kept, reader)
-        if found is not None:
-            return found
-    return None
-
-
-def _read_as(
-    node: UOp, data: UOp, weights: UOp, kept: tuple[UOp, ...], reader: _Operands
-) -> _Convolution | None:
-    of_weights: dict[UOp, tuple[int, bool]] = {}
-    for axis, index in enumerate(reader.indices[weights]):
-        terms, first = linear_form(index)
-        if not terms and weights.shape[axis] == 1:
-            continue
-        ((r, step),) = terms.items() if len(terms) == 1 else ((None, 0),)
-        whole = r is not None and r.op is Op.RANGE and size(r) == weights.shape[axis]
-        if r is None or not whole or r in of_weights or (step, first) not in ((1, 0), (-1, size(r) - 1)):
-            return None
-        of_weights[r] = axis, step < 0
-    windows: list[_Window] = []
-    plain: dict[UOp, int] = {}
-    for axis, index in enumerate(reader.indices[data]):
-        terms, first = linear_form(index)
-        ranges = list(terms)
-        if any(r.op is not Op.RANGE for r in ranges):
-            return None
-        if len(ranges) == 2:
-            if ranges[0] not in kept:
-                ranges.reverse()
-            place, within = ranges
-            if place not in kept or within in kept or within not in of_weights:
-                return None
-            if terms[place] != 1 or abs(terms[within]) != 1 or place in of_weights:
-                return None
-            weight, backwards = of_weights.pop(within)
-            if terms[within] < 0:
-                first, backwards = first - size(within) + 1, not backwards
-            windows.append(_Window(axis, place, within, first, weight, backwards))
-        elif len(ranges) == 1:
-            (r,) = ranges
-            if terms[r] != 1 or first or size(r) != data.shape[axis] or r in plain:
-                return None
-            plain[r] = axis
-        elif data.shape[axis] != 1:
-            return None
-    if any(backwards for _, backwards in of_weights.values()) or not windows:
-        return None
-    found = _Convolution(
-        node, data, weights, kept, tuple(windows), plain, {r: x for r, (x, _) in of_weights.items()}
-    )
-    used = {w.place for w in windows} | {*found.batch, *found.outputs}
-    summed = all(r not in kept for r in found.channels)
-    whole = used == set(kept) and summed and len(found.channels) == 1 == len(found.outputs)
-    return found if whole else None
-
-
 # -- the price -------------------------------------------------------------------------------------
 
 
-def _best(found: _Convolution, target: Capabilities, fixed: bool) -> tuple[int, ...] | None:
+def _best(found: Convolution, target: Capabilities, fixed: bool) -> tuple[int, ...] | None:
     """How many results a tile has along each axis of windows; None for the plain sum.
 
     fixed: whether the weights are transformed once, and not with every call."""
-    if target.vector_bytes == 0:
-        return None
     inputs, outputs = extent(tuple(found.channels)), extent(tuple(found.outputs))
     batch = extent(tuple(found.batch))
     plain = math.prod(w.places * w.length for w in found.windows)
@@ -242,7 +81,7 @@ def _best(found: _Convolution, target: Capabilities, fixed: bool) -> tuple[int, 
     least, best = plain * seconds_each, None
     for results in _TILES:
         points = [results + w.length - 1 for w in found.windows]
-        if max(points) > len(_POINTS) + 1:
+        if max(points) > MOST_POINTS or math.prod(points) > MOST_CHOICES:
             continue
         tiles = math.prod(-(-w.places // results) for w in found.windows)
         values = tiles * math.prod(points)
@@ -259,7 +98,7 @@ def _best(found: _Convolution, target: Capabilities, fixed: bool) -> tuple[int, 
 # -- the rewrite -----------------------------------------------------------------------------------
 
 
-def _rewritten(found: _Convolution, results: tuple[int, ...]) -> UOp:
+def _rewritten(found: Convolution, results: tuple[int, ...]) -> UOp:
     """Each of the values has the axes of points first, and those of tiles last."""
     windows, rank = found.windows, len(results)
     points = [m + w.length - 1 for m, w in zip(results, windows)]
@@ -325,9 +164,7 @@ def _rewritten(found: _Convolution, results: tuple[int, ...]) -> UOp:
 
     def result(at: tuple[int, ...]) -> UOp:
         point = [(k, k + 1) for k in at]
-        part = product.shrink(
-            (*((0, n) for n in outer), *point, *((0, n) for n in own[lead:]))
-        )
+        part = product.shrink((*((0, n) for n in outer), *point, *((0, n) for n in own[lead:])))
         return part.reshape(own)
 
     places = _transformed(result, points, [m.of_results for m in matrices])
@@ -424,50 +261,3 @@ def _arranged(node: UOp, positions: Sequence[int], shape: tuple[int, ...]) -> UO
     node = node.expand(tuple(shape[i] for i in others)) if others else node
     now = [*positions, *others]
     return node.permute(tuple(now.index(i) for i in range(len(shape))))
-
-
-# -- the matrices ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Transforms:
-    """results = of_results @ ((of_weights @ weights) * (of_data @ data))."""
-
-    of_data: Matrix
-    of_weights: Matrix
-    of_results: Matrix
-
-
-@lru_cache
-def transforms(m: int, r: int) -> Transforms:
-    """The matrices for m results of a window of r (Toom and Cook's, transposed): polynomials of
-    degree m - 1 and r - 1 are evaluated at the points and at infinity; their product is
-    interpolated."""
-    n = m + r - 1
-    points = list(_POINTS[: n - 1])
-    infinity = [Fraction(0)] * (n - 1) + [Fraction(1)]
-    of_results = [[p**i for p in points] + [Fraction(i == m - 1)] for i in range(m)]
-    scales = [math.prod(p - q for q in points if q != p) for p in points]
-    of_weights = [[p**j / s for j in range(r)] for p, s in zip(points, scales)]
-    of_weights.append([Fraction(j == r - 1) for j in range(r)])
-    of_data = []
-    for p in points:
-        of_data.append([*_product_of_roots([q for q in points if q != p]), Fraction(0)])
-    infinity = _product_of_roots(points)
-    of_data.append(infinity)
-    return Transforms(_frozen(of_data), _frozen(of_weights), _frozen(of_results))
-
-
-def _product_of_roots(roots: Sequence[Fraction]) -> list[Fraction]:
-    """The coefficients of prod(x - root), that of 1 first."""
-    found = [Fraction(1)]
-    for root in roots:
-        found = [
-            (found[i - 1] if i else 0) - root * (found[i] if i < len(found) else 0)
-            for i in range(len(found) + 1)
-        ]
-    return found
-
-
-def _frozen(rows: Sequence[Sequence[Fraction]]) -> Matrix:
-    return tuple(tuple(Fraction(x) for x in row) for row in rows)
