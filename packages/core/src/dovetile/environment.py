@@ -183,8 +183,8 @@ WINOGRAD: Variable[bool] = Variable(
     parse=_flag,
     valid="0 or 1",
     summary="Do large convolutions with fewer multiplications, where that is faster. Results are "
-    "off by some 1e-5 of their size rather than 1e-6, and a number that is not finite makes NaN of "
-    "its whole tile of results.",
+    "off by about 1e-5 of their size (5e-5 at most) rather than 1e-6, and a number that is not "
+    "finite makes NaN of its whole tile of results.",
 )
 DOVETILE_THREADS: Variable[int] = Variable(
     "DOVETILE_THREADS",

@@ -53,7 +53,7 @@ def choose(placement: Placement, vector_bytes: int) -> None:
         for o in c.operands:
             axes = o.summed(c.kept)
             summed[o.source] = summed.get(o.source, axes) & axes
-    ends = {chain[-1] for c, chain in placement.epilogues.items() if c in contractions}
+    chosen = {chain[-1] for node, chain in placement.epilogues.items() if chooses(node)}
     for node in placement.nodes:
         chain, c = placement.epilogues.get(node), contractions.get(node)
         if chain is None:
@@ -63,11 +63,9 @@ def choose(placement: Placement, vector_bytes: int) -> None:
         if c is None or c.weights is None:
             continue
         for operand in c.operands:
-            # What is computed between two contractions, as the end of an epilogue is.
-            source = operand.source
-            if operand is not c.weights and source in placement.held and source not in ends:
-                for axis in summed[source]:
-                    _lay_out(placement, source, axis, vector_bytes)
+            if operand is not c.weights and operand.source in chosen:
+                for axis in summed[operand.source]:
+                    _lay_out(placement, operand.source, axis, vector_bytes)
         held, axis = chain[-1], _axis_of(chain, c.outputs)
         if held in summed:
             wanted = axis in summed[held]
