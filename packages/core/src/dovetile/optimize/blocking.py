@@ -26,6 +26,8 @@ from dovetile.plugins.specs import Capabilities
 
 # Cycles to copy an element into a panel.
 _COPY = 1.5
+# Cycles to read an element once more from the outer caches.
+_READ = 0.5
 # The body of the innermost loop has at most so many products: several steps of the sum are copied
 # into it, as what comes with every iteration takes the place of products.
 _MOST_PRODUCTS = 112
@@ -106,7 +108,7 @@ class _TileNest(Nest):
         in_panels = self.blockable and tile.packed
 
         steps = None
-        if in_panels and panel_bytes > near // 8 and sizes[self.block] > 1:
+        if in_panels and panel_bytes >= near // 4 and sizes[self.block] > 1:
             # One panel would push out what it is multiplied with: the sum is done in parts.
             longest = max(self.reduced, key=size)
             each = _divisor_near(size(longest), near // 16 * size(longest) // panel_bytes)
@@ -118,8 +120,8 @@ class _TileNest(Nest):
             (*self.batch, self.panel, *self.others, self.block),
             tile.cycles,
             {
-                self.panel: size(tile.column) * terms * _COPY if pack_a else 0.0,
-                self.block: size(tile.vector) * terms * _COPY if tile.packed else 0.0,
+                self.panel: size(tile.column) * terms * (_COPY if pack_a else _READ),
+                self.block: size(tile.vector) * terms * (_COPY if tile.packed else _READ),
             },
         )
 
