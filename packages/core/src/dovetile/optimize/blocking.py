@@ -26,8 +26,6 @@ from dovetile.plugins.specs import Capabilities
 
 # Cycles to copy an element into a panel.
 _COPY = 1.5
-# Cycles to read an element once more from the outer caches.
-_READ = 0.5
 # The body of the innermost loop has at most so many products: several steps of the sum are copied
 # into it, as what comes with every iteration takes the place of products.
 _MOST_PRODUCTS = 112
@@ -120,8 +118,8 @@ class _TileNest(Nest):
             (*self.batch, self.panel, *self.others, self.block),
             tile.cycles,
             {
-                self.panel: size(tile.column) * terms * (_COPY if pack_a else _READ),
-                self.block: size(tile.vector) * terms * (_COPY if tile.packed else _READ),
+                self.panel: size(tile.column) * terms * _COPY if pack_a else 0.0,
+                self.block: size(tile.vector) * terms * _COPY if tile.packed else 0.0,
             },
         )
 
