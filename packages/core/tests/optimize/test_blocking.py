@@ -23,6 +23,11 @@ from dovetile.runtime import Device
 TINY = replace(WIDE, cache_bytes=(512, 4096, 32768), vector_bytes=16, local_bytes=1 << 18)
 
 
+# Vectors and caches of a common server processor.
+LARGE = replace(WIDE, vector_bytes=64, vector_registers=32, local_bytes=64 << 20,
+                cache_bytes=(48 << 10, 2 << 20, 32 << 20))  # fmt: skip
+
+
 def layouts(m: int, k: int, n: int, layout: str) -> Case:
     """A product of matrices of which each is stored by rows ("n") or by columns ("t")."""
     a = kernels.tensor(*((m, k) if layout[0] == "n" else (k, m)))
@@ -72,6 +77,16 @@ def test_long_sums_are_done_in_parts_with_accumulators_in_memory():
 def test_short_sums_are_not():
     opts = opts_of(layouts(64, 16, 64, "nn"))
     assert not [o for o in opts if isinstance(o, GroupReduce | Accumulate)]
+
+
+def test_rows_on_pages_of_their_own_are_read_in_long_runs():
+    """They cost no more than near ones, so the tile has more rows than vectors; and the panel of
+    such a sum passes through the second cache in one part."""
+    for layout in ("nn", "nt"):
+        opts = opts_of(layouts(4096, 1536, 384, layout), LARGE)
+        widths = [o.size for o in opts if isinstance(o, Split)]
+        assert widths[:3] == [32, 16, 14]
+        assert not [o for o in opts if isinstance(o, GroupReduce)]
 
 
 def test_an_operand_with_far_steps_is_packed():
