@@ -96,6 +96,16 @@ def test_an_operand_with_far_steps_is_packed():
     assert 0 in packed("tn") and 0 not in packed("nn")
 
 
+def test_few_panels_pay_for_packing_where_each_step_is_waited_for():
+    def packed(m: int) -> bool:
+        opts = opts_of(layouts(m, 256, 96, "tn"), LARGE)
+        assert next(o for o in opts if isinstance(o, Split)).size == 32  # three panels
+        return 0 in {o.operand for o in opts if isinstance(o, Stage)}
+
+    # Steps 1024 and 768 bytes apart.
+    assert packed(256) and not packed(192)
+
+
 def test_parts_for_all_workers():
     case = layouts(160, 160, 160, "nn")
     kernel = apply_opts(case.kernel, opts_of(case))
