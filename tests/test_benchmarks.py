@@ -52,6 +52,7 @@ def test_slow_calls_take_half_the_turns(
     clock = itertools.count(0.0, seconds)
     process = MagicMock()
     process.__enter__.return_value = process
+    process.answer.return_value = {"values": [1.0]}
     process.turn.return_value = {"seconds": [seconds], "bytes": 1}
     monkeypatch.setattr(measure, "Process", lambda *_: process)
     monkeypatch.setattr(measure.time, "monotonic", lambda: next(clock))
