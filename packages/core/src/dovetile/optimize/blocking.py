@@ -100,13 +100,13 @@ class _TileNest(Nest):
         local_bytes = self.capabilities.local_bytes
         pack_a = (
             self.blockable
-            and sizes[self.panel] >= 4
-            and (_worth_packing(self.a, self.reduced, self.capabilities))
+            and _worth_packing(self.a, self.reduced, self.capabilities)
+            and self._read_often()
         )
         in_panels = self.blockable and tile.packed
 
         steps = None
-        if in_panels and panel_bytes > near // 8 and sizes[self.block] > 1:
+        if in_panels and panel_bytes >= near // 4 and sizes[self.block] > 1:
             # One panel would push out what it is multiplied with: the sum is done in parts.
             longest = max(self.reduced, key=size)
             each = _divisor_near(size(longest), near // 16 * size(longest) // panel_bytes)
@@ -159,6 +159,17 @@ class _TileNest(Nest):
         if share is not None:
             opts.append(Bind(share, AxisKind.THREAD))
         return opts
+
+    def _read_often(self) -> bool:
+        """Whether enough panels of B read a panel of A, which costs a copy: fewer where steps lie
+        on a few lines of each page, so that every one of them is waited for."""
+        panels = self.sizes[self.panel]
+        if panels >= 4 or panels == 1 or self.a.op is not Op.LOAD:
+            return panels >= 4
+        strides = [access(self.a).stride(r) for r in self.reduced]
+        nearest = min((abs(s) for s in strides if s is not None), default=0)
+        far = nearest * self.a.dtype.itemsize >= PAGE // 4
+        return far and panels * self.tile.vectors >= 4
 
     def _order_and_bind(self, loops: Sequence[int | None]) -> list[Opt]:
         ordered = dict.fromkeys(x for x in loops if x is not None)

@@ -31,6 +31,8 @@ from dovetile.plugins.specs import Capabilities
 _LEAST_WORK = 4096
 # Cycles to get a cache line from the next cache, while others are on their way.
 _LINE = 0.5
+# Bytes of neighbours from which on a row's place in the table of pages is found often enough.
+_RUN = 1024
 
 
 def contraction_opts(facts: Analysis, capabilities: Capabilities) -> list[Opt] | None:
@@ -151,9 +153,12 @@ def _lines(
     in_line = max(capabilities.line_bytes // load.node.dtype.itemsize, 1)
     down, along = load.stride(column), load.stride(innermost)
     touched = rows if down is None else min(1 + rows * abs(down) / in_line, rows)
-    far = down is not None and abs(down) * load.node.dtype.itemsize >= PAGE
+    itemsize = load.node.dtype.itemsize
+    far = down is not None and abs(down) * itemsize >= PAGE
+    # Long runs of neighbours stay on their pages.
+    run = 0 if along is None or abs(along) >= in_line else size(innermost) * abs(along) * itemsize
     shared = 1.0 if along is None else min(max(abs(along) / in_line, 1 / size(innermost)), 1.0)
-    if far:
+    if far and run < _RUN:
         # Every line on a page of its own: no prefetcher follows, and each row needs an entry of the
         # small table of pages at every step.
         return touched * (2 * shared + 0.5)
