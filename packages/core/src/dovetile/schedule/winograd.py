@@ -40,7 +40,7 @@ _OF_PEAK = 0.6
 
 def with_fewer_products(sink: UOp, target: Capabilities) -> UOp:
     """The graph with convolutions done so where that is faster on the target."""
-    if target.vector_bytes == 0 or not WINOGRAD.value:
+    if target.vector_bytes == 0 or "GROUP" in target.parallel_axes or not WINOGRAD.value:
         return sink
     done: dict[UOp, UOp] = {}
     nodes = toposort(sink)
