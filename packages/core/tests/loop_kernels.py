@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import interpreter
@@ -32,6 +32,19 @@ WIDE = Capabilities(
     cache_bytes=(32768, 1 << 20),
     local_bytes=1 << 20,
     host_visible=True,
+)
+GROUPS = replace(
+    WIDE,
+    architecture="test-groups",
+    parallel_axes=("GROUP", "LOCAL"),
+    threads=4,
+    group_threads=64,
+    warp=8,
+    vector_bytes=16,
+    vector_registers=64,
+    cache_bytes=(),
+    local_bytes=48 << 10,
+    supports_barrier=True,
 )
 """Two threads, eight float32 lanes."""
 
@@ -64,7 +77,7 @@ class Case:
         binary = device.compiler.compile(device.renderer.render(program))
         buffers = [Buffer.from_numpy(device, a) for a in self.arrays]
         loaded = device.load(binary, "kernel")
-        device.queue.launch(loaded, buffers, (), (program.parts,))
+        device.queue.launch(loaded, buffers, (), (program.parts,), (program.threads,))
         device.synchronize()
         self.compare([b.to_numpy() for b in buffers])
 
@@ -122,6 +135,27 @@ def matmul(m: int, k: int, n: int) -> Case:
     right = b.permute((1, 0)).expand((m,)).permute((2, 0, 1))
     value = (left * right).reduce(Op.ADD, 1)
     return case(f"matmul {m}x{k}x{n}", value, [a, b], lambda a, b: a @ b)
+
+
+def cast_matmul(
+    m: int, k: int, n: int, layout: str = "nn", types: tuple[DType, DType] | None = None
+) -> Case:
+    """Axes: 0 m, 1 n, 2 k. Matrices are stored by rows ("n") or by columns ("t")."""
+    first, second = types or (dtypes.bfloat16, dtypes.bfloat16)
+    wide = dtypes.float32 if first.is_float else dtypes.int32
+    a = tensor(*((m, k) if layout[0] == "n" else (k, m)), dtype=first)
+    b = tensor(*((k, n) if layout[1] == "n" else (n, k)), dtype=second)
+    rows = a if layout[0] == "n" else a.permute((1, 0))
+    columns = b if layout[1] == "n" else b.permute((1, 0))
+    left = rows.cast(wide).expand((n,)).permute((0, 2, 1))
+    right = columns.permute((1, 0)).cast(wide).expand((m,)).permute((2, 0, 1))
+
+    def reference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        a, b = (x.astype(dtypes.to_numpy(wide)) for x in (a, b))
+        return (a if layout[0] == "n" else a.T) @ (b if layout[1] == "n" else b.T)
+
+    value = (left * right).reduce(Op.ADD, 1)
+    return case(f"{layout} {m}x{k}x{n}", value, [a, b], reference)
 
 
 def attention(

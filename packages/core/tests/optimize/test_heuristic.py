@@ -8,7 +8,7 @@ import loop_kernels as kernels
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from loop_kernels import SCALAR, WIDE, Case
+from loop_kernels import GROUPS, SCALAR, WIDE, Case
 
 from dovetile import dtypes
 from dovetile.ir.ops import AxisKind, Op
@@ -33,7 +33,9 @@ cases = st.one_of(
     st.builds(kernels.matmul, few, few, small),
     st.builds(kernels.convolution, st.just(1), few, few, st.integers(3, 5), st.integers(2, 3)),
 )
-targets = st.sampled_from([SCALAR, WIDE, replace(WIDE, vector_bytes=64, vector_registers=32)])
+targets = st.sampled_from(
+    [SCALAR, WIDE, replace(WIDE, vector_bytes=64, vector_registers=32), GROUPS]
+)
 
 
 @settings(max_examples=60, deadline=None)

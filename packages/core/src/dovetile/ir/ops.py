@@ -29,8 +29,7 @@ class AxisKind(Enum):
     REDUCE = "REDUCE"  # an ordinary loop, over which a REDUCE sums
     THREAD = "THREAD"  # parts of a kernel that run on different workers of a CPU-like device
     GROUP = "GROUP"  # workgroups of a grid
-    LOCAL = "LOCAL"  # threads of a workgroup
-    WARP = "WARP"  # lanes of a warp
+    LOCAL = "LOCAL"  # threads of a workgroup: a power of two of them
     UNROLL = "UNROLL"  # copies of the body
     VECTOR = "VECTOR"  # lanes of one vector value; those of several axes lie in order of their ids
 
@@ -72,7 +71,9 @@ class Op(Enum):
     IOTA = auto()  # () -> 0, 1, ..., n-1 with shape (n,); arg: n
     VARIABLE = auto()  # () -> an index; arg: VariableArg
     RANGE = auto()  # (size) -> the loop's counter, 0 <= r < size; arg: RangeArg
-    SPECIAL = auto()  # (size) -> a hardware index, 0 <= s < size; arg: its name ("part", ...)
+    # (size) -> a launch index, 0 <= s < size; arg "part" (of a THREAD axis), "group" (which
+    # workgroup of the grid) or "local" (which thread of the workgroup)
+    SPECIAL = auto()
 
     # -- movement (tensor level only; arg is always a tuple of ints)
     RESHAPE = auto()  # (x) arg: new shape
@@ -94,16 +95,22 @@ class Op(Enum):
     LOAD = auto()  # (INDEX) -> the value there; (INDEX, x, gate) -> x where the gate is false
     # tensor level: (target, x), target a view (movement or INDEX) of a BUFFER; arg None or a
     # reduce op
-    # loop level: (INDEX, x) or (INDEX, x, gate), arg None or "streaming": past the caches, where
-    # the target can.  Nothing but STORE writes.
+    # loop level: (INDEX, x) or (INDEX, x, gate), arg None, or how: "streaming" past the
+    # caches, where the target can; "async" of a LOAD, done once a WAIT says so
     STORE = auto()
     AFTER = auto()  # (x, *effects) -> x once the effects have happened
     END = auto()  # (effect, *ranges) closes loops around the effect, outermost first
     GROUP = auto()  # (*effects) effects that share their loops
     SINK = auto()  # (*effects or values) the root; kernels: arg a KernelInfo or None
     BARRIER = auto()  # (*effects) arg: "workgroup" or "grid"
+    COMMIT = auto()  # (*effects) the thread's asynchronous stores since the last COMMIT are a group
+    WAIT = auto()  # (*effects) all but the last `arg` groups of the thread are complete
     STAGE = auto()  # (x, *ranges) holds x for these ranges there; arg: (AddressSpace, depth)
     COPY = auto()  # (x) x on another device; arg: device name
+    # (x) x of all threads of the workgroup whose index differs in some of these bits, combined;
+    # arg: (reduce op, bits)
+    COMBINE = auto()
+    SHUFFLE = auto()  # (x) x of the thread of the same warp whose index is this one's XOR arg
 
     # -- one operand
     CAST = auto()
@@ -161,4 +168,4 @@ COMPARISON = frozenset({Op.LT, Op.NE})
 COMMUTATIVE = frozenset({Op.ADD, Op.MUL, Op.MAX, Op.MIN, Op.NE, Op.AND, Op.OR, Op.XOR})
 ASSOCIATIVE = frozenset({Op.ADD, Op.MUL, Op.MAX, Op.MIN, Op.AND, Op.OR, Op.XOR})
 REDUCTIONS = frozenset({Op.ADD, Op.MUL, Op.MAX, Op.MIN})
-EFFECTS = frozenset({Op.STORE, Op.END, Op.GROUP, Op.SINK, Op.BARRIER})
+EFFECTS = frozenset({Op.STORE, Op.END, Op.GROUP, Op.SINK, Op.BARRIER, Op.COMMIT, Op.WAIT})

@@ -2,8 +2,9 @@
 
 The steps, each a module with one entry function:
 
-    parts       the THREAD axis becomes a launch index
+    workgroups  THREAD, GROUP and LOCAL axes become launch indices; what threads exchange
     stages      STAGE becomes a buffer and the nest that fills it
+    group_units sums of products by units of several threads
     expand      UNROLL axes become copies, VECTOR axes lanes
     reductions  REDUCE becomes a loop over a REG buffer
     decompose   what the target lacks becomes what it has
@@ -15,29 +16,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dovetile.errors import GraphError
-from dovetile.ir.ops import AxisKind, Op
 from dovetile.ir.rewrite import rewrite
 from dovetile.ir.spec import check
-from dovetile.ir.uop import UOp, nodes_of
+from dovetile.ir.uop import UOp
 from dovetile.lower.expand import expand
+from dovetile.lower.group_units import lower_group_units
 from dovetile.lower.linear import LinearKernel
 from dovetile.lower.linearize import linearize
 from dovetile.lower.reductions import lower_reductions
 from dovetile.lower.stages import lower_stages
+from dovetile.lower.workgroups import (
+    bind_parts,
+    bind_threads,
+    lower_combines,
+    thread_strides,
+    threads_of,
+)
 
 if TYPE_CHECKING:
     from dovetile.plugins import Capabilities
-
-
-def bind_parts(sink: UOp) -> UOp:
-    """THREAD ranges become the launch index `part`; at most one exists."""
-    from dovetile.optimize.opts import replace_axes
-
-    threads = [n for n in nodes_of(sink) if n.op is Op.RANGE and n.arg.kind is AxisKind.THREAD]
-    if not threads:
-        return sink
-    special = {r: UOp(Op.SPECIAL, r.dtype, r.src, "part") for r in threads}
-    return replace_axes(sink, special, dict.fromkeys(threads, ()))
 
 
 def lower(sink: UOp, capabilities: Capabilities, name: str = "kernel") -> LinearKernel:
@@ -45,14 +42,17 @@ def lower(sink: UOp, capabilities: Capabilities, name: str = "kernel") -> Linear
 
     Raises GraphError where its panels need more LOCAL memory than the target has.
     """
-    from dovetile.lower.decompose import decompositions
+    from dovetile.lower.decompose import decompositions, widen
     from dovetile.plugins.passes import run_passes
 
     sink = bind_parts(sink)
-    sink = lower_stages(sink, capabilities.vector_bytes)
+    sink = lower_stages(sink, capabilities.vector_bytes, threads_of(thread_strides(sink)))
+    sink = lower_group_units(sink)
     sink = expand(sink)
+    sink = bind_threads(sink, thread_strides(sink))
     sink = lower_reductions(sink)
-    sink = rewrite(sink, decompositions(capabilities))
+    sink = lower_combines(sink, capabilities.warp)
+    sink = rewrite(widen(sink, capabilities), decompositions(capabilities))
     sink = run_passes("lower", sink, capabilities)
     program = linearize(sink)
     check(program, "program", "lower")

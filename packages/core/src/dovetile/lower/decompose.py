@@ -11,13 +11,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 from dovetile import dtypes
 from dovetile.dtypes import DType
 from dovetile.ir.ops import COMPARISON, Op
 from dovetile.ir.pattern import Pat, Rule, RuleSet
-from dovetile.ir.uop import UOp
+from dovetile.ir.uop import UOp, nodes_of
 from dovetile.lower import decompose_math
 from dovetile.plugins.specs import Capabilities
 from dovetile.render.writer import bits_only, repeated_constant
@@ -38,11 +39,50 @@ def decompositions(capabilities: Capabilities) -> RuleSet:
     rules = small_float_rules(capabilities) + integer_rules() + cast_rules()
     for op, function in FUNCTIONS.items():
         if op.name not in capabilities.native_ops:
-            rules.append((Pat(op, name="node"), function))
+            rules.append((Pat(op, name="node"), _where_not_native(function, capabilities)))
     return RuleSet(rules + fusion_rules(capabilities), "decompositions")
 
 
+def _where_not_native(function: Callable, capabilities: Capabilities) -> Callable:
+    """`function` on the types that the target has no native operation for."""
+
+    def decompose(node: UOp) -> UOp | None:
+        if not capabilities.native(node.op.name, node.dtype.name):
+            return function(node)
+        # A native exp2 takes its argument rounded, which counts where that is as large as in exp.
+        return function(node) if decompose_math.is_exp(node) else None
+
+    return decompose
+
+
 # -- small floats ------------------------------------------------------------------------------
+
+
+def widen(sink: UOp, capabilities: Capabilities) -> UOp:
+    """`sink` with the arithmetic of small floats that the target does not compute in done in
+    float32: what follows an operation takes its result as it is, what is stored is rounded."""
+    small = {dtypes.float16, dtypes.bfloat16}
+    narrow = {dtype for dtype in small if dtype.name not in capabilities.arithmetic_dtypes}
+    nodes = nodes_of(sink)
+    if not any(node.dtype.scalar in narrow for node in nodes):
+        return sink
+    done: dict[UOp, UOp] = {}
+    wide: dict[UOp, UOp] = {}
+    for node in nodes:
+        op, src = node.op, node.src
+        values = src[1:] if op is Op.WHERE else src
+        computes = op in FLOAT_ARITHMETIC or op is Op.WHERE
+        if not computes or values[0].dtype.scalar not in narrow:
+            done[node] = node.with_sources(tuple([done[s] for s in src]))
+            continue
+        operands = [wide[s] if s in wide else done[s].cast(dtypes.float32) for s in values]
+        condition = (done[src[0]],) if op is Op.WHERE else ()
+        if op in COMPARISON:
+            done[node] = UOp(op, node.dtype, tuple(operands))
+            continue
+        wide[node] = UOp(op, operands[0].dtype, (*condition, *operands), node.arg)
+        done[node] = wide[node].cast(node.dtype.scalar)
+    return done[sink]
 
 
 def small_float_rules(capabilities: Capabilities) -> list[Rule]:
@@ -50,11 +90,10 @@ def small_float_rules(capabilities: Capabilities) -> list[Rule]:
     rules: list[Rule] = []
     bits = bits_only(capabilities)
     for dtype in (dtypes.float16, dtypes.bfloat16):
-        # The functions are polynomials, which must be computed wider in any case.
-        native = capabilities.native_ops if dtype.name in capabilities.arithmetic_dtypes else ()
         wide = FLOAT_ARITHMETIC
         if dtype.name in capabilities.arithmetic_dtypes:
-            wide = tuple(op for op in FUNCTIONS if op.name not in native)
+            # The functions are polynomials, which must be computed wider in any case.
+            wide = tuple(op for op in FUNCTIONS if not capabilities.native(op.name, dtype.name))
         if wide:
             rules.append((Pat(wide, name="node"), _in_float32(dtype)))
         if dtype.name not in capabilities.arithmetic_dtypes:

@@ -144,6 +144,11 @@ def exp2(node: UOp) -> UOp | None:
     return power
 
 
+def is_exp(node: UOp) -> bool:
+    """Whether the node is 2**(y * log2(e))."""
+    return node.op is Op.EXP2 and _exponent_of_e(node.src[0]) is not None
+
+
 def _exponent_of_e(x: UOp) -> UOp | None:
     """y where `x` is y * log2(e), up to the sign of the constant."""
     if x.op is not Op.MUL:

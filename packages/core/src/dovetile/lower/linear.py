@@ -27,7 +27,9 @@ class LinearKernel:
     variables: tuple[UOp, ...] = ()
     """The VARIABLEs in order of their names: the integer arguments."""
     parts: int = 1
-    """Size of the THREAD axis; the kernel is called once for each part."""
+    """How many workgroups, or parts of a THREAD axis, the kernel is launched with."""
+    threads: int = 1
+    """Threads of each workgroup."""
     local_bytes: int = 0
     """Bytes of LOCAL memory that one call uses."""
     written: frozenset[int] = frozenset()
@@ -39,7 +41,7 @@ class LinearKernel:
         buffers: dict[int, UOp] = {}
         variables: dict[str, UOp] = {}
         written: set[int] = set()
-        parts, local_bytes = 1, 0
+        parts, threads, local_bytes = 1, 1, 0
         for node in uops:
             if node.op is Op.BUFFER:
                 if node.arg.space is AddressSpace.GLOBAL:
@@ -48,7 +50,9 @@ class LinearKernel:
                     local_bytes = max(local_bytes, local_end(node))
             elif node.op is Op.VARIABLE:
                 variables[node.arg.name] = node
-            elif node.op is Op.SPECIAL and node.arg == "part":
+            elif node.op is Op.SPECIAL and node.arg == "local":
+                threads = int(node.src[0].maximum)
+            elif node.op is Op.SPECIAL:
                 parts = int(node.src[0].maximum)
             elif node.op is Op.STORE:
                 target = buffer_of(node.src[0])
@@ -60,6 +64,7 @@ class LinearKernel:
             tuple(buffers[slot] for slot in sorted(buffers)),
             tuple(variables[key] for key in sorted(variables)),
             parts,
+            threads,
             local_bytes,
             frozenset(written),
         )
@@ -96,11 +101,14 @@ def _divisor(node: UOp, known: dict[UOp, int], depth: int) -> int:
         result = math.gcd(int(node.arg), 64)
     elif depth == 0:
         return 1
-    elif op is Op.ADD:
+    elif op is Op.ADD or op is Op.XOR or op is Op.FLOORMOD:
         result = math.gcd(_divisor(src[0], known, depth - 1), _divisor(src[1], known, depth - 1))
     elif op is Op.MUL:
         product = _divisor(src[0], known, depth - 1) * _divisor(src[1], known, depth - 1)
         result = min(product, 64)
+    elif op is Op.FLOORDIV and src[1].op is Op.CONST:
+        dividend = _divisor(src[0], known, depth - 1)
+        result = dividend // src[1].arg if src[1].arg > 0 and dividend % src[1].arg == 0 else 1
     elif op is Op.SHL and src[1].op is Op.CONST:
         result = min(_divisor(src[0], known, depth - 1) << min(src[1].arg, 6), 64)
     known[node] = result

@@ -29,6 +29,8 @@ class Access:
     strides: dict[UOp, int]
     opaque: frozenset[UOp]
     count: int
+    constant: int
+    """What the index has beside the axes."""
 
     @property
     def buffer(self) -> UOp:
@@ -117,10 +119,10 @@ class Analysis:
 
 def access(node: UOp) -> Access:
     """The access of a LOAD or STORE."""
-    terms, _ = linear_form(node.src[0].src[1])
+    terms, constant = linear_form(node.src[0].src[1])
     strides = {t: c for t, c in terms.items() if t.op is Op.RANGE}
     opaque = frozenset().union(*(t.ranges for t in terms if t.op is not Op.RANGE))
-    return Access(node, strides, opaque, extent(node.ranges))
+    return Access(node, strides, opaque, extent(node.ranges), constant)
 
 
 def distinct_bytes(nodes: list[UOp]) -> int:

@@ -26,7 +26,8 @@ _HELD, _BLOCK = 64, 64
 def closable(kernel: UOp, capabilities: Capabilities) -> Closing | None:
     """How the reductions of a kernel share one loop, where that suits the target. None elsewhere:
     where scores are no sums, reading them again costs little; and lanes need as many rows."""
-    found = closing(kernel) if capabilities.vector_bytes else None
+    vectors = capabilities.vector_bytes and "THREAD" in capabilities.parallel_axes
+    found = closing(kernel) if vectors else None
     if found is None or not found.axis.src[0].is_const:
         return None
     inner = [n for n in toposort(found.score) if n.op is Op.REDUCE]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dovetile.ir.ops import ELEMENTWISE, AxisKind, Op
 from dovetile.ir.uop import UOp
 from dovetile.optimize.analysis import Access, Analysis, extent, power_of_two_up_to, size
+from dovetile.optimize.group_tiles import group_tile_opts
 from dovetile.optimize.keep import keep_opts
 from dovetile.optimize.opts import (
     Bind,
@@ -20,6 +21,8 @@ from dovetile.optimize.opts import (
     apply_opts,
     output_axes,
 )
+from dovetile.optimize.unit_blocks import group_unit_opts
+from dovetile.optimize.workgroups import workgroup_opts
 from dovetile.plugins.specs import Capabilities
 
 _STRIDED = 1.2
@@ -246,13 +249,16 @@ def _price(a: Access, axis: UOp | None, lanes: int) -> float:
 
 
 def heuristic(kernel: UOp, capabilities: Capabilities) -> list[Opt]:
-    """The Opts for a kernel on a target of workers with vectors."""
+    """The Opts for a kernel on a target."""
     from dovetile.optimize.closed_nests import closed_opts
     from dovetile.optimize.contraction import contraction_opts
 
     facts = Analysis(kernel)
     if not facts.outputs and not facts.reductions:
         return []
+    if "GROUP" in capabilities.parallel_axes:
+        opts = group_unit_opts(facts, capabilities) or group_tile_opts(facts, capabilities)
+        return opts or workgroup_opts(facts, capabilities)
     opts = closed_opts(facts, capabilities)
     if opts is None:
         opts = contraction_opts(facts, capabilities)

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from dovetile import dtypes
 from dovetile.errors import GraphError
+from dovetile.ir.identity import identity
 from dovetile.ir.ops import AddressSpace, AxisKind, Op
 from dovetile.ir.rewrite import rewrite, substitute, substitute_ranges
 from dovetile.ir.spec import check
@@ -113,7 +114,8 @@ class Split:
 
     ragged: what happens when size does not divide n. "overlap": the last block starts early, so
     that some elements are computed twice, which needs stores that do not read what they overwrite.
-    "short": the last block is shorter, so the inner axis stays a loop.
+    "short": the last block is shorter, so the inner axis stays a loop. "masked": the last block
+    goes on behind the end, where nothing is read or written and sums get nothing.
     """
 
     axis: int
@@ -134,6 +136,9 @@ class Split:
         start = outer * self.size
         if n % self.size == 0 and length.is_const:
             inner = UOp.range(self.size, old.arg.kind, self.axis)
+        elif self.ragged == "masked":
+            inner = UOp.range(self.size, old.arg.kind, self.axis)
+            return _masked(kernel, old, start + inner, (outer, inner))
         elif old.arg.kind is AxisKind.REDUCE and self.ragged == "overlap":
             raise OptError("[Split] a reduction would count elements twice")
         elif self.ragged == "overlap":
@@ -149,6 +154,32 @@ class Split:
         return replace_axes(kernel, {old: start + inner}, {old: (outer, inner)})
 
 
+def _masked(kernel: UOp, old: UOp, index: UOp, axes: tuple[UOp, ...]) -> UOp:
+    """The kernel with these axes for another, whose points behind the end do nothing."""
+    inside = index < old.src[0]
+    done: dict[UOp, UOp] = {}
+    for node in nodes_of(kernel):
+        if node is old:
+            done[node] = index
+            continue
+        listed = (axes if s is old and node.op in _CLOSING else (done[s],) for s in node.src)
+        src = tuple(s for sources in listed for s in sources)
+        access = node.op in (Op.LOAD, Op.STORE) and old in node.ranges
+        if node.op is Op.LOAD and access:
+            other, gate = src[1:] if len(src) == 3 else (node.const_like(0), None)
+            src = (src[0], other, inside if gate is None else gate & inside)
+        elif access:
+            src = (*src[:2], src[2] & inside if len(src) == 3 else inside)
+        elif node.op is Op.REDUCE and old in node.src[1:]:
+            nothing = UOp.const(identity(node.arg, node.dtype), node.dtype)
+            src = (inside.where(src[0], nothing), *src[1:])
+        done[node] = node.with_sources(src)
+    return done[kernel]
+
+
+_CLOSING = (Op.END, Op.REDUCE, Op.STAGE)
+
+
 @dataclass(frozen=True)
 class Bind:
     """Binds an axis to a hardware level, to lanes, or to copies of the body."""
@@ -158,17 +189,18 @@ class Bind:
 
     def apply(self, kernel: UOp) -> UOp:
         old = axis(kernel, self.axis)
-        if self.kind in (AxisKind.UNROLL, AxisKind.VECTOR) and not old.src[0].is_const:
-            raise OptError(f"[Bind] axis {self.axis} has no constant size")
         if old.arg.kind not in (AxisKind.LOOP, AxisKind.REDUCE):
             raise OptError(f"[Bind] axis {self.axis} is {old.arg.kind.name} already")
         if old.arg.kind is AxisKind.REDUCE:
-            if self.kind is AxisKind.THREAD:
+            if self.kind in (AxisKind.THREAD, AxisKind.GROUP):
                 raise OptError(f"[Bind] axis {self.axis} is reduced; its parts are not independent")
             if old in output_axes(kernel):
                 raise OptError(f"[Bind] axis {self.axis} writes elements several times, in order")
-        if self.kind is AxisKind.VECTOR and old.src[0].arg & (old.src[0].arg - 1):
-            raise OptError(f"[Bind] {old.src[0].arg} lanes; a power of two is right")
+        if self.kind in _CONSTANT and not old.src[0].is_const:
+            raise OptError(f"[Bind] axis {self.axis} has no constant size")
+        if self.kind in (AxisKind.VECTOR, AxisKind.LOCAL) and old.src[0].arg & (old.src[0].arg - 1):
+            what = "lanes" if self.kind is AxisKind.VECTOR else "threads"
+            raise OptError(f"[Bind] {old.src[0].arg} {what}; a power of two is right")
         self._require_single(kernel, old)
         if self.kind in (AxisKind.UNROLL, AxisKind.VECTOR) and any(
             n.op in (Op.STAGE, Op.AFTER) and old in n.ranges for n in nodes_of(kernel)
@@ -188,6 +220,9 @@ class Bind:
             )
         if taken:
             raise OptError(f"[Bind] axis {self.axis}: there is a {self.kind.name} axis already")
+
+
+_CONSTANT = frozenset({AxisKind.UNROLL, AxisKind.VECTOR, AxisKind.GROUP, AxisKind.LOCAL})
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,7 @@ class Build:
 class Built:
     binary: bytes
     parts: int
+    threads: int
     scalars: tuple[int, ...]
 
 
@@ -121,7 +122,7 @@ class Bench:
             )
         source = self.device.renderer.render(linear)
         scalars = tuple(int(v.maximum) for v in linear.variables)
-        return Built(self.device.compiler.compile(source), linear.parts, scalars)
+        return Built(self.device.compiler.compile(source), linear.parts, linear.threads, scalars)
 
     def reference(self) -> float:
         """Seconds of one run without Opts; its results are what candidates are compared with."""
@@ -170,7 +171,8 @@ class Bench:
         queue = self.device.queue
         start, stop = self.device.new_signal(), self.device.new_signal()
         queue.timestamp(start)
-        queue.launch(program, tuple(self.buffers.values()), built.scalars, (built.parts,))
+        buffers = tuple(self.buffers.values())
+        queue.launch(program, buffers, built.scalars, (built.parts,), (built.threads,))
         queue.timestamp(stop)
         self.device.synchronize()
         return max(stop.value - start.value, 1) * 1e-9

@@ -37,7 +37,7 @@ STANDARD_DTYPES = frozenset(
         "bool uint8 uint16 uint32 uint64 int8 int16 int32 int64 float16 bfloat16 float32 float64"
     ).split()
 )
-PARALLEL_AXES = ("THREAD", "GROUP", "LOCAL", "WARP")
+PARALLEL_AXES = ("THREAD", "GROUP", "LOCAL")
 
 
 def _require(condition: bool, message: str) -> None:
@@ -62,11 +62,16 @@ class Capabilities:
     arithmetic_dtypes: frozenset[str] = STANDARD_DTYPES - {"float16", "bfloat16"}
     """Names of those it computes in; the core computes the others in float32."""
     native_ops: frozenset[str] = frozenset()
-    """Op names beyond the base set that it renders natively: SQRT, MULACC, EXP2, LOG2, SIN..."""
+    """Op names beyond the base set that it renders natively: SQRT, MULACC, EXP2, LOG2, SIN...; of
+    one type only where the type's name follows: EXP2_float32."""
     parallel_axes: tuple[str, ...] = ()
-    """Kinds of axes the hardware runs in parallel, outermost first: THREAD, GROUP, LOCAL, WARP."""
+    """Kinds of axes the hardware runs in parallel, outermost first: THREAD, or GROUP and LOCAL."""
     threads: int = 1
-    """Workers that run the parts of a THREAD axis at the same time."""
+    """Workers that run the parts of a THREAD axis, or workgroups, at the same time."""
+    group_threads: int = 1
+    """Threads that a workgroup may have, a power of two."""
+    warp: int = 1
+    """Threads with neighbouring indices that run together and exchange values by SHUFFLE."""
     vector_bytes: int = 0
     """Width of the widest vector register in bytes; 0 where there is only scalar arithmetic."""
     vector_registers: int = 16
@@ -90,6 +95,8 @@ class Capabilities:
     """Whether the host can address the device's memory, so that no copy is needed."""
     supports_barrier: bool = False
     """Whether the workers of a workgroup can wait for each other."""
+    asynchronous_copies: bool = False
+    """Whether LOCAL memory can be filled by asynchronous stores of 4, 8 or 16 bytes."""
     matrix_units: tuple[MatrixUnit, ...] = ()
     """Instructions that multiply small matrices; of equal ones the first is taken."""
     streaming_stores: bool = False
@@ -127,13 +134,20 @@ class Capabilities:
         for field in ("line_bytes", "bytes_per_second", "operations_per_second"):
             check(getattr(self, field) > 0, field, "it must be positive")
 
+    def native(self, op: str, dtype: str) -> bool:
+        """Whether it renders an operation beyond the base set on a type natively."""
+        return op in self.native_ops or f"{op}_{dtype}" in self.native_ops
+
 
 # -- Devices and compilers -------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """How many devices of a kind this machine has; where none, the reason in words."""
+    """How many devices of a kind this machine has; where none, the reason in words.
+
+    Where there are some, `reason` may say how they are reached, for `dovetile doctor`.
+    """
 
     count: int
     reason: str | None = None

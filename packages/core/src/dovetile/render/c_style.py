@@ -71,12 +71,15 @@ class CStyleRenderer:
     qualifier = "void"
     """What stands before the kernel's name."""
     restrict = "restrict"
+    not_a_number, infinity = '__builtin_nanf("")', "__builtin_inff()"
     spaces: Mapping[AddressSpace, str] = dict.fromkeys(AddressSpace, "")
     """Address space qualifiers of pointers, with a space behind."""
 
-    def __init__(self, capabilities: Capabilities) -> None:
+    def __init__(self, capabilities: Capabilities, index_bits: int = 64) -> None:
         self.capabilities = capabilities
-        self.types = {**self.types, **dict.fromkeys(bits_only(capabilities), "unsigned short")}
+        small = dict.fromkeys(bits_only(capabilities), "unsigned short")
+        self.index_bits = index_bits
+        self.types = {**self.types, **small, "index": self.types[f"int{index_bits}"]}
 
     # -- hooks -------------------------------------------------------------------------------------
 
@@ -90,6 +93,9 @@ class CStyleRenderer:
             result.append(f"{const}{space}{self.stored(buffer.dtype)}* {self.restrict} b{slot}")
         index = self.types["index"]
         return result + [f"{index} var_{v.arg.name}" for v in kernel.variables]
+
+    def qualifiers(self, kernel: LinearKernel) -> str:
+        return self.qualifier
 
     def function_name(self, kernel: LinearKernel) -> str:
         return kernel.name
@@ -112,6 +118,16 @@ class CStyleRenderer:
     def matmul(self, node: UOp, writer: Writer) -> str:
         """The text of what the matrix unit `node.arg` computes of three fragments."""
         raise UnsupportedError(f"[render] matrix unit {node.arg.name}; this target has none")
+
+    def commit(self, node: UOp, writer: Writer) -> str:
+        raise UnsupportedError("[render] asynchronous stores; this target has none")
+
+    def wait(self, node: UOp, writer: Writer) -> str:
+        raise UnsupportedError("[render] asynchronous stores; this target has none")
+
+    def shuffle(self, node: UOp, writer: Writer) -> str:
+        """The value of the warp's other lane."""
+        raise UnsupportedError("[render] a SHUFFLE; this target has no warps")
 
     # -- types and constants -----------------------------------------------------------------------
 
@@ -148,13 +164,14 @@ class CStyleRenderer:
             if math.isfinite(value):
                 number = value.hex() + ("" if dtype.itemsize == 8 else "f")
             else:
-                number = '__builtin_nanf("")' if math.isnan(value) else "__builtin_inff()"
+                number = self.not_a_number if math.isnan(value) else self.infinity
                 number = f"-{number}" if value < 0 else number
             return number if dtype.itemsize == 4 else f"(({text}){number})"
         number = int(value)
         if number == -(1 << 63):
             return "(-9223372036854775807LL - 1)"
-        suffix = ("u" if dtype.kind == "u" else "") + ("ll" if dtype.itemsize == 8 else "")
+        wide = self.index_bits == 64 if dtype.name == "index" else dtype.itemsize == 8
+        suffix = ("u" if dtype.kind == "u" else "") + ("ll" if wide else "")
         literal = f"{number}{suffix}"
         return f"(({text}){literal})" if number < 0 or dtype.itemsize < 4 else literal
 
@@ -189,7 +206,7 @@ class CStyleRenderer:
             [
                 self.header,
                 *writer.declarations,
-                f"{self.qualifier} {self.function_name(kernel)}({parameters}) {{",
+                f"{self.qualifiers(kernel)} {self.function_name(kernel)}({parameters}) {{",
                 *writer.entry,
                 *writer.lines,
                 # Stores past the caches come in no order; whoever sees the end must see them too.
@@ -213,6 +230,8 @@ class CStyleRenderer:
             Op.GROUP: lambda node, writer: None,
             Op.SINK: lambda node, writer: None,
             Op.BARRIER: lambda node, writer: writer.lines.append(self.barrier(node, writer)),
+            Op.COMMIT: lambda node, writer: writer.lines.append(self.commit(node, writer)),
+            Op.WAIT: lambda node, writer: writer.lines.append(self.wait(node, writer)),
             Op.INDEX: self._index,
             Op.LOAD: self._load,
             Op.STORE: self._store,
@@ -225,6 +244,7 @@ class CStyleRenderer:
             Op.VECTOR: self._vector,
             Op.EXTRACT: self._extract,
             Op.MATMUL: self.matmul,
+            Op.SHUFFLE: self.shuffle,
             **dict.fromkeys(self.functions, self._function),
         }
 

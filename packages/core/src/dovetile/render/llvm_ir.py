@@ -2,8 +2,8 @@
 
 Values are SSA registers, loops count in phi nodes, and REG buffers are allocas that LLVM promotes
 to registers: one alloca per element where every index is constant. bool is `i1` as a value and one
-byte in memory; `index` is `i64`, whose arithmetic never overflows (`nsw`). Addresses carry their
-pointer type in their name.
+byte in memory; `index` is `i64`, or `i32` where a renderer is made so, and its arithmetic never
+overflows (`nsw`). Addresses carry their pointer type in their name.
 """
 
 from __future__ import annotations
@@ -80,9 +80,11 @@ class LlvmIrRenderer:
     global_alignment = 1
     """What GLOBAL pointers are known to be multiples of, in bytes."""
 
-    def __init__(self, capabilities: Capabilities) -> None:
+    def __init__(self, capabilities: Capabilities, index_bits: int = 64) -> None:
         self.capabilities = capabilities
-        self.types = {**self.types, **dict.fromkeys(bits_only(capabilities), "i16")}
+        small = dict.fromkeys(bits_only(capabilities), "i16")
+        self.index_bits = index_bits
+        self.types = {**self.types, **small, "index": f"i{index_bits}"}
         # Texts that recur with every node are made once: rendering is part of compile time.
         self._type_texts: dict[DType, str] = {}
         self._instructions: dict[tuple[Op, DType], str | None] = {}
@@ -102,6 +104,9 @@ class LlvmIrRenderer:
             for b in kernel.buffers
         ]
         return pointers + [f"i64 %var.{v.arg.name}" for v in kernel.variables]
+
+    def function_attributes(self, kernel: LinearKernel) -> str:
+        return self.attributes
 
     def function_name(self, kernel: LinearKernel) -> str:
         return kernel.name
@@ -125,7 +130,15 @@ class LlvmIrRenderer:
         """The register that holds what the matrix unit `node.arg` computes of three fragments."""
         raise UnsupportedError(f"[render] matrix unit {node.arg.name}; this target has none")
 
+    def shuffle(self, node: UOp, writer: Writer) -> str:
+        """The register that holds the value of the warp's other lane."""
+        raise UnsupportedError("[render] a SHUFFLE; this target has no warps")
+
     # -- types and constants -----------------------------------------------------------------------
+
+    def bits(self, dtype: DType) -> int:
+        """The width of a lane in a register."""
+        return self.index_bits if dtype.name == "index" else dtype.bits
 
     def type(self, dtype: DType) -> str:
         """The type of a value in a register."""
@@ -192,7 +205,7 @@ class LlvmIrRenderer:
                 "}",
                 *filter(None, [self.epilogue(kernel)]),
                 *writer.declarations,
-                f"attributes #0 = {{ {self.attributes} }}",
+                f"attributes #0 = {{ {self.function_attributes(kernel)} }}",
                 "",
             ]
         )
@@ -220,6 +233,7 @@ class LlvmIrRenderer:
             Op.VECTOR: self._vector,
             Op.EXTRACT: self._extract,
             Op.MATMUL: self.matmul,
+            Op.SHUFFLE: self.shuffle,
             **{op: call for op, _ in self.intrinsics},
         }
 
@@ -239,10 +253,11 @@ class LlvmIrRenderer:
     def _intrinsic_call(self, node: UOp) -> tuple[str, str, str]:
         """(text before the arguments, type of each, declaration) of an elementwise intrinsic."""
         dtype, text = node.dtype, self.type(node.dtype)
-        kind = "f" if dtype.kind == "f" else "i"
+        kind = ("bf" if "bfloat" in text else "f") if dtype.kind == "f" else "i"
         vector = f"v{dtype.lanes}" if dtype.lanes > 1 else ""
-        name = f"llvm.{self.intrinsics[node.op, kind_of(dtype)]}.{vector}{kind}{dtype.bits}"
-        flags = "nsz " if kind == "f" and (node.op is Op.MAX or node.op is Op.MIN) else ""
+        intrinsic = self.intrinsics[node.op, kind_of(dtype)]
+        name = f"llvm.{intrinsic}.{vector}{kind}{self.bits(dtype)}"
+        flags = "nsz " if dtype.kind == "f" and (node.op is Op.MAX or node.op is Op.MIN) else ""
         types = ", ".join([text] * len(node.src))
         return f"call {flags}{text} @{name}", text, f"declare {text} @{name}({types})"
 
@@ -269,7 +284,7 @@ class LlvmIrRenderer:
             how = CONVERSIONS["u" if unsigned else source.kind, target.kind]
         elif before == after:
             return value
-        elif source.kind == "b" or target.itemsize > source.itemsize:
+        elif source.kind == "b" or self.bits(target) > self.bits(source):
             how = "zext" if unsigned else "sext"
         else:
             how = "trunc"
@@ -530,7 +545,7 @@ class LlvmIrRenderer:
         loop, size = f"loop{writer.counter}", node.src[0]
         counter = f"%i{writer.counter}"
         if size.minimum < 1:  # the loop may be empty, but its test stands at its end
-            enter = writer.emit(f"icmp sgt i64 {writer.names[size]}, 0")
+            enter = writer.emit(f"icmp sgt {self.types['index']} {writer.names[size]}, 0")
             writer.lines.append(f"  br i1 {enter}, label %{loop}, label %{loop}.done")
         else:
             writer.lines.append(f"  br label %{loop}")
@@ -545,13 +560,13 @@ class LlvmIrRenderer:
         position, before = writer.loops[loop_range]
         counter = writer.names[loop_range]
         loop = f"loop{counter[2:]}"
-        size = writer.names[loop_range.src[0]]
+        size, index = writer.names[loop_range.src[0]], self.types["index"]
         writer.lines[position] = (
-            f"  {counter} = phi i64 [ 0, %{before} ], [ {counter}.next, %{writer.block} ]"
+            f"  {counter} = phi {index} [ 0, %{before} ], [ {counter}.next, %{writer.block} ]"
         )
         writer.lines += [
-            f"  {counter}.next = add nuw nsw i64 {counter}, 1",
-            f"  {counter}.more = icmp slt i64 {counter}.next, {size}",
+            f"  {counter}.next = add nuw nsw {index} {counter}, 1",
+            f"  {counter}.more = icmp slt {index} {counter}.next, {size}",
             f"  br i1 {counter}.more, label %{loop}, label %{loop}.done",
         ]
         writer.begin(f"{loop}.done")

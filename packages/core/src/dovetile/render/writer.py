@@ -68,6 +68,16 @@ class Writer:
         return f"@{name}"
 
 
+def indices_fit(kernel: LinearKernel, bits: int) -> bool:
+    """Whether no index of a kernel can leave the signed integers of so many bits."""
+    limit = 1 << (bits - 1)
+    return all(
+        -limit <= node.minimum and node.maximum < limit
+        for node in kernel.uops
+        if node.dtype.name == "index"
+    )
+
+
 def kind_of(dtype: DType) -> str:
     """Column of the renderers' tables: b(ool), u(nsigned), i (signed), f(loat) or x (index)."""
     return "x" if dtype.name == "index" else dtype.kind

@@ -64,10 +64,11 @@ def plan(made: Plan, seconds: float) -> None:
 
 
 def step(ran: Step, name: str, seconds: float) -> None:
-    """One launch: time, arithmetic and memory rates, loops, parts."""
+    """One launch: time, arithmetic and memory rates, loops, parts*threads."""
+    threads = f"*{ran.threads}" if ran.threads > 1 else ""
     write(
         f"{name:24s} {seconds * 1e3:9.3f} ms {ran.operations / seconds / 1e9:8.1f} GFLOP/s "
-        f"{ran.nbytes / seconds / 1e9:7.1f} GB/s  {ran.label} x{ran.parts}"
+        f"{ran.nbytes / seconds / 1e9:7.1f} GB/s  {ran.label} x{ran.parts}{threads}"
     )
 
 

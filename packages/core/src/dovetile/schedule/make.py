@@ -73,19 +73,19 @@ def _make_plan(
     code = _Code(devices)
     for kernel in kernels:
         if kernel.ast is None:
-            (read,), (written,) = kernel.reads, kernel.writes
+            (source,), (target,) = kernel.reads, kernel.writes
             plan.steps.append(
-                Step(kernel.device, None, (memory.of(written), memory.of(read)), label="copy")
+                Step(kernel.device, None, (memory.of(target), memory.of(source)), label="copy")
             )
             continue
         with stage("canonical"):
             ast, buffers = canonical(kernel.ast)
         check(ast, "loop", "canonical")
-        number, parts = code.number_of(kernel.device, ast)
+        number, grid = code.number_of(kernel.device, ast)
         references = tuple(memory.of(b) for b in buffers)
         prepares = kernel.prepares and written.isdisjoint(kernel.reads)
         plan.steps.append(
-            Step(kernel.device, number, references, parts, *debug.figures(ast), prepares)
+            Step(kernel.device, number, references, *grid, *debug.figures(ast), prepares)
         )
         for c in kernel.checks:
             plan.faults[fault_code(c.text)] = c.text
@@ -114,7 +114,8 @@ def schedule(
     for _ in range(1 + sum(n.op in unsettled for n in toposort(sink))):
         with stage("place"):
             placement = place(sink, capabilities[default], apart)
-            blocks.choose(placement, capabilities[default].vector_bytes)
+            if "GROUP" not in capabilities[default].parallel_axes:
+                blocks.choose(placement, capabilities[default].vector_bytes)
         maker = KernelMaker(placement, capabilities, default)
         try:
             with stage("kernels"):
@@ -168,6 +169,10 @@ def _root(root: UOp, done: Mapping[UOp, UOp], places: Mapping[UOp, UOp]) -> UOp:
     return _place(root, places) if base.op is Op.AFTER else done[root]
 
 
+# How many workgroups (or parts) a kernel is launched with, and threads in each.
+Grid = tuple[int, int]
+
+
 class _Code:
     """The distinct kernels of a plan. Each is compiled in the background as soon as its source is
     known, while the next ones are still being made."""
@@ -175,18 +180,18 @@ class _Code:
     def __init__(self, devices: Mapping[str, Device]) -> None:
         self.devices = devices
         self.numbers: dict[tuple[str, UOp], int] = {}
-        self.kernels: list[tuple[str, str, str, int]] = []  # device, name, source, parts
+        self.kernels: list[tuple[str, str, str, Grid]] = []  # device, name, source, grid
         self.pending: list[Future[Program]] = []
         # One core is for this thread, which makes the sources.
         workers = max(1, min((os.cpu_count() or 2) - 1, _MOST_COMPILERS))
         self.pool = ThreadPoolExecutor(workers, thread_name_prefix="compile")
 
-    def number_of(self, device: str, ast: UOp) -> tuple[int, int]:
-        """(number of the kernel among those of the plan, its parts)."""
+    def number_of(self, device: str, ast: UOp) -> tuple[int, Grid]:
+        """(number of the kernel among those of the plan, its grid)."""
         if (device, ast) not in self.numbers:
             number = self.numbers[device, ast] = len(self.kernels)
-            name, source, parts = _source_of(self.devices[device], ast)
-            self.kernels.append((device, name, source, parts))
+            name, source, grid = _source_of(self.devices[device], ast)
+            self.kernels.append((device, name, source, grid))
             self.pending.append(self.pool.submit(self.compile, number))
         number = self.numbers[device, ast]
         return number, self.kernels[number][3]
@@ -218,12 +223,12 @@ def _last_first(pending: list[Future[Program]]) -> Iterator[tuple[int, Future[Pr
 
 
 # Sources of kernels made before: other graphs of this process have many kernels in common.
-_sources: OrderedDict[tuple, tuple[str, str, int]] = OrderedDict()
+_sources: OrderedDict[tuple, tuple[str, str, Grid]] = OrderedDict()
 _MOST_SOURCES = 2048
 
 
-def _source_of(device: Device, ast: UOp) -> tuple[str, str, int]:
-    """(name, source, parts) of a canonical kernel on a device."""
+def _source_of(device: Device, ast: UOp) -> tuple[str, str, Grid]:
+    """(name, source, grid) of a canonical kernel on a device."""
     key = (device.capabilities, device.renderer.language, settings(), ast)
     found = _sources.get(key)
     if found is None:
@@ -237,7 +242,7 @@ def _source_of(device: Device, ast: UOp) -> tuple[str, str, int]:
         with stage("render"):
             source = device.renderer.render(linear)
         debug.source(name, optimized, source)
-        found = _sources[key] = (name, source, linear.parts)
+        found = _sources[key] = (name, source, (linear.parts, linear.threads))
         while len(_sources) > _MOST_SOURCES:
             _sources.popitem(last=False)
     return found

@@ -13,7 +13,7 @@ from typing import Any
 from dovetile import dtypes
 from dovetile.dtypes import DType
 
-PLAN_VERSION = 2
+PLAN_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Reference:
 class Step:
     """One launch of a kernel, or a copy between devices (then `program` is None).
 
+    parts: workgroups, or parts of a THREAD axis. threads: of each workgroup.
     prepares: whether it makes a temporary of inputs that the plan does not write. Nothing else uses
     that memory: what is in it stays right for as long as those inputs stay the same.
     """
@@ -36,6 +37,7 @@ class Step:
     program: int | None
     memory: tuple[Reference, ...]
     parts: int = 1
+    threads: int = 1
     label: str = ""
     operations: int = 0
     nbytes: int = 0
@@ -83,8 +85,8 @@ class Plan:
             "version": PLAN_VERSION,
             "programs": [list(p) for p in self.programs],
             "steps": [
-                [s.device, s.program, [[r.kind, r.number] for r in s.memory], s.parts, s.label,
-                 s.operations, s.nbytes, s.prepares]
+                [s.device, s.program, [[r.kind, r.number] for r in s.memory], s.parts, s.threads,
+                 s.label, s.operations, s.nbytes, s.prepares]
                 for s in self.steps
             ],
             "temporaries": [memory(m) for m in self.temporaries],

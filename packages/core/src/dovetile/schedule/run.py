@@ -30,6 +30,7 @@ class Command(NamedTuple):
     program: Program | None
     places: list[int]
     groups: tuple[int, ...]
+    local: tuple[int, ...]
 
     def queue(self, memory: Sequence[Buffer]) -> None:
         """Puts it into its device's queue."""
@@ -37,7 +38,7 @@ class Command(NamedTuple):
         if self.program is None:
             copy(*buffers)
         else:
-            self.device.queue.launch(self.program, buffers, (), self.groups)
+            self.device.queue.launch(self.program, buffers, (), self.groups, self.local)
 
 
 class LoadedPlan:
@@ -77,6 +78,7 @@ class LoadedPlan:
                 None if step.program is None else programs[step.program],
                 [place(step.device, reference) for reference in step.memory],
                 (step.parts,),
+                (step.threads,),
             )
             for step in plan.steps
         ]

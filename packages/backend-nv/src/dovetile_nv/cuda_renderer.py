@@ -1,0 +1,258 @@
+"""CUDA C++ for `CudaCompiler`: the core's C-style renderer with scalars for vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from dovetile import dtypes
+from dovetile.dtypes import DType, Scalar
+from dovetile.errors import UnsupportedError
+from dovetile.ir.ops import Op
+from dovetile.ir.uop import UOp
+from dovetile.lower.linear import LinearKernel
+from dovetile.plugins import Capabilities
+from dovetile.render import CStyleRenderer, Writer, in_lanes, indices_fit
+from dovetile_nv import warpgroup
+from dovetile_nv.capabilities import ACCESS_BYTES, architecture_of
+from dovetile_nv.cuda_prelude import prelude
+from dovetile_nv.program_form import (
+    GLOBAL_ALIGNMENT,
+    LOCAL_ALIGNMENT,
+    is_dynamic,
+    size_name,
+)
+
+_TYPES = {"bool": "bool", "float16": "float16", "bfloat16": "bfloat16"}
+_SMALL = ("float16", "bfloat16")
+_INDICES = {"group": "blockIdx.x", "local": "threadIdx.x"}
+
+
+class CudaRenderer:
+    """Writes linear kernels in CUDA C++."""
+
+    language = "cuda"
+
+    def __init__(self, capabilities: Capabilities) -> None:
+        self._narrow = _Text(capabilities, 32)
+        self._wide = _Text(capabilities, 64)
+
+    def render(self, kernel: LinearKernel) -> str:
+        """The source with this one kernel. Indices have 32 bits where that is enough: arithmetic
+        on 64 takes several instructions each."""
+        kernel = in_lanes(kernel, ACCESS_BYTES, GLOBAL_ALIGNMENT)
+        return (self._narrow if indices_fit(kernel, 32) else self._wide).render(kernel)
+
+
+class _Text(CStyleRenderer):
+    types = {**CStyleRenderer.types, **_TYPES}
+    functions = {
+        Op.SQRT: {"float32": "sqrtf", "float64": "sqrt"},
+        Op.TRUNC: {"float32": "truncf", "float64": "trunc"},
+        # Its one instruction, with the scaling that denormal results need.
+        Op.EXP2: {"float32": "exp2f"},
+    }
+    header = ""
+    restrict = "__restrict__"
+    not_a_number, infinity = "__int_as_float(0x7fc00000)", "__int_as_float(0x7f800000)"
+
+    def render(self, kernel: LinearKernel) -> str:
+        number = architecture_of(self.capabilities.architecture).number
+        used = frozenset(node.dtype.name for node in kernel.uops)
+        return prelude(number, used) + super().render(kernel)
+
+    def qualifiers(self, kernel: LinearKernel) -> str:
+        return f'extern "C" __global__ void __launch_bounds__({kernel.threads})'
+
+    def parameters(self, kernel: LinearKernel) -> list[str]:
+        buffers = super().parameters(kernel)[: len(kernel.buffers)]
+        return buffers + [f"const long long value_{v.arg.name}" for v in kernel.variables]
+
+    def epilogue(self, kernel: LinearKernel) -> str:
+        if not is_dynamic(kernel):
+            return ""
+        return f'extern "C" __device__ unsigned {size_name(kernel)} = {kernel.local_bytes};'
+
+    def _handlers(self) -> dict[Op, Callable[[UOp, Writer], str | None]]:
+        return {**super()._handlers(), Op.VARIABLE: self._variable, Op.END: self._end}
+
+    def _variable(self, node: UOp, writer: Writer) -> str:
+        name, index = node.arg.name, self.types["index"]
+        writer.entry.append(f"const {index} var_{name} = ({index})value_{name};")
+        return f"var_{name}"
+
+    def special(self, node: UOp, writer: Writer) -> str:
+        if node.arg not in _INDICES:
+            return super().special(node, writer)
+        return self._let(f"({self.types['index']}){_INDICES[node.arg]}", node.dtype, writer)
+
+    def local_buffer(self, node: UOp, writer: Writer) -> str:
+        dynamic = is_dynamic(writer.kernel)
+        linkage, size = ("extern ", "") if dynamic else ("", writer.kernel.local_bytes)
+        writer.declarations[
+            f"{linkage}__shared__ __align__({LOCAL_ALIGNMENT}) unsigned char local_memory[{size}];"
+        ] = None
+        name, text = f"local_{node.arg.slot}_{len(writer.entry)}", self.stored(node.dtype)
+        writer.entry.append(f"{text}* {name} = ({text}*)(local_memory + {node.arg.slot});")
+        return name
+
+    def barrier(self, node: UOp, writer: Writer) -> str:
+        if node.arg != "workgroup":
+            return super().barrier(node, writer)
+        # The matrix unit reads memory past the threads' own way to it.
+        fence = 'asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); '
+        return (fence if warpgroup.products(writer.kernel) else "") + "__syncthreads();"
+
+    def commit(self, node: UOp, writer: Writer) -> str:
+        return 'asm volatile("cp.async.commit_group;" ::: "memory");'
+
+    def wait(self, node: UOp, writer: Writer) -> str:
+        return f'asm volatile("cp.async.wait_group {node.arg};" ::: "memory");'
+
+    def matmul(self, node: UOp, writer: Writer) -> str:
+        """Products of one sum follow each other: begun together, and awaited together."""
+        writer.declarations[warpgroup.HELPERS] = None
+        a, b, start = (writer.names[s] for s in node.src)
+        if node.src[2].op is Op.MATMUL:
+            name = start
+        else:
+            writer.counter += 1
+            name = f"v{writer.counter}"
+            writer.lines.append(f"{self.type(node.dtype, writer)} {name} = {start};")
+            writer.lines.append('asm volatile("wgmma.fence.sync.aligned;" ::: "memory");')
+        writer.lines.append(warpgroup.instruction(node.arg, name, a, b))
+        if all(node is not other.src[2] for other in warpgroup.products(writer.kernel)):
+            writer.lines.append('asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");')
+            # In a loop, those of one step go on during the next, and are awaited behind the loop.
+            writer.lines.append(_awaited(1 if node.ranges else 0))
+        return name
+
+    def _end(self, node: UOp, writer: Writer) -> None:
+        writer.lines.append("}")
+        if any(node.src[1] in product.ranges for product in warpgroup.products(writer.kernel)):
+            writer.lines.append(_awaited(0))
+
+    def shuffle(self, node: UOp, writer: Writer) -> str:
+        value, dtype = writer.names[node.src[0]], node.dtype
+        small = dtype.name in _SMALL
+        if small and self.types[dtype.name] == dtype.name:
+            value = f"{value}.bits"
+        other = f"__shfl_xor_sync(0xffffffffu, {value}, {node.arg})"
+        if small and self.types[dtype.name] == dtype.name:
+            return self._let(f"{dtype.name}{{(unsigned short){other}}}", dtype, writer)
+        return self._let(f"({self.type(dtype, writer)}){other}", dtype, writer)
+
+    # -- types and constants -----------------------------------------------------------------------
+
+    def type(self, dtype: DType, writer: Writer) -> str:
+        if dtype.lanes == 1:
+            return self.types[dtype.name]
+        name = f"{dtype.name}x{dtype.lanes}"
+        members = ", ".join(f"_{lane}" for lane in range(dtype.lanes))
+        size = dtype.itemsize * dtype.lanes
+        writer.declarations[
+            f"struct __align__({size}) {name} {{ {self.stored(dtype.scalar)} {members}; }};"
+        ] = None
+        return name
+
+    def constant(self, value: Scalar, dtype: DType) -> str:
+        text = self.types[dtype.name]
+        if text in _SMALL:
+            bits = np.asarray(value).astype(dtypes.to_numpy(dtype)).view(np.uint16)
+            return f"{text}{{{int(bits)}}}"
+        return super().constant(value, dtype)
+
+    # -- arithmetic --------------------------------------------------------------------------------
+
+    def _operator(self, operator: str, node: UOp, writer: Writer) -> str:
+        if node.op in (Op.FLOORDIV, Op.FLOORMOD) and node.dtype.name == "index":
+            # Neither is negative, and unsigned division is shorter.
+            a, b = (writer.names[s] for s in node.src)
+            text, unsigned = self.types["index"], self.types[f"uint{self.index_bits}"]
+            quotient = f"({text})(({unsigned}){a} {operator} ({unsigned}){b})"
+            return self._let(quotient, node.dtype, writer)
+        return super()._operator(operator, node, writer)
+
+    def _multiply_add(self, node: UOp, writer: Writer) -> str:
+        return self._let(
+            f"fused({', '.join(writer.names[s] for s in node.src)})", node.dtype, writer
+        )
+
+    def _maximum(self, node: UOp, writer: Writer) -> str:
+        if node.dtype.kind != "f":
+            return super()._maximum(node, writer)
+        a, b = (writer.names[s] for s in node.src)
+        name = "maximum" if node.op is Op.MAX else "minimum"
+        return self._let(f"{name}({a}, {b})", node.dtype, writer)
+
+    def _cast(self, node: UOp, writer: Writer) -> str:
+        source, text = node.src[0].dtype, self.types[node.dtype.name]
+        if text not in _SMALL or source is node.dtype:
+            return super()._cast(node, writer)
+        wide = "double" if source is dtypes.float64 and text == "float16" else "float"
+        return self._let(f"to_{text}(({wide}){writer.names[node.src[0]]})", node.dtype, writer)
+
+    def _bitcast(self, node: UOp, writer: Writer) -> str:
+        if "b" in (node.src[0].dtype.kind, node.dtype.kind):
+            return self._cast(node, writer)
+        text = self.type(node.dtype, writer)
+        return self._let(f"bits_as<{text}>({writer.names[node.src[0]]})", node.dtype, writer)
+
+    # -- whole accesses to memory, the only vectors there are --------------------------------------
+
+    def _vector(self, node: UOp, writer: Writer) -> str:
+        member = self.stored(node.dtype.scalar)
+        values = [writer.names[s] for s in node.src] * (node.dtype.lanes // len(node.src))
+        if node.dtype.itemsize < 4 and member not in _SMALL:
+            values = [f"({member}){value}" for value in values]
+        text = self.type(node.dtype, writer)
+        return self._let(f"{text}{{{', '.join(values)}}}", node.dtype, writer)
+
+    def _extract(self, node: UOp, writer: Writer) -> str:
+        truth = " != 0" if node.dtype.kind == "b" else ""
+        value = f"{writer.names[node.src[0]]}._{node.arg[0]}{truth}"
+        return self._let(value, node.dtype, writer)
+
+    def _load(self, node: UOp, writer: Writer) -> str:
+        if node.dtype.lanes == 1:
+            return super()._load(node, writer)
+        value = self._whole(node.src[0], node.dtype, writer)
+        if len(node.src) == 3:
+            value = f"{writer.names[node.src[2]]} ? {value} : {writer.names[node.src[1]]}"
+        return self._let(value, node.dtype, writer)
+
+    def _whole(self, address: UOp, dtype: DType, writer: Writer, const: str = "const ") -> str:
+        return f"*({const}{self.type(dtype, writer)}*){writer.names[address]}"
+
+    def _store(self, node: UOp, writer: Writer) -> None:
+        address, value = node.src[:2]
+        if node.arg == "async":
+            return self._copy_ahead(address, value, writer)
+        if value.dtype.lanes == 1:
+            return super()._store(node, writer)
+        guard = f"if ({writer.names[node.src[2]]}) " if len(node.src) == 3 else ""
+        target = self._whole(address, value.dtype, writer, const="")
+        writer.lines.append(f"{guard}{target} = {writer.names[value]};")
+
+    def _copy_ahead(self, to: UOp, load: UOp, writer: Writer) -> None:
+        nbytes = load.dtype.itemsize * load.dtype.lanes
+        if load.op is not Op.LOAD or nbytes not in (4, 8, 16):
+            raise UnsupportedError(
+                f"[render] an asynchronous store of {nbytes} bytes from {load.op.name}"
+            )
+        writer.declarations[warpgroup.copy_helper(nbytes)] = None
+        gate = writer.names[load.src[2]] if len(load.src) == 3 else "true"
+        source, target = writer.names[load.src[0]], writer.names[to]
+        writer.lines.append(f"copy_ahead_{nbytes}({target}, {source}, {gate});")
+
+    def _buffer(self, node: UOp, writer: Writer) -> str:
+        name = super()._buffer(node, writer)
+        if name.startswith("r"):  # an array that is indexed by constants becomes registers
+            writer.entry[-1] = f"{self.stored(node.dtype)} {name}[{node.arg.size}];"
+        return name
+
+
+def _awaited(groups: int) -> str:
+    """Waits until only so many groups of products are under way."""
+    return f'asm volatile("wgmma.wait_group.sync.aligned {groups};" ::: "memory");'

@@ -1,0 +1,132 @@
+"""LLVM IR for `PtxCompiler`: the core's renderer with the address spaces and intrinsics of NVPTX.
+
+See LLVM's "User Guide for NVPTX Back-end".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from dovetile.dtypes import DType
+from dovetile.ir.ops import AddressSpace, Op
+from dovetile.ir.uop import UOp
+from dovetile.lower.linear import LinearKernel
+from dovetile.plugins import Capabilities
+from dovetile.render import LlvmIrRenderer, Writer, indices_fit
+from dovetile_nv.program_form import (
+    GLOBAL_ALIGNMENT,
+    LOCAL_ALIGNMENT,
+    REGISTERS,
+    is_dynamic,
+    size_name,
+)
+
+
+class PtxRenderer:
+    """Writes linear kernels as LLVM IR for NVPTX."""
+
+    language = "llvm-ir"
+
+    def __init__(self, capabilities: Capabilities) -> None:
+        self._narrow = _Text(capabilities, 32)
+        self._wide = _Text(capabilities, 64)
+
+    def render(self, kernel: LinearKernel) -> str:
+        """The module with this one kernel. Indices have 32 bits where that is enough: arithmetic
+        on 64 takes several instructions each."""
+        return (self._narrow if indices_fit(kernel, 32) else self._wide).render(kernel)
+
+
+class _Text(LlvmIrRenderer):
+    linkage = "ptx_kernel"
+    spaces = {
+        AddressSpace.GLOBAL: "ptr addrspace(1)",
+        AddressSpace.LOCAL: "ptr addrspace(3)",
+        AddressSpace.REG: "ptr",
+    }
+    global_alignment = GLOBAL_ALIGNMENT
+
+    def function_attributes(self, kernel: LinearKernel) -> str:
+        return f'{self.attributes} "nvvm.maxntid"="{kernel.threads}"'
+
+    def parameters(self, kernel: LinearKernel) -> list[str]:
+        buffers = super().parameters(kernel)[: len(kernel.buffers)]
+        return buffers + [f"i64 %value.{v.arg.name}" for v in kernel.variables]
+
+    def epilogue(self, kernel: LinearKernel) -> str:
+        if not is_dynamic(kernel):
+            return ""
+        return f"@{size_name(kernel)} = addrspace(1) global i32 {kernel.local_bytes}"
+
+    def _handlers(self) -> dict[Op, Callable[[UOp, Writer], str | None]]:
+        return {**super()._handlers(), Op.VARIABLE: self._variable}
+
+    def _variable(self, node: UOp, writer: Writer) -> str:
+        name = node.arg.name
+        if self.index_bits == 64:
+            return f"%value.{name}"
+        writer.entry.append(f"  %var.{name} = trunc i64 %value.{name} to i{self.index_bits}")
+        return f"%var.{name}"
+
+    def special(self, node: UOp, writer: Writer) -> str:
+        if node.arg not in REGISTERS:
+            return super().special(node, writer)
+        function = writer.intrinsic(f"llvm.nvvm.read.ptx.sreg.{REGISTERS[node.arg]}.x", "i32")
+        size = int(node.src[0].maximum)
+        value = writer.emit(f"call range(i32 0, {max(size, 1)}) i32 {function}()")
+        return value if self.index_bits == 32 else writer.emit(f"zext i32 {value} to i64")
+
+    def local_buffer(self, node: UOp, writer: Writer) -> str:
+        size = writer.kernel.local_bytes
+        memory = f"internal addrspace(3) global [{size} x i8] undef"
+        if is_dynamic(writer.kernel):
+            memory = "external addrspace(3) global [0 x i8]"
+        writer.declarations[f"@local_memory = {memory}, align {LOCAL_ALIGNMENT}"] = None
+        name = f"%local.{node.arg.slot}.{len(writer.entry)}"
+        writer.entry.append(
+            f"  {name} = getelementptr inbounds i8, ptr addrspace(3) @local_memory, "
+            f"i32 {node.arg.slot}"
+        )
+        return name
+
+    def barrier(self, node: UOp, writer: Writer) -> None:
+        if node.arg != "workgroup":
+            return super().barrier(node, writer)
+        writer.lines.append(f"  call void {writer.intrinsic('llvm.nvvm.barrier0', 'void')}()")
+
+    def shuffle(self, node: UOp, writer: Writer) -> str:
+        dtype, value = node.dtype, writer.names[node.src[0]]
+        if dtype.lanes == 1:
+            return self._shuffled(value, dtype, node.arg, writer)
+        vector, scalar = self.type(dtype), self.type(dtype.scalar)
+        result = "poison"
+        for lane in range(dtype.lanes):
+            one = writer.emit(f"extractelement {vector} {value}, i64 {lane}")
+            one = self._shuffled(one, dtype.scalar, node.arg, writer)
+            result = writer.emit(f"insertelement {vector} {result}, {scalar} {one}, i64 {lane}")
+        return result
+
+    def _shuffled(self, value: str, dtype: DType, distance: int, writer: Writer) -> str:
+        """A scalar of the other lane: whole registers of 32 bits change hands."""
+        text, bits = self.type(dtype), 1 if dtype.kind == "b" else self.bits(dtype)
+        function = writer.intrinsic("llvm.nvvm.shfl.sync.bfly.i32", "i32", *["i32"] * 4)
+
+        def other(word: str) -> str:
+            return writer.emit(f"call i32 {function}(i32 -1, i32 {word}, i32 {distance}, i32 31)")
+
+        word = writer.emit(f"bitcast {text} {value} to i{bits}")
+        if bits <= 32:
+            if bits < 32:
+                word = writer.emit(f"zext i{bits} {word} to i32")
+            word = other(word)
+            if bits < 32:
+                word = writer.emit(f"trunc i32 {word} to i{bits}")
+        else:
+            low = other(writer.emit(f"trunc i64 {word} to i32"))
+            high = writer.emit(f"lshr i64 {word}, 32")
+            high = other(writer.emit(f"trunc i64 {high} to i32"))
+            high = writer.emit(f"zext i32 {high} to i64")
+            high = writer.emit(f"shl i64 {high}, 32")
+            low = writer.emit(f"zext i32 {low} to i64")
+            word = writer.emit(f"or disjoint i64 {high}, {low}")
+        return writer.emit(f"bitcast i{bits} {word} to {text}")

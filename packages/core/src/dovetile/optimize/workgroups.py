@@ -1,0 +1,230 @@
+"""Heuristics for targets of workgroups: elementwise work, movement, and reductions of any axis.
+
+Memory decides. Neighbouring threads get neighbouring elements, each a vector of them, along the
+axis that most accesses have contiguous. Where that axis is reduced, the threads of a workgroup
+reduce a row together, and what else is computed for the row they share out in the same way. Where
+it is not, threads side by side reduce a column each, and others the further parts of the columns.
+What remains of the output's axes are workgroups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from dovetile.ir.ops import AxisKind, Op
+from dovetile.ir.uop import UOp
+from dovetile.optimize.analysis import Access, Analysis, extent, power_of_two_up_to, size
+from dovetile.optimize.nest import Nest
+from dovetile.optimize.opts import Bind, GroupReduce, Opt, Order
+from dovetile.plugins.specs import Capabilities
+
+# Threads of a workgroup where nothing asks for more or fewer.
+_THREADS = 256
+# Vectors of a row that each thread reduces, and elements of a column.
+_VECTORS, _ALONE = 4, 16
+# Rounds of a loop that become copies, so that their loads are on their way together.
+_ROUNDS = 8
+# Points of all reduced axes that are copied instead.
+_SMALL = 9
+
+
+def workgroup_opts(facts: Analysis, capabilities: Capabilities) -> list[Opt]:
+    """The schedule of a kernel that is no contraction."""
+    return _Workgroup(facts, capabilities).opts()
+
+
+class _Workgroup(Nest):
+    """The loops of a kernel. Axes are named by their ids.
+
+    local: axes of the output bound to threads. inner: those inside of these, lanes and copies.
+    grouped: parts of the reduced axes that are reduced after all others. serial: whether there are
+    others.
+    """
+
+    def __init__(self, facts: Analysis, capabilities: Capabilities) -> None:
+        super().__init__(facts, capabilities)
+        self.axes = {r.arg.id: r for r in facts.nodes if r.op is Op.RANGE}
+        self.binds: list[Opt] = []
+        self.local: list[int] = []
+        self.inner: list[int] = []
+        self.grouped: list[int] = []
+        self.serial = False
+        self.new: list[int] = []
+        """What is left of split axes of the output."""
+
+    def opts(self) -> list[Opt]:
+        facts = self.facts
+        free = [r for r in facts.free if r.src[0].is_const]
+        large = [n for n in facts.reductions if extent(n.src[1:]) > _SMALL]
+        for r in dict.fromkeys(r for n in facts.reductions for r in n.src[1:]):
+            if r.src[0].is_const and all(r not in n.src[1:] for n in large):
+                self.binds.append(Bind(r.arg.id, AxisKind.UNROLL))
+        reduced = list(
+            dict.fromkeys(r for n in large for r in n.src[1:] if r.src[0].is_const and size(r) > 1)
+        )
+        # The axes for every point of which the reductions are done.
+        rows = [r for r in free if all(r in n.ranges for n in large)]
+        rest = [r for r in free if r not in rows]
+        along = self._contiguous([*reduced, *rows]) if reduced else None
+        if not reduced:
+            self._elements(free)
+        elif along is None or along in reduced:
+            self._rows(large, reduced, rows, rest)
+        else:
+            self._columns(along, reduced, rows)
+        taken = {*self.local, *self.inner}
+        ids = [r.arg.id for r in rows] + self.new
+        grid = [x for x in dict.fromkeys(ids) if x not in taken]
+        order = dict.fromkeys(grid)
+        order.update(dict.fromkeys(r.arg.id for r in facts.outputs if r.arg.id not in taken))
+        order.update(dict.fromkeys((*self.local, *self.inner)))
+        opts: list[Opt] = [*self.splits]
+        if self.grouped and self.serial:
+            opts.append(GroupReduce(tuple(self.grouped)))
+        if order:
+            opts.append(Order(tuple(order)))
+        opts += [Bind(x, AxisKind.GROUP) for x in grid if self._is_loop(x)]
+        return opts + self.binds
+
+    def _is_loop(self, axis: int) -> bool:
+        """Whether an axis may be bound: one that was there, and has no order."""
+        known = self.axes.get(axis)
+        return known is None or known in self.facts.free
+
+    # -- The three shapes --------------------------------------------------------------------------
+
+    def _elements(self, free: list[UOp]) -> None:
+        """Threads along the contiguous axis first, then along the others, the last ones first."""
+        along = self._contiguous(free)
+        others = [r for r in reversed(free) if r is not along]
+        left = min(_THREADS, self.capabilities.group_threads)
+        for r in ([along] if along is not None else []) + others:
+            rest = self._vectors(r) if r is along else r.arg.id
+            left //= self._threads(rest, left)
+
+    def _rows(self, large: list[UOp], reduced: list[UOp], rows: list[UOp], rest: list[UOp]) -> None:
+        """A row is reduced by as many threads as leaves each a few vectors."""
+        along = dict.fromkeys(
+            self._contiguous([r for r in n.src[1:] if r in reduced], n) or max(n.src[1:], key=size)
+            for n in large
+        )
+        self.serial = any(r not in along for r in reduced)
+        longest = max(extent(n.src[1:]) for n in large)
+        lanes = max(self._lanes(r) for r in along)
+        wanted = power_of_two_up_to(max(longest // (lanes * _VECTORS), 1))
+        threads = min(wanted, 2 * _THREADS, self.capabilities.group_threads)
+        for r in along:
+            n = self._lanes(r)
+            chunks = r.arg.id
+            if n > 1:
+                chunks = self.split(r.arg.id, n)
+                self.grouped.append(r.arg.id)
+                self.binds.append(Bind(r.arg.id, AxisKind.VECTOR))
+            each = min(threads, power_of_two_up_to(self.sizes[chunks]))
+            if each > 1:
+                rounds = self.group(chunks, each, "masked")
+                self.grouped.append(chunks)
+                self.binds.append(Bind(chunks, AxisKind.LOCAL))
+                if rounds is not None and self.sizes[rounds] <= _ROUNDS:
+                    self.grouped.append(rounds)
+                    self.binds.append(Bind(rounds, AxisKind.UNROLL))
+                elif rounds is not None:
+                    self.serial = True
+            else:
+                self.serial = True
+        if rest:
+            contiguous = self._contiguous(rest) or rest[-1]
+            chunks = self._vectors(contiguous)
+            self._threads(chunks, threads, inside=True)
+        if rows and threads < _THREADS:
+            most = min(_THREADS // threads, self.capabilities.group_threads // threads)
+            self._threads(rows[-1].arg.id, most)
+
+    def _columns(self, along: UOp, reduced: list[UOp], rows: list[UOp]) -> None:
+        """Threads side by side along the contiguous axis, others along the longest reduced one."""
+        most = min(2 * _THREADS, self.capabilities.group_threads)
+        side = self._threads(self._vectors(along), max(self.capabilities.warp, 1))
+        longest = max(reduced, key=size)
+        parts = min(power_of_two_up_to(max(size(longest) // _ALONE, 1)), most // side)
+        if parts > 1:
+            left = self.group(longest.arg.id, parts, "masked")
+            self.serial = left is not None or len(reduced) > 1
+            self.grouped.append(longest.arg.id)
+            self.binds.append(Bind(longest.arg.id, AxisKind.LOCAL))
+        if side < self.capabilities.warp:
+            left = self.capabilities.warp // side
+            for r in reversed(rows):
+                if r is not along and left > 1:
+                    left //= self._threads(r.arg.id, left)
+
+    # -- Binding an axis of the output -------------------------------------------------------------
+
+    def _vectors(self, axis: UOp) -> int:
+        """Lanes along an axis of the output; returns the axis of its vectors."""
+        lanes = self._lanes(axis)
+        if lanes == 1:
+            return axis.arg.id
+        self.inner.append(axis.arg.id)
+        self.binds.append(Bind(axis.arg.id, AxisKind.VECTOR))
+        chunks = self.split(axis.arg.id, lanes)
+        self.new.append(chunks)
+        return chunks
+
+    def _threads(self, axis: int, most: int, inside: bool = False) -> int:
+        """Binds as much of an axis to threads as it has, up to `most` of them; returns how many.
+
+        inside: whether what is left is a loop of each thread.
+        """
+        threads = min(most, power_of_two_up_to(self.sizes[axis]))
+        if inside and axis in self.new:
+            self.new.remove(axis)
+        if threads < 2:
+            return 1
+        left = self.group(axis, threads, "masked")
+        if axis in self.new:
+            self.new.remove(axis)
+        if left is not None and not inside:
+            self.new.append(left)
+        elif left is not None and self.sizes[left] <= _ROUNDS:
+            self.inner.append(left)
+            self.binds.append(Bind(left, AxisKind.UNROLL))
+        self.local.insert(0, axis)
+        self.binds.append(Bind(axis, AxisKind.LOCAL))
+        return threads
+
+    # -- What the accesses want --------------------------------------------------------------------
+
+    def _contiguous(self, axes: Iterable[UOp], node: UOp | None = None) -> UOp | None:
+        """The axis along which most bytes lie next to each other (of what a node reads)."""
+        inside = None if node is None else set(node.toposort())
+        best: tuple[int, UOp] | None = None
+        for r in axes:
+            accesses = [
+                a for a in self.facts.accesses
+                if a.stride(r) == 1 and (inside is None or a.node in inside)
+            ]  # fmt: skip
+            weight = sum(a.count * _itemsize(a) for a in accesses)
+            if weight and (best is None or weight > best[0]):
+                best = (weight, r)
+        return None if best is None else best[1]
+
+    def _lanes(self, axis: UOp) -> int:
+        """Elements of a vector along an axis: whole vectors, that begin where vectors can."""
+        along = [a for a in self.facts.accesses if axis in a.node.ranges]
+        near = [a for a in along if a.stride(axis) == 1]
+        if not near or any(a.stride(axis) not in (0, 1) for a in along):
+            return 1
+        lanes = self.capabilities.vector_bytes // max(map(_itemsize, near))
+        while lanes > 1 and (size(axis) % lanes or not all(_aligned(a, axis, lanes) for a in near)):
+            lanes //= 2
+        return max(lanes, 1)
+
+
+def _itemsize(access: Access) -> int:
+    return access.buffer.dtype.itemsize
+
+
+def _aligned(access: Access, axis: UOp, lanes: int) -> bool:
+    """Whether an access begins at a multiple of `lanes` for all points of the other axes."""
+    steps = [s for r, s in access.strides.items() if r is not axis]
+    return not access.opaque and access.constant % lanes == 0 and all(s % lanes == 0 for s in steps)
