@@ -1,4 +1,4 @@
-"""The PTX compiler: LLVM IR to PTX by LLVM's NVPTX, then to a cubin for one architecture by nvJitLink.
+"""The PTX compiler: LLVM IR to PTX by LLVM, then to a cubin for one architecture by nvJitLink.
 
 llvmlite is imported only when something must be compiled, and neither step needs a GPU. Reference:
 NVIDIA, nvJitLink documentation (docs.nvidia.com/cuda/nvjitlink).
