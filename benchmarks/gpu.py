@@ -5,8 +5,8 @@
 Both sides do an operation on a few different inputs, as one captured list of launches (a CUDA graph
 for PyTorch), so that neither the host nor the second cache is measured. A line has the time of one
 operation, the rate, its share of the ceiling that was measured first (a copy, or PyTorch's largest
-matrix product), and how many times as fast as PyTorch, and as `torch.compile` with --compile, we are.
-Results are compared before anything is timed. Needs PyTorch with CUDA and a Dovetile GPU device.
+matrix product), and how many times as fast as PyTorch (and, with --compile, as `torch.compile`) we
+are. Results are compared before anything is timed. Needs PyTorch with CUDA and a GPU for Dovetile.
 """
 
 from __future__ import annotations

@@ -119,7 +119,7 @@ def test_what_does_not_fit_is_named(opts, words):
 
 def test_a_kernel_of_other_types_is_refused():
     with pytest.raises(OptError, match="the kernel's operands are others"):
-        UseMatrixUnit(TILE, (0, 1, 2)).apply(kernels.cast_matmul(4, 8, 8).kernel)
+        UseMatrixUnit(TILE, (0, 1, 2)).apply(kernels.matmul(4, 8, 8).kernel)
     with pytest.raises(OptError, match="no single sum of products"):
         UseMatrixUnit(TILE, (0, 1, 2)).apply(kernels.elementwise(4, 8).kernel)
 
