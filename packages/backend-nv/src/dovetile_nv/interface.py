@@ -131,7 +131,8 @@ class Replay(ABC):
     """A prepared list of commands."""
 
     slots: list[tuple[int, int, int]]
-    """For each command: number of its first argument, how many buffers, how many variables."""
+    """For each command: number of its first argument, how many buffers, how many variables. The
+    buffers of a Copy have numbers too, but another Copy needs another list."""
     values: list[int]
     """The arguments by their number, as the next replay finds them."""
 

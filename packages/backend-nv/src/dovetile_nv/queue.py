@@ -13,6 +13,7 @@ from dovetile.runtime import (
     Buffer,
     Command,
     CommandList,
+    Copy,
     Program,
     Queue,
     Signal,
@@ -218,6 +219,11 @@ class NvQueue(Queue):
         with self._lock:
             return NvCommandList(self, commands, self.stream.build(commands))
 
+    def build(self, commands: Sequence[Command]) -> Replay:
+        """A list, ready to be replayed."""
+        with self._lock:
+            return self.stream.build(commands)
+
     def replay(self, commands: NvCommandList, changed: Sequence[int]) -> int:
         """Execute a list, of whose arguments some have changed."""
         with self._lock:
@@ -234,6 +240,12 @@ class NvCommandList(CommandList):
         self._queue = queue
         self._commands = commands
         self._replaced: dict[int, Buffer] = {}
+        self._copied = {
+            first + i
+            for command, (first, _, _) in zip(commands, replay.slots)
+            for i in (0, 1)
+            if isinstance(command, Copy)
+        }
         self.replay = replay
         self.end = 0  # the position behind the last replay
 
@@ -266,7 +278,28 @@ class NvCommandList(CommandList):
             if values[slot] != word:
                 values[slot] = word
                 changed.append(slot)
+        if not self._copied.isdisjoint(changed):
+            changed = self._build_again()
         return self._queue.replay(self, changed)
+
+    def _build_again(self) -> list[int]:
+        """Makes the list anew, with other copies; returns what still differs in it."""
+        commands: list[Command] = []
+        for command, (first, _, _) in zip(self._commands, self.replay.slots):
+            if isinstance(command, Copy):
+                command = Copy(
+                    self._replaced.get(first, command.destination),
+                    self._replaced.get(first + 1, command.source),
+                )
+            commands.append(command)
+        before = self.replay
+        self._queue.retire((before, self._commands))  # a replay of it may be pending
+        self.replay, self._commands, self.end = self._queue.build(commands), commands, 0
+        values = self.replay.values
+        changed = [slot for slot, value in enumerate(before.values) if values[slot] != value]
+        for slot in changed:
+            values[slot] = before.values[slot]
+        return changed
 
     def _keep(self, slot: int, buffer: Buffer) -> None:
         before = self._replaced.get(slot)

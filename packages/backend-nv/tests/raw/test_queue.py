@@ -220,6 +220,29 @@ def test_patches_hold_from_the_replay_on(
         commands.scalar_slot(0, 1)
 
 
+def test_copies_of_a_list_can_be_patched(
+    gpu: NvDevice, driver: FakeDriver, binary: bytes, three: list[Buffer]
+):
+    driver.kernel = run
+    out, a, b = three
+    program = gpu.load(binary, "add")
+    commands = gpu.queue.capture(
+        [Launch(program, (out, a, b), (1000,), (4,), (256,)), Copy(Buffer(gpu, out.nbytes), out)]
+    )
+    others = [Buffer(gpu, out.nbytes, dtypes.float32) for _ in range(3)]
+    hold = gpu.new_signal()
+    gpu.queue.wait(hold, 1)
+    slots = commands.scalar_slot(0, 0), commands.buffer_slot(1, 0)
+    for number, other in enumerate(others):
+        commands.submit([(slots[0], 500 * number), (slots[1], other)])
+    hold.value = 1
+    gpu.synchronize()
+    count = 3 * np.arange(1000, dtype=np.float32)
+    for number, other in enumerate(others[1:], 1):
+        part = slice(min(1000, 500 * number))
+        np.testing.assert_array_equal(other.to_numpy()[part], count[part])
+
+
 def test_a_fault_tells_its_cause_and_the_device_goes_on(
     gpu: NvDevice, driver: FakeDriver, binary: bytes, three: list[Buffer]
 ):

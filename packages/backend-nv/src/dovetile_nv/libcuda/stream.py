@@ -145,6 +145,9 @@ class CudaReplay(Replay):
                 stream.launch(program, groups, threads, arguments, 0)
         elif isinstance(command, Copy):
             nbytes = same_size(command.destination, command.source)
+            self.slots[-1] = (len(self.values), 2, 0)
+            self.values += [command.destination.address, command.source.address]
+            self._launch_of += [-1, -1]
             if nbytes:
                 stream.transfer(command.destination.address, command.source.address, nbytes)
         else:

@@ -69,6 +69,8 @@ class RawReplay(Replay):
             program: Any = command.program
             return [_Start(program, groups, threads, arguments, first)] if groups > 0 else []
         if isinstance(command, Copy):
+            self.slots[-1] = (first, 2, 0)
+            self.values += [command.destination.address, command.source.address]
             return self._copy(command)
         address: int = command.signal.address  # type: ignore[attr-defined]
         if isinstance(command, SignalStore):
