@@ -272,6 +272,13 @@ def normalized(rows: int, columns: int) -> Case:
     return case(f"normalized {rows}x{columns}", value, [a], reference)
 
 
+def centered(rows: int, columns: int) -> Case:
+    """What is written depends on the row and on its sum. Axes: 0 rows, 1 columns, 2 in the sum."""
+    a = tensor(rows, columns)
+    value = a - (a.reduce(Op.ADD, 1) * (1 / columns)).expand((columns,))
+    return case(f"centered {rows}x{columns}", value, [a], lambda a: a - a.mean(1, keepdims=True))
+
+
 def accumulated(count: int) -> Case:
     """A store that reads what it overwrites, so that nothing may be computed twice."""
     x, out = UOp.buffer(count, dtypes.float32, slot=1), UOp.buffer(count, dtypes.float32, slot=0)
