@@ -68,7 +68,7 @@ REGISTER_BYTES = 512
 addresses, and with 128 a multiprocessor still has room for 16 warps."""
 
 _NATIVE = """
-MULACC SQRT_float32 SQRT_float64 TRUNC_float32 TRUNC_float64 EXP2_float32 CAST_float16 CAST_bfloat16
+MULACC SQRT_float32 SQRT_float64 TRUNC_float32 TRUNC_float64 EXP2_float32 CAST_float16
 """.split()
 
 
@@ -88,7 +88,7 @@ def capabilities_of(architecture: Architecture) -> Capabilities:
         architecture=architecture.name,
         # One by one, small floats are computed no faster than float32.
         arithmetic_dtypes=STANDARD_DTYPES - {"float16", "bfloat16"},
-        native_ops=frozenset(_NATIVE),
+        native_ops=frozenset(_NATIVE + ["CAST_bfloat16"] if architecture.number >= 80 else _NATIVE),
         parallel_axes=("GROUP", "LOCAL"),
         threads=architecture.multiprocessors,
         group_threads=1024,
