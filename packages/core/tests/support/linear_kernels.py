@@ -16,7 +16,7 @@ from dovetile.dtypes import DType
 from dovetile.ir import Op, RuleSet, UOp, rewrite, toposort
 from dovetile.lower.linear import LinearKernel
 from dovetile.plugins.specs import STANDARD_DTYPES, Capabilities
-from dovetile.render import HostCStyleRenderer, HostLlvmIrRenderer
+from dovetile.render import HostCStyleRenderer, HostLlvmIrRenderer, in_lanes
 
 # What the tests let the renderers write natively; everything else is decomposed by the core.
 CAPABILITIES = Capabilities(
@@ -152,6 +152,22 @@ class CCompiler:
         return library, ctypes.cast(library.kernel, ctypes.c_void_p).value or 0
 
 
+class InLanes:
+    """Another compiler's, of kernels without vector arithmetic."""
+
+    def __init__(self, compiler: LlvmCompiler | CCompiler) -> None:
+        self.available, self.compile = compiler.available, compiler.compile
+        self.within, self.renderer = compiler.renderer, self
+
+    def render(self, kernel: LinearKernel) -> str:
+        scalar = in_lanes(kernel, 16, 16)
+        for node in scalar.uops:
+            if node.dtype.lanes > 1:
+                access = node.op is Op.LOAD or node.op is Op.VECTOR
+                assert access and node.dtype.lanes * node.dtype.itemsize <= 16
+        return self.within.render(scalar)
+
+
 def call(compiler, kernel: LinearKernel, *arrays: np.ndarray, scalars: tuple = ()) -> str:
     """Compiles a kernel and runs every part of it on these buffers; returns its source."""
     source = compiler.renderer.render(kernel)
@@ -169,7 +185,12 @@ def call(compiler, kernel: LinearKernel, *arrays: np.ndarray, scalars: tuple = (
     return source
 
 
-_ALL = {"llvm": LlvmCompiler(), "clang": CCompiler("clang"), "gcc": CCompiler("gcc")}
+_ALL = {
+    "llvm": LlvmCompiler(),
+    "llvm in lanes": InLanes(LlvmCompiler()),
+    "clang": CCompiler("clang"),
+    "gcc": CCompiler("gcc"),
+}
 COMPILERS = [
     pytest.param(
         compiler,
