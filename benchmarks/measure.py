@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,14 +96,17 @@ class Protocol:
     """How long to measure, and what to hold meanwhile.
 
     Args:
-        rounds: turns of each contender.
-        seconds: of one turn.
+        rounds: turns of each contender; half of them, two at least, where a round takes longer than
+            `longest`.
+        seconds: of one turn, which has at least one call.
+        longest: seconds of a round, for each contender that takes part in it.
         starts: new processes of a row that measures those.
         lock: a file to hold while timing, so that runs beside this one wait.
     """
 
     rounds: int = 6
     seconds: float = 0.4
+    longest: float = 1.5
     starts: int = 3
     lock: Path | None = None
     caches: tempfile.TemporaryDirectory[str] = field(
@@ -213,13 +217,17 @@ def _take_turns(
                 process.pause()
                 processes[contenders.LIMIT.name] = process
         order = list(processes)
-        for _ in range(protocol.rounds):
+        for number in range(protocol.rounds):
             with protocol.alone():
+                began = time.monotonic()
                 for name in order:
                     content = processes[name].turn(protocol.seconds)
                     times.setdefault(name, []).extend(content["seconds"])
                     figures.nbytes[name] = content["bytes"]
             order.reverse()
+            slow = time.monotonic() - began > protocol.longest * len(order)
+            if slow and number + 1 >= max(2, protocol.rounds / 2):
+                break
     medians = {name: statistics.median(values) for name, values in times.items()}
     if contenders.LIMIT.name in medians:
         figures.limit = row.work / medians.pop(contenders.LIMIT.name)

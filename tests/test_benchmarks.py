@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+from unittest.mock import MagicMock
+
 import numpy
 import pytest
 
 pytest.importorskip("dovetile_cpu")
 
+import measure
 import report
 from cases import dovetile_cases, numpy_cases, reference_cases
-from measure import Figures
+from measure import Figures, Protocol
 from peak import Limit
 from rows import ROWS, Target
 
@@ -39,6 +43,24 @@ def test_every_row_is_a_case_of_ours_and_has_a_reference() -> None:
 def test_targets(target: Target, met: bool) -> None:
     seconds = {"dovetile": 2.0, "torch": 4.0, "numpy": 1.0}
     assert target.met(seconds, limit=10.0, work=10.0) is met
+
+
+@pytest.mark.parametrize(("seconds", "rounds"), [(0.5, 6), (5.0, 3)])
+def test_slow_calls_take_half_the_turns(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, rounds: int
+) -> None:
+    clock = itertools.count(0.0, seconds)
+    process = MagicMock()
+    process.__enter__.return_value = process
+    process.answer.return_value = {"values": [1.0]}
+    process.turn.return_value = {"seconds": [seconds], "bytes": 1}
+    monkeypatch.setattr(measure, "Process", lambda *_: process)
+    monkeypatch.setattr(measure.time, "monotonic", lambda: next(clock))
+    protocol = Protocol()
+    found = measure.measure(ROWS["mnist"], ["dovetile"], protocol)
+    protocol.caches.cleanup()
+    assert found.seconds == {"dovetile": seconds}
+    assert process.turn.call_count == 1 + rounds  # one warms up
 
 
 def test_all_contenders_of_a_row_compute_what_the_reference_does() -> None:

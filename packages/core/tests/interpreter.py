@@ -12,7 +12,7 @@ from dovetile.dtypes import DType
 from dovetile.ir.ops import AddressSpace, Op
 from dovetile.ir.uop import UOp
 from dovetile.lower.linear import LinearKernel, buffer_of
-from dovetile.plugins.matrix_unit import MatrixUnit
+from dovetile.plugins.matrix_unit import PIECE_BYTES, ROW_BYTES, GroupUnit, MatrixUnit
 
 
 def run(kernel: LinearKernel, arrays: Sequence[np.ndarray], parts: Sequence[int] = ()) -> None:
@@ -42,6 +42,9 @@ def _workgroup(kernel: LinearKernel, slots: dict[int, np.ndarray], part: int) ->
         assert all(other is node for other in met.values()), "threads meet at different places"
         if node is None:
             return
+        if node.op is Op.MATMUL:
+            for first in range(0, len(runs), node.arg.threads):
+                _multiply(node, runs[first : first + node.arg.threads])
         if node.op is Op.SHUFFLE:
             values = [run.values[node.src[0]] for run in runs]
             for thread, run in enumerate(runs):
@@ -53,6 +56,45 @@ def host(dtype: DType) -> np.dtype:
     return np.dtype(np.int64) if dtype.name == "index" else dtypes.to_numpy(dtype.scalar)
 
 
+def _multiply(node: UOp, runs: list[_Run]) -> None:
+    """A MATMUL of several threads, by its definition."""
+    unit = node.arg
+    a = _panel(runs[0], node.src[0], unit.rows, unit.depth, unit.a_transposed)
+    b = _panel(runs[0], node.src[1], unit.columns, unit.depth, unit.b_transposed)
+    product = a.astype(np.float32) @ b.astype(np.float32).T
+    digits = [*unit.row_digits, *unit.column_digits]
+    lanes = sorted(((place, n) for n, kind, place in digits if kind == "lane"))
+    for thread, run in enumerate(runs):
+        at, rest = {}, thread
+        for n, place in unit.thread_digits:
+            at[place], rest = rest % n, rest // n
+        result = np.array(run.values[node.src[2]], np.float32)
+        for lane in range(result.size):
+            rest = lane
+            for place, n in reversed(lanes):
+                at[place], rest = rest % n, rest // n
+            row = _digits(unit.row_digits, at)
+            result[lane] += product[row, _digits(unit.column_digits, at)]
+        run.values[node] = result
+
+
+def _digits(digits: Sequence[tuple[int, str, int]], at: dict[int, int]) -> int:
+    value = 0
+    for n, _, place in digits:
+        value = value * n + at[place]
+    return value
+
+
+def _panel(run: _Run, address: UOp, count: int, depth: int, transposed: bool) -> np.ndarray:
+    """(count, depth): an operand, read from LOCAL memory as the unit does."""
+    memory, start = run.memory[buffer_of(address)], int(run.values[address])
+    row, piece = ROW_BYTES // memory.itemsize, PIECE_BYTES // memory.itemsize
+    i, k = np.mgrid[:count, :depth]
+    place = start + (i // row * row * row + k * row + i % row if transposed else i * row + k)
+    # Pieces are exchanged within the rows of memory, wherever the panel begins.
+    return memory[place ^ (place // row % (row // piece) * piece)]
+
+
 class _Run:
     def __init__(
         self, kernel: LinearKernel, slots: dict[int, np.ndarray], part: int, thread: int,
@@ -60,6 +102,7 @@ class _Run:
     ) -> None:  # fmt: skip
         self.uops = kernel.uops
         self.slots, self.scratch = slots, scratch
+        self.pending: list[list[tuple]] = [[]]
         self.indices = {"part": part, "group": part, "local": thread}
         self.memory: dict[UOp, np.ndarray] = {}
         self.values: dict[UOp, np.ndarray] = {}
@@ -77,7 +120,7 @@ class _Run:
                     yield from self.block(i + 1, end)
                 i = end + 1
                 continue
-            if node.op in (Op.BARRIER, Op.SHUFFLE):
+            if node.op in (Op.BARRIER, Op.SHUFFLE) or isinstance(node.arg, GroupUnit):
                 yield node
             else:
                 self.execute(node)
@@ -95,8 +138,17 @@ class _Run:
             self.values[node] = self.values[src[1]]
         elif op is Op.LOAD:
             self.values[node] = self.load(node)
+        elif op is Op.STORE and node.arg == "async":
+            self.pending[-1].append(self.written(node))
         elif op is Op.STORE:
-            self.store(node)
+            memory, places, value = self.written(node)
+            memory[places] = value
+        elif op is Op.COMMIT:
+            self.pending.append([])
+        elif op is Op.WAIT:
+            while len(self.pending) - 1 > node.arg:
+                for memory, places, value in self.pending.pop(0):
+                    memory[places] = value
         elif op not in (Op.AFTER, Op.GROUP, Op.SINK, Op.END):
             self.values[node] = compute(node, [self.values[s] for s in src])
 
@@ -132,15 +184,16 @@ class _Run:
         value = self.memory[buffer_of(address)][places]
         return value if gate is None else np.where(gate, value, self.values[rest[0]])
 
-    def store(self, node: UOp) -> None:
+    def written(self, node: UOp) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(memory, places there, values) of a STORE."""
         address, value, rest = node.src[0], np.asarray(self.values[node.src[1]]), node.src[2:]
         gate = np.asarray(self.values[rest[0]], bool) if rest else None
         places = self.places(address, node.src[1].dtype.lanes, gate)
+        memory = self.memory[buffer_of(address)]
         if gate is None:
-            self.memory[buffer_of(address)][places] = value
-        else:
-            places, value, gate = np.broadcast_arrays(places, value, gate)
-            self.memory[buffer_of(address)][places[gate]] = value[gate]
+            return memory, places, value
+        places, value, gate = np.broadcast_arrays(places, value, gate)
+        return memory, places[gate], value[gate]
 
 
 def compute(node: UOp, values: list[np.ndarray]) -> np.ndarray:

@@ -137,6 +137,27 @@ def matmul(m: int, k: int, n: int) -> Case:
     return case(f"matmul {m}x{k}x{n}", value, [a, b], lambda a, b: a @ b)
 
 
+def cast_matmul(
+    m: int, k: int, n: int, layout: str = "nn", types: tuple[DType, DType] | None = None
+) -> Case:
+    """Axes: 0 m, 1 n, 2 k. Matrices are stored by rows ("n") or by columns ("t")."""
+    first, second = types or (dtypes.bfloat16, dtypes.bfloat16)
+    wide = dtypes.float32 if first.is_float else dtypes.int32
+    a = tensor(*((m, k) if layout[0] == "n" else (k, m)), dtype=first)
+    b = tensor(*((k, n) if layout[1] == "n" else (n, k)), dtype=second)
+    rows = a if layout[0] == "n" else a.permute((1, 0))
+    columns = b if layout[1] == "n" else b.permute((1, 0))
+    left = rows.cast(wide).expand((n,)).permute((0, 2, 1))
+    right = columns.permute((1, 0)).cast(wide).expand((m,)).permute((2, 0, 1))
+
+    def reference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        a, b = (x.astype(dtypes.to_numpy(wide)) for x in (a, b))
+        return (a if layout[0] == "n" else a.T) @ (b if layout[1] == "n" else b.T)
+
+    value = (left * right).reduce(Op.ADD, 1)
+    return case(f"{layout} {m}x{k}x{n}", value, [a, b], reference)
+
+
 def attention(
     queries: int, keys: int, sizes: tuple[int, int] = (8, 8), heads: int = 2, causal: bool = False
 ) -> Case:
@@ -249,6 +270,13 @@ def normalized(rows: int, columns: int) -> Case:
         return ((a - a.mean(1, keepdims=True)) ** 2).sum(1)
 
     return case(f"normalized {rows}x{columns}", value, [a], reference)
+
+
+def centered(rows: int, columns: int) -> Case:
+    """What is written depends on the row and on its sum. Axes: 0 rows, 1 columns, 2 in the sum."""
+    a = tensor(rows, columns)
+    value = a - (a.reduce(Op.ADD, 1) * (1 / columns)).expand((columns,))
+    return case(f"centered {rows}x{columns}", value, [a], lambda a: a - a.mean(1, keepdims=True))
 
 
 def accumulated(count: int) -> Case:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from dovetile.errors import DeviceError
 from dovetile.plugins.specs import STANDARD_DTYPES, Capabilities
+from dovetile_nv.warpgroup import UNITS
 
 KIB, MIB = 1 << 10, 1 << 20
 
@@ -66,7 +67,9 @@ REGISTER_BYTES = 512
 """Of a thread's 255 registers of 4 bytes, what accumulators and operands may fill: the others hold
 addresses, and with 128 a multiprocessor still has room for 16 warps."""
 
-_NATIVE = "MULACC SQRT_float32 SQRT_float64 TRUNC_float32 TRUNC_float64 EXP2_float32".split()
+_NATIVE = """
+MULACC SQRT_float32 SQRT_float64 TRUNC_float32 TRUNC_float64 EXP2_float32 CAST_float16 CAST_bfloat16
+""".split()
 
 
 def architecture_of(name: str) -> Architecture:
@@ -81,10 +84,10 @@ def architecture_of(name: str) -> Architecture:
 
 def capabilities_of(architecture: Architecture) -> Capabilities:
     """The row in the core's words."""
-    without = {"bfloat16"} if architecture.number < 80 else set()
     return Capabilities(
         architecture=architecture.name,
-        arithmetic_dtypes=STANDARD_DTYPES - without,
+        # One by one, small floats are computed no faster than float32.
+        arithmetic_dtypes=STANDARD_DTYPES - {"float16", "bfloat16"},
         native_ops=frozenset(_NATIVE),
         parallel_axes=("GROUP", "LOCAL"),
         threads=architecture.multiprocessors,
@@ -101,4 +104,6 @@ def capabilities_of(architecture: Architecture) -> Capabilities:
         ),
         launch_seconds=2e-6,
         supports_barrier=True,
+        asynchronous_copies=architecture.number >= 80,
+        matrix_units=UNITS if architecture.number == 90 else (),
     )

@@ -101,7 +101,9 @@ def _small(name: str, functions: dict[str, str]) -> str:
         return text.replace("NAME", name).replace("TYPE", _TYPES[name])
 
     binary = [
-        named(_SMALL_BINARY).replace("FUNCTION", function).replace("INSTRUCTION", named(instruction))
+        named(_SMALL_BINARY)
+        .replace("FUNCTION", function)
+        .replace("INSTRUCTION", named(instruction))
         for function, instruction in functions.items()
     ]
     return named(_SMALL).replace("WIDEN", _WIDEN[name]) + "".join(binary)

@@ -8,11 +8,13 @@ import numpy as np
 
 from dovetile import dtypes
 from dovetile.dtypes import DType, Scalar
+from dovetile.errors import UnsupportedError
 from dovetile.ir.ops import Op
 from dovetile.ir.uop import UOp
 from dovetile.lower.linear import LinearKernel
 from dovetile.plugins import Capabilities
 from dovetile.render import CStyleRenderer, Writer, in_lanes, indices_fit
+from dovetile_nv import warpgroup
 from dovetile_nv.capabilities import ACCESS_BYTES, architecture_of
 from dovetile_nv.cuda_prelude import prelude
 from dovetile_nv.program_form import (
@@ -73,7 +75,7 @@ class _Text(CStyleRenderer):
         return f'extern "C" __device__ unsigned {size_name(kernel)} = {kernel.local_bytes};'
 
     def _handlers(self) -> dict[Op, Callable[[UOp, Writer], str | None]]:
-        return {**super()._handlers(), Op.VARIABLE: self._variable}
+        return {**super()._handlers(), Op.VARIABLE: self._variable, Op.END: self._end}
 
     def _variable(self, node: UOp, writer: Writer) -> str:
         name, index = node.arg.name, self.types["index"]
@@ -96,7 +98,40 @@ class _Text(CStyleRenderer):
         return name
 
     def barrier(self, node: UOp, writer: Writer) -> str:
-        return "__syncthreads();" if node.arg == "workgroup" else super().barrier(node, writer)
+        if node.arg != "workgroup":
+            return super().barrier(node, writer)
+        # The matrix unit reads memory past the threads' own way to it.
+        fence = 'asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); '
+        return (fence if warpgroup.products(writer.kernel) else "") + "__syncthreads();"
+
+    def commit(self, node: UOp, writer: Writer) -> str:
+        return 'asm volatile("cp.async.commit_group;" ::: "memory");'
+
+    def wait(self, node: UOp, writer: Writer) -> str:
+        return f'asm volatile("cp.async.wait_group {node.arg};" ::: "memory");'
+
+    def matmul(self, node: UOp, writer: Writer) -> str:
+        """Products of one sum follow each other: begun together, and awaited together."""
+        writer.declarations[warpgroup.HELPERS] = None
+        a, b, start = (writer.names[s] for s in node.src)
+        if node.src[2].op is Op.MATMUL:
+            name = start
+        else:
+            writer.counter += 1
+            name = f"v{writer.counter}"
+            writer.lines.append(f"{self.type(node.dtype, writer)} {name} = {start};")
+            writer.lines.append('asm volatile("wgmma.fence.sync.aligned;" ::: "memory");')
+        writer.lines.append(warpgroup.instruction(node.arg, name, a, b))
+        if all(node is not other.src[2] for other in warpgroup.products(writer.kernel)):
+            writer.lines.append('asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");')
+            # In a loop, those of one step go on during the next, and are awaited behind the loop.
+            writer.lines.append(_awaited(1 if node.ranges else 0))
+        return name
+
+    def _end(self, node: UOp, writer: Writer) -> None:
+        writer.lines.append("}")
+        if any(node.src[1] in product.ranges for product in warpgroup.products(writer.kernel)):
+            writer.lines.append(_awaited(0))
 
     def shuffle(self, node: UOp, writer: Writer) -> str:
         value, dtype = writer.names[node.src[0]], node.dtype
@@ -192,14 +227,32 @@ class _Text(CStyleRenderer):
 
     def _store(self, node: UOp, writer: Writer) -> None:
         address, value = node.src[:2]
+        if node.arg == "async":
+            return self._copy_ahead(address, value, writer)
         if value.dtype.lanes == 1:
             return super()._store(node, writer)
         guard = f"if ({writer.names[node.src[2]]}) " if len(node.src) == 3 else ""
         target = self._whole(address, value.dtype, writer, const="")
         writer.lines.append(f"{guard}{target} = {writer.names[value]};")
 
+    def _copy_ahead(self, to: UOp, load: UOp, writer: Writer) -> None:
+        nbytes = load.dtype.itemsize * load.dtype.lanes
+        if load.op is not Op.LOAD or nbytes not in (4, 8, 16):
+            raise UnsupportedError(
+                f"[render] an asynchronous store of {nbytes} bytes from {load.op.name}"
+            )
+        writer.declarations[warpgroup.copy_helper(nbytes)] = None
+        gate = writer.names[load.src[2]] if len(load.src) == 3 else "true"
+        source, target = writer.names[load.src[0]], writer.names[to]
+        writer.lines.append(f"copy_ahead_{nbytes}({target}, {source}, {gate});")
+
     def _buffer(self, node: UOp, writer: Writer) -> str:
         name = super()._buffer(node, writer)
         if name.startswith("r"):  # an array that is indexed by constants becomes registers
             writer.entry[-1] = f"{self.stored(node.dtype)} {name}[{node.arg.size}];"
         return name
+
+
+def _awaited(groups: int) -> str:
+    """Waits until only so many groups of products are under way."""
+    return f'asm volatile("wgmma.wait_group.sync.aligned {groups};" ::: "memory");'

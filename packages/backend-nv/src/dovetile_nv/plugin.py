@@ -5,10 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dovetile.plugins import Capabilities, CompilerSpec, hookimpl
+from dovetile.plugins import (
+    Capabilities,
+    CompilerSpec,
+    DeviceSpec,
+    ProbeResult,
+    Selection,
+    hookimpl,
+)
 
 if TYPE_CHECKING:
-    from dovetile.runtime import Compiler, Renderer
+    from dovetile.runtime import Compiler, Device, Renderer
 
 DOVETILE_PLUGIN_API = (0, 1)
 
@@ -56,6 +63,19 @@ COMPILERS = (
 """In order of preference."""
 
 
+def _probe() -> ProbeResult:
+    from dovetile_nv import selection
+
+    name, why = selection.choose()
+    return ProbeResult(selection.count(), f"over {name}: {why}") if name else ProbeResult(0, why)
+
+
+def _open(selection: Selection) -> Device:
+    from dovetile_nv.device import NvDevice
+
+    return NvDevice(selection)
+
+
 @hookimpl
-def dovetile_compilers() -> Sequence[CompilerSpec]:
-    return COMPILERS
+def dovetile_devices() -> Sequence[DeviceSpec]:
+    return [DeviceSpec("NV", _probe, _open, COMPILERS, priority=100)]

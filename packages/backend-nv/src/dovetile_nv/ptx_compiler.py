@@ -1,4 +1,4 @@
-"""The PTX compiler: LLVM IR to PTX by LLVM's NVPTX, then to a cubin for one architecture by nvJitLink.
+"""The PTX compiler: LLVM IR to PTX by LLVM, then to a cubin for one architecture by nvJitLink.
 
 llvmlite is imported only when something must be compiled, and neither step needs a GPU. Reference:
 NVIDIA, nvJitLink documentation (docs.nvidia.com/cuda/nvjitlink).
@@ -76,9 +76,7 @@ class _Llvm:
         target = binding.Target.from_triple(_TRIPLE)
         self.machine = target.create_target_machine(cpu=architecture, opt=2)
         # On the line of the source's first words, so that messages count its lines.
-        self.head = (
-            f'target datalayout = "{self.machine.target_data}" target triple = "{_TRIPLE}" '
-        )
+        self.head = f'target datalayout = "{self.machine.target_data}" target triple = "{_TRIPLE}" '
 
     def assembly(self, source: str) -> str:
         context = self.binding.create_context()

@@ -177,6 +177,15 @@ BEAM: Variable[int] = Variable(
     valid="an integer from 0 (heuristics only) to 1024",
     summary="Width of the beam search for kernel Opts.",
 )
+WINOGRAD: Variable[bool] = Variable(
+    "WINOGRAD",
+    default=lambda: True,
+    parse=_flag,
+    valid="0 or 1",
+    summary="Do large convolutions with fewer multiplications, where that is faster. Results are "
+    "off by about 1e-5 of their size (5e-5 at most) rather than 1e-6, and a number that is not "
+    "finite makes NaN of its whole tile of results.",
+)
 DOVETILE_THREADS: Variable[int] = Variable(
     "DOVETILE_THREADS",
     default=lambda: 0,
@@ -214,6 +223,7 @@ VARIABLES: Mapping[str, Variable] = MappingProxyType(
             DEBUG,
             CHECK,
             BEAM,
+            WINOGRAD,
             DOVETILE_THREADS,
             DOVETILE_CACHE_DIR,
             DOVETILE_CACHE_BYTES,
@@ -285,4 +295,4 @@ def version() -> tuple[object, int]:
 
 def settings() -> tuple[object, ...]:
     """The values that decide what code is generated; part of the keys of plans."""
-    return (BEAM.value,)
+    return (BEAM.value, WINOGRAD.value)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
+import platform
 from collections.abc import Callable
 
 import numpy as np
@@ -149,3 +151,21 @@ def test_small_floats_are_correctly_rounded(compiler, dtype: DType, op: Op) -> N
     assert wrong.mean() < 1e-3
     between = np.abs(result.view(np.int16)[wrong].astype(int) - right.view(np.int16)[wrong])
     assert np.all(between <= 1)
+
+
+@pytest.mark.parametrize("name", ["exp2", "exp"])
+@pytest.mark.parametrize("dtype", [dtypes.float32, dtypes.float64], ids=lambda d: d.name)
+def test_exponentials_of_masked_scores_do_not_underflow(dtype: DType, name: str) -> None:
+    """A product that is too small may take a processor a hundred times as long."""
+    library = ctypes.CDLL(None)
+    underflow = {"x86_64": 16, "aarch64": 8}.get(platform.machine())
+    if underflow is None or not hasattr(library, "fetestexcept"):
+        pytest.skip("no way to read the processor's flags here")
+    build, _, _ = FUNCTIONS[name]
+    x = np.repeat(np.array([-math.inf, -3000.0], dtypes.to_numpy(dtype)), 16)
+    kernel = elementwise_kernel(build, [dtype], dtype, x.size, 16, decompositions(WITH_FUSED))
+    result = np.ones_like(x)
+    library.feclearexcept(underflow)
+    call(LlvmCompiler(WITH_FUSED), kernel, result, x)
+    assert library.fetestexcept(underflow) == 0
+    assert np.array_equal(result, np.zeros_like(x))

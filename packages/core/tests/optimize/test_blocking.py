@@ -23,6 +23,11 @@ from dovetile.runtime import Device
 TINY = replace(WIDE, cache_bytes=(512, 4096, 32768), vector_bytes=16, local_bytes=1 << 18)
 
 
+# Vectors and caches of a common server processor.
+LARGE = replace(WIDE, vector_bytes=64, vector_registers=32, local_bytes=64 << 20,
+                cache_bytes=(48 << 10, 2 << 20, 32 << 20))  # fmt: skip
+
+
 def layouts(m: int, k: int, n: int, layout: str) -> Case:
     """A product of matrices of which each is stored by rows ("n") or by columns ("t")."""
     a = kernels.tensor(*((m, k) if layout[0] == "n" else (k, m)))
@@ -74,11 +79,28 @@ def test_short_sums_are_not():
     assert not [o for o in opts if isinstance(o, GroupReduce | Accumulate)]
 
 
+def test_long_rows_read_in_place_are_summed_in_one_part():
+    """They pass by the panel, which stays in the second cache."""
+    for layout in ("nn", "nt"):
+        opts = opts_of(layouts(4096, 1536, 384, layout), LARGE)
+        assert not [o for o in opts if isinstance(o, GroupReduce)]
+
+
 def test_an_operand_with_far_steps_is_packed():
     def packed(layout: str) -> set[int]:
         return {o.operand for o in opts_of(layouts(64, 64, 64, layout)) if isinstance(o, Stage)}
 
     assert 0 in packed("tn") and 0 not in packed("nn")
+
+
+def test_few_panels_pay_for_packing_where_each_step_is_waited_for():
+    def packed(m: int) -> bool:
+        opts = opts_of(layouts(m, 256, 96, "tn"), LARGE)
+        assert next(o for o in opts if isinstance(o, Split)).size == 48  # two panels
+        return 0 in {o.operand for o in opts if isinstance(o, Stage)}
+
+    # Steps 1024 and 768 bytes apart.
+    assert packed(256) and not packed(192)
 
 
 def test_parts_for_all_workers():

@@ -13,6 +13,7 @@ from loop_kernels import GROUPS, SCALAR, WIDE, Case
 from dovetile import dtypes
 from dovetile.ir.ops import AxisKind, Op
 from dovetile.ir.uop import UOp, toposort
+from dovetile.lower import lower
 from dovetile.optimize.bounds_check import prove
 from dovetile.optimize.heuristic import heuristic, thread_opts
 from dovetile.optimize.opts import Bind, Stage, Stream, apply_opts, output_axes
@@ -29,6 +30,7 @@ cases = st.one_of(
     st.builds(kernels.total, st.integers(2, 200)),
     st.builds(kernels.padded, small, few, few),
     st.builds(kernels.normalized, few, small),
+    st.builds(kernels.centered, few, small),
     st.builds(kernels.accumulated, small),
     st.builds(kernels.matmul, few, few, small),
     st.builds(kernels.convolution, st.just(1), few, few, st.integers(3, 5), st.integers(2, 3)),
@@ -72,6 +74,19 @@ def test_kernels_that_are_worth_threads_and_panels(device: Device, case: Case):
     kernel = apply_opts(case.kernel, heuristic(case.kernel, device.capabilities))
     assert prove(kernel) is None
     case.run_on(device, kernel)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    case=st.one_of(large_cases, st.builds(kernels.centered, st.integers(1, 99), middle)),
+    most=st.sampled_from([64, 1024]),
+)
+def test_kernels_that_fill_workgroups(case: Case, most: int):
+    capabilities = replace(GROUPS, group_threads=most, warp=32)
+    kernel = apply_opts(case.kernel, heuristic(case.kernel, capabilities))
+    assert prove(kernel) is None
+    program = lower(kernel, capabilities)
+    assert program.threads <= most
 
 
 def test_products_of_matrices_get_a_register_tile():

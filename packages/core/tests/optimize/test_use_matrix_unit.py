@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from loop_kernels import WIDE, Case
+from loop_kernels import WIDE, Case, cast_matmul
 
 from dovetile import dtypes
 from dovetile.dtypes import DType
@@ -33,27 +33,6 @@ BYTE_DOT = MatrixUnit("byte dot", 1, 8, 4, "uint8", "int8", "int32", 4, cycles=0
 UNITS = [TILE, FLAT, DOT, BYTES, BYTE_DOT]
 
 
-def matmul(
-    m: int, k: int, n: int, layout: str = "nn", types: tuple[DType, DType] | None = None
-) -> Case:
-    """Axes: 0 m, 1 n, 2 k. Matrices are stored by rows ("n") or by columns ("t")."""
-    first, second = types or (dtypes.bfloat16, dtypes.bfloat16)
-    wide = dtypes.float32 if first.is_float else dtypes.int32
-    a = kernels.tensor(*((m, k) if layout[0] == "n" else (k, m)), dtype=first)
-    b = kernels.tensor(*((k, n) if layout[1] == "n" else (n, k)), dtype=second)
-    rows = a if layout[0] == "n" else a.permute((1, 0))
-    columns = b if layout[1] == "n" else b.permute((1, 0))
-    left = rows.cast(wide).expand((n,)).permute((0, 2, 1))
-    right = columns.permute((1, 0)).cast(wide).expand((m,)).permute((2, 0, 1))
-
-    def reference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        a, b = (x.astype(dtypes.to_numpy(wide)) for x in (a, b))
-        return (a if layout[0] == "n" else a.T) @ (b if layout[1] == "n" else b.T)
-
-    value = (left * right).reduce(Op.ADD, 1)
-    return kernels.case(f"{layout} {m}x{k}x{n}", value, [a, b], reference)
-
-
 def typed(unit: MatrixUnit) -> tuple[DType, DType]:
     return tuple(getattr(dtypes, name) for name in (unit.a, unit.b))
 
@@ -71,7 +50,7 @@ def instructions(case: Case, opts, capabilities=WIDE) -> int:
 
 
 def test_one_instruction_is_the_whole_product():
-    case = matmul(4, 8, 8)
+    case = cast_matmul(4, 8, 8)
     opts = [UseMatrixUnit(TILE, (0, 1, 2)), Stage(0, (3, 4, 6)), Stage(1, (4, 5, 6))]
     case.run(opts)
     program = lower(apply_opts(case.kernel, opts), WIDE)
@@ -83,12 +62,12 @@ def test_one_instruction_is_the_whole_product():
 
 
 def test_fragments_without_panels_are_gathered():
-    matmul(4, 8, 8).run([UseMatrixUnit(TILE, (0, 1, 2))])
-    matmul(8, 4, 4, "tt").run([UseMatrixUnit(FLAT, (0, 1, 2))])
+    cast_matmul(4, 8, 8).run([UseMatrixUnit(TILE, (0, 1, 2))])
+    cast_matmul(8, 4, 4, "tt").run([UseMatrixUnit(FLAT, (0, 1, 2))])
 
 
 def test_several_fragments_share_what_they_load():
-    case = matmul(8, 24, 16)
+    case = cast_matmul(8, 24, 16)
     split = [Split(0, 4), Split(1, 8), Split(2, 8)]
     use = [UseMatrixUnit(TILE, (0, 1, 2), (3, 4)), Order((3, 0, 4, 1)), Bind(1, AxisKind.VECTOR)]
     panels = [Stage(0, (5, 10, 6, 7, 9)), Stage(1, (5, 11, 7, 8, 9))]
@@ -104,7 +83,7 @@ def test_several_fragments_share_what_they_load():
 
 
 def test_dot_products_stay_in_vectors():
-    case = matmul(6, 10, 8)
+    case = cast_matmul(6, 10, 8)
     opts = [
         Split(2, 2), UseMatrixUnit(DOT, (1, 2)), Bind(0, AxisKind.UNROLL),
         Stage(1, (3, 5, 6, 7)),
@@ -118,7 +97,7 @@ def test_dot_products_stay_in_vectors():
 
 def test_either_side_may_be_the_unit_s_first():
     types = (dtypes.int8, dtypes.uint8)
-    case = matmul(8, 8, 8, types=types)
+    case = cast_matmul(8, 8, 8, types=types)
     case.run([Split(0, 4), Split(1, 4), UseMatrixUnit(BYTES, (1, 0, 2), (3, 4))])
 
 
@@ -135,7 +114,7 @@ def test_either_side_may_be_the_unit_s_first():
 )
 def test_what_does_not_fit_is_named(opts, words):
     with pytest.raises(OptError, match=words):
-        apply_opts(matmul(4, 8, 8).kernel, opts)
+        apply_opts(cast_matmul(4, 8, 8).kernel, opts)
 
 
 def test_a_kernel_of_other_types_is_refused():
@@ -163,7 +142,7 @@ def test_a_table_that_cannot_be_is_refused(change, words):
 
 @pytest.mark.parametrize("k", [2, 7, 9, 23])
 def test_padding_adds_nothing_and_reads_nothing(k: int):
-    case = matmul(5, k, 6)
+    case = cast_matmul(5, k, 6)
     opts = [Pad(2, 8), Split(2, 8)] if k > 8 else [Pad(2, 8)]
     case.run(opts)  # the interpreter refuses a read outside of a buffer
     if k > 8:
@@ -174,9 +153,9 @@ def test_padding_needs_a_sum_of_products():
     with pytest.raises(OptError, match="sum of products"):
         Pad(1, 8).apply(kernels.column_maxima(5, 6).kernel)
     with pytest.raises(OptError, match="no multiple"):
-        Pad(2, 4).apply(matmul(4, 8, 8).kernel)
+        Pad(2, 4).apply(cast_matmul(4, 8, 8).kernel)
     with pytest.raises(OptError, match="reduced axis"):
-        Pad(0, 8).apply(matmul(4, 8, 8).kernel)
+        Pad(0, 8).apply(cast_matmul(4, 8, 8).kernel)
 
 
 def test_zeros_are_outside_of_what_is_computed():
@@ -198,7 +177,7 @@ def test_zeros_are_outside_of_what_is_computed():
     st.sampled_from(["nn", "nt", "tn", "tt"]), st.sampled_from(UNITS),
 )  # fmt: skip
 def test_every_size_and_layout(m: int, k: int, n: int, layout: str, unit: MatrixUnit):
-    case = matmul(m, k, n, layout, typed(unit))
+    case = cast_matmul(m, k, n, layout, typed(unit))
     opts = contraction_opts(Analysis(case.kernel), target(unit))
     if opts is None:
         assert m * k * n < 4096
@@ -214,20 +193,20 @@ def test_the_cheaper_unit_is_taken_where_it_fits():
     both = target(DOT, replace(TILE, rows=32))
 
     def used(m: int, n: int) -> str | None:
-        opts = contraction_opts(Analysis(matmul(m, 64, n).kernel), both) or []
+        opts = contraction_opts(Analysis(cast_matmul(m, 64, n).kernel), both) or []
         return next((o.unit.name for o in opts if isinstance(o, UseMatrixUnit)), None)
 
     assert used(64, 64) == "tile"
     assert used(20, 256) == "dot"  # fewer rows than a tile has
     assert used(3, 256) is None  # packing for products that are so few does not pay
     slow = replace(DOT, cycles=100.0)
-    opts = contraction_opts(Analysis(matmul(64, 64, 64).kernel), target(slow))
+    opts = contraction_opts(Analysis(cast_matmul(64, 64, 64).kernel), target(slow))
     assert opts and not any(isinstance(o, UseMatrixUnit) for o in opts)
 
 
 def test_tiles_fill_the_registers():
     for unit in UNITS:
-        case = matmul(64, 64, 64, types=typed(unit))
+        case = cast_matmul(64, 64, 64, types=typed(unit))
         capabilities = target(unit)
         opts = contraction_opts(Analysis(case.kernel), capabilities)
         program = lower(apply_opts(case.kernel, opts), capabilities)
@@ -240,7 +219,7 @@ def test_tiles_fill_the_registers():
 
 def test_panels_are_filled_with_whole_vectors():
     """Rows whose elements alternate in the panel are loaded as rows: nothing is gathered."""
-    case = matmul(64, 64, 64)
+    case = cast_matmul(64, 64, 64)
     capabilities = target(TILE)
     opts = contraction_opts(Analysis(case.kernel), capabilities)
     program = lower(apply_opts(case.kernel, opts), capabilities)
@@ -252,7 +231,7 @@ def test_panels_are_filled_with_whole_vectors():
 
 def test_conditions_only_where_the_sum_ends():
     """The last steps of a padded sum are filled by a loop of their own."""
-    case = matmul(64, 60, 64)
+    case = cast_matmul(64, 60, 64)
     opts = contraction_opts(Analysis(case.kernel), target(TILE))
     program = lower(apply_opts(case.kernel, opts), target(TILE))
     loads = [n for n in program.uops if n.op is Op.LOAD and n.src[0].dtype is dtypes.bfloat16]

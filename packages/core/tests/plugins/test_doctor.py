@@ -42,6 +42,18 @@ def test_the_doctor_tells_of_everything_and_goes_on(plugins, capsys):
     assert text.rstrip().endswith("Default device\n  GOOD")
 
 
+def test_the_doctor_tells_how_a_device_is_reached(plugins, capsys):
+    far = """
+    @hookimpl
+    def dovetile_devices():
+        near = device("FAR")
+        return [DeviceSpec("FAR", lambda: ProbeResult(1, "over a bridge"), near.open,
+                           near.compilers)]
+    """
+    assert report(DeviceManager(plugins(far=far)), False, lambda name: None)
+    assert "FAR: usable, over a bridge" in capsys.readouterr().out
+
+
 def test_without_a_usable_device_the_doctor_says_so(plugins, capsys):
     bad = plugins(bad="import missing_module_here")
     assert not report(DeviceManager(bad), True, lambda name: None)

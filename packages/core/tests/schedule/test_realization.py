@@ -168,7 +168,9 @@ def test_checks_name_the_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     with environment.context(CHECK=1), pytest.raises(GraphError, match="after building the graph"):
         schedule.realize([wrong])
     monkeypatch.setattr(
-        make, "simplify_tensors", lambda sink: UOp.sink(UOp(Op.PERMUTE, x.dtype, sink.src, (1, 1)))
+        make,
+        "simplify_tensors",
+        lambda sink, target: UOp.sink(UOp(Op.PERMUTE, x.dtype, sink.src, (1, 1))),
     )
     with environment.context(CHECK=1), pytest.raises(GraphError, match="after schedule.simplify"):
         schedule.realize([x + 2])

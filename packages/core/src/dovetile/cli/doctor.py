@@ -74,7 +74,9 @@ def _print_devices(devices: DeviceManager, verbose: bool, self_test: SelfTest) -
     for spec in specs:
         problem = problem_of(devices, spec)
         names = " ".join((spec.name, *(f"({alias})" for alias in spec.aliases)))
-        print(f"  {names}: " + (f"not usable: {problem}" if problem else "usable"))
+        note = devices.probe(spec).reason
+        usable = f"usable, {note}" if note else "usable"
+        print(f"  {names}: " + (f"not usable: {problem}" if problem else usable))
         owner = devices.plugins.owner("device", spec.name)
         print(f"    from {owner.owner}, priority {spec.priority}")
         for compiler in devices.plugins.compilers(spec.name):

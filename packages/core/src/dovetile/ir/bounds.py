@@ -96,6 +96,8 @@ def _exact(node: UOp) -> Bounds | None:
         return (a or c, b or d)
     if op is Op.XOR and node.dtype.kind == "b" and c == d:
         return (not b, not a) if c else (a, b)
+    if op is Op.XOR and node.dtype.is_integer and a >= 0 and c >= 0:
+        return (0, (1 << int(max(b, d)).bit_length()) - 1)
     if op is Op.SHL and 0 <= c <= d < 64 and a >= 0:
         return (int(a) << int(c), int(b) << int(d))
     if op is Op.SHR and 0 <= c <= d < 64 and a >= 0:

@@ -95,14 +95,16 @@ class Op(Enum):
     LOAD = auto()  # (INDEX) -> the value there; (INDEX, x, gate) -> x where the gate is false
     # tensor level: (target, x), target a view (movement or INDEX) of a BUFFER; arg None or a
     # reduce op
-    # loop level: (INDEX, x) or (INDEX, x, gate), arg None or "streaming": past the caches, where
-    # the target can.  Nothing but STORE writes.
+    # loop level: (INDEX, x) or (INDEX, x, gate), arg None, or how: "streaming" past the
+    # caches, where the target can; "async" of a LOAD, done once a WAIT says so
     STORE = auto()
     AFTER = auto()  # (x, *effects) -> x once the effects have happened
     END = auto()  # (effect, *ranges) closes loops around the effect, outermost first
     GROUP = auto()  # (*effects) effects that share their loops
     SINK = auto()  # (*effects or values) the root; kernels: arg a KernelInfo or None
     BARRIER = auto()  # (*effects) arg: "workgroup" or "grid"
+    COMMIT = auto()  # (*effects) the thread's asynchronous stores since the last COMMIT are a group
+    WAIT = auto()  # (*effects) all but the last `arg` groups of the thread are complete
     STAGE = auto()  # (x, *ranges) holds x for these ranges there; arg: (AddressSpace, depth)
     COPY = auto()  # (x) x on another device; arg: device name
     # (x) x of all threads of the workgroup whose index differs in some of these bits, combined;
@@ -166,4 +168,4 @@ COMPARISON = frozenset({Op.LT, Op.NE})
 COMMUTATIVE = frozenset({Op.ADD, Op.MUL, Op.MAX, Op.MIN, Op.NE, Op.AND, Op.OR, Op.XOR})
 ASSOCIATIVE = frozenset({Op.ADD, Op.MUL, Op.MAX, Op.MIN, Op.AND, Op.OR, Op.XOR})
 REDUCTIONS = frozenset({Op.ADD, Op.MUL, Op.MAX, Op.MIN})
-EFFECTS = frozenset({Op.STORE, Op.END, Op.GROUP, Op.SINK, Op.BARRIER})
+EFFECTS = frozenset({Op.STORE, Op.END, Op.GROUP, Op.SINK, Op.BARRIER, Op.COMMIT, Op.WAIT})

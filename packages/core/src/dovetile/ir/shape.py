@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from dovetile.errors import GraphError
-from dovetile.ir.ops import ELEMENTWISE, Op
+from dovetile.ir.ops import EFFECTS, ELEMENTWISE, Op
 from dovetile.ir.uop import UOp
 
 
@@ -47,7 +47,7 @@ def shape_of(node: UOp) -> tuple[int, ...] | None:
         return ()
     if op is Op.INDEX:
         return (*src[1].shape, *src[0].shape[len(src) - 1 :])
-    if op in (Op.STORE, Op.END, Op.GROUP, Op.SINK, Op.BARRIER):
+    if op in EFFECTS:
         return None
     return ()
 

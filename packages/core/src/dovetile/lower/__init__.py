@@ -4,6 +4,7 @@ The steps, each a module with one entry function:
 
     workgroups  THREAD, GROUP and LOCAL axes become launch indices; what threads exchange
     stages      STAGE becomes a buffer and the nest that fills it
+    group_units sums of products by units of several threads
     expand      UNROLL axes become copies, VECTOR axes lanes
     reductions  REDUCE becomes a loop over a REG buffer
     decompose   what the target lacks becomes what it has
@@ -19,6 +20,7 @@ from dovetile.ir.rewrite import rewrite
 from dovetile.ir.spec import check
 from dovetile.ir.uop import UOp
 from dovetile.lower.expand import expand
+from dovetile.lower.group_units import lower_group_units
 from dovetile.lower.linear import LinearKernel
 from dovetile.lower.linearize import linearize
 from dovetile.lower.reductions import lower_reductions
@@ -40,16 +42,17 @@ def lower(sink: UOp, capabilities: Capabilities, name: str = "kernel") -> Linear
 
     Raises GraphError where its panels need more LOCAL memory than the target has.
     """
-    from dovetile.lower.decompose import decompositions
+    from dovetile.lower.decompose import decompositions, widen
     from dovetile.plugins.passes import run_passes
 
     sink = bind_parts(sink)
     sink = lower_stages(sink, capabilities.vector_bytes, threads_of(thread_strides(sink)))
+    sink = lower_group_units(sink)
     sink = expand(sink)
     sink = bind_threads(sink, thread_strides(sink))
     sink = lower_reductions(sink)
     sink = lower_combines(sink, capabilities.warp)
-    sink = rewrite(sink, decompositions(capabilities))
+    sink = rewrite(widen(sink, capabilities), decompositions(capabilities))
     sink = run_passes("lower", sink, capabilities)
     program = linearize(sink)
     check(program, "program", "lower")

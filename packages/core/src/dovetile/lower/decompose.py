@@ -18,7 +18,7 @@ from dovetile import dtypes
 from dovetile.dtypes import DType
 from dovetile.ir.ops import COMPARISON, Op
 from dovetile.ir.pattern import Pat, Rule, RuleSet
-from dovetile.ir.uop import UOp
+from dovetile.ir.uop import UOp, nodes_of
 from dovetile.lower import decompose_math
 from dovetile.plugins.specs import Capabilities
 from dovetile.render.writer import bits_only, repeated_constant
@@ -56,6 +56,33 @@ def _where_not_native(function: Callable, capabilities: Capabilities) -> Callabl
 
 
 # -- small floats ------------------------------------------------------------------------------
+
+
+def widen(sink: UOp, capabilities: Capabilities) -> UOp:
+    """`sink` with the arithmetic of small floats that the target does not compute in done in
+    float32: what follows an operation takes its result as it is, what is stored is rounded."""
+    small = {dtypes.float16, dtypes.bfloat16}
+    narrow = {dtype for dtype in small if dtype.name not in capabilities.arithmetic_dtypes}
+    nodes = nodes_of(sink)
+    if not any(node.dtype.scalar in narrow for node in nodes):
+        return sink
+    done: dict[UOp, UOp] = {}
+    wide: dict[UOp, UOp] = {}
+    for node in nodes:
+        op, src = node.op, node.src
+        values = src[1:] if op is Op.WHERE else src
+        computes = op in FLOAT_ARITHMETIC or op is Op.WHERE
+        if not computes or values[0].dtype.scalar not in narrow:
+            done[node] = node.with_sources(tuple([done[s] for s in src]))
+            continue
+        operands = [wide[s] if s in wide else done[s].cast(dtypes.float32) for s in values]
+        condition = (done[src[0]],) if op is Op.WHERE else ()
+        if op in COMPARISON:
+            done[node] = UOp(op, node.dtype, tuple(operands))
+            continue
+        wide[node] = UOp(op, operands[0].dtype, (*condition, *operands), node.arg)
+        done[node] = wide[node].cast(node.dtype.scalar)
+    return done[sink]
 
 
 def small_float_rules(capabilities: Capabilities) -> list[Rule]:

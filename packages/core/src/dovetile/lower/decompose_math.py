@@ -139,9 +139,12 @@ def exp2(node: UOp) -> UOp | None:
     power = _polynomial(fraction, coefficients) * fraction + 1.0
     exponents = shifted.bitcast(form.integer)
     half = exponents >> 1
-    for exponent in (half, exponents - half):
-        power = power * (exponent << form.mantissa).bitcast(x.dtype.scalar)
-    return power
+    first, second = (
+        (exponent << form.mantissa).bitcast(x.dtype.scalar) for exponent in (half, exponents - half)
+    )
+    # Zero is not left to rounding: a processor may take a hundred times as long for a product that
+    # is too small, and of masked scores half are minus infinity.
+    return power * first * (limited > low).where(second, 0.0)
 
 
 def is_exp(node: UOp) -> bool:

@@ -99,8 +99,10 @@ class _Expander:
             return self._reductions(node, dims)
         if op is Op.END:
             return self._ends(node, dims)
+        if op is Op.MATMUL:
+            return self._group_products(node, dims)
         sources = [self._select(s, dims) for s in node.src]
-        if op in (Op.AFTER, Op.GROUP, Op.SINK, Op.BARRIER, Op.RANGE):
+        if op in (Op.AFTER, Op.GROUP, Op.SINK, Op.BARRIER, Op.COMMIT, Op.WAIT, Op.RANGE):
             return [node.with_sources(src) for src in zip(*sources)]
         axes = lane_axes(node)
         if op in (Op.LOAD, Op.STORE):
@@ -116,28 +118,30 @@ class _Expander:
         moving = {r for r in index.ranges if r.arg.kind in (AxisKind.UNROLL, AxisKind.VECTOR)}
         axes = lane_axes(node)
         lanes = lanes_of(node)
-        base, offsets = UOp.const(0), [0] * lanes
+        points = self._points(dims)
+        bases, offsets = [UOp.const(0)] * len(points), [0] * lanes
         for term, factor in terms.items():
             if term in moving:
                 if term.arg.kind is AxisKind.VECTOR:
                     lane = _places((term,), axes)
                     offsets = [o + factor * i for o, i in zip(offsets, lane)]
                 continue
-            part = self.copies[term][1][0]
-            if term.ranges & moving:
-                pattern = lane_pattern(term)
-                if pattern is None:
-                    return self._irregular(node, dims)
+            own = lane_axes(term)
+            pattern = lane_pattern(term) if own else None
+            if pattern is not None:
                 rest, steps = pattern
-                own = lane_axes(term)
                 offsets = [o + factor * steps[i] for o, i in zip(offsets, _places(own, axes))]
-                part = rest
-            part = part * factor if factor != 1 else part
-            base = part if base.op is Op.CONST and base.arg == 0 else base + part
+                parts = [rest] * len(points)
+            elif own:
+                return self._irregular(node, dims)
+            else:
+                parts = self._select(term, dims)
+            parts = [part * factor if factor != 1 else part for part in parts]
+            bases = [p if b.is_const and b.arg == 0 else b + p for b, p in zip(bases, parts)]
         factors = [terms.get(r, 0) for r in dims]
         self.offsets[node] = offsets
         result = []
-        for b, point in zip(self._select(buffer, dims), self._points(dims)):
+        for b, base, point in zip(self._select(buffer, dims), bases, points):
             offset = constant + sum(f * x for f, x in zip(factors, point))
             if base.op is Op.CONST:
                 i = UOp.const(base.arg + offset)
@@ -179,6 +183,9 @@ class _Expander:
                 runs = _runs(offsets) if node.op is Op.LOAD and not gated else None
                 if runs is not None:
                     return _from_runs(node.dtype, address, *runs)
+                if node.op is Op.STORE and not gated and (pieces := _pieces(offsets)) > 1:
+                    (value,) = _spread(rest, node.src[1:], axes)
+                    return _in_pieces(node, address, value, offsets, pieces)
                 positions = broadcast(address.src[1], lanes) + _lane_constants(offsets)
                 address = address.src[0].index(positions)
         rest = _spread(rest, node.src[1:], axes)
@@ -194,18 +201,20 @@ class _Expander:
         bodies = self._select(body, inner)
         group = math.prod(r.src[0].arg for r in unrolled)
         lanes = vector[0].src[0].arg if vector else lanes_of(body)
+        # Threads exchange one value each, of all copies and lanes.
+        last = loops if all(r.arg.kind is AxisKind.LOCAL for r in loops) else ()
         result = []
         for start in range(0, len(bodies), group):
             terms = [broadcast(b, lanes) for b in bodies[start : start + group]]
             dtype = node.dtype.vec(lanes)
-            if not loops:
-                value = (
-                    combined(node.arg, terms) if terms[0].op is not Op.MATMUL else chained(terms)
-                )
+            if len(last) == len(loops):
+                products = terms[0].op is Op.MATMUL
+                value = chained(terms) if products else combined(node.arg, terms)
             else:
                 chain = terms[0] if len(terms) == 1 else UOp(Op.GROUP, dtype, tuple(terms))
                 value = UOp(Op.REDUCE, dtype, (chain, *loops), node.arg)
-            result.append(_across_lanes(node.arg, value) if vector else value)
+            value = _across_lanes(node.arg, value) if vector else value
+            result.append(UOp(Op.REDUCE, value.dtype, (value, *last), node.arg) if last else value)
         return result
 
     def _matrix_products(self, node: UOp, dims: tuple[UOp, ...]) -> list[UOp]:
@@ -215,6 +224,13 @@ class _Expander:
         zero = UOp(Op.VECTOR, dtype, (UOp.const(0, node.dtype),))
         fragments = zip(self._select(a, dims), self._select(b, dims))
         return [UOp(Op.MATMUL, dtype, (x, y, zero), node.arg) for x, y in fragments]
+
+    def _group_products(self, node: UOp, dims: tuple[UOp, ...]) -> list[UOp]:
+        """The same for units that read memory; their axes say which lanes the result has."""
+        dtype = node.dtype.vec(lanes_of(node))
+        zero = UOp(Op.VECTOR, dtype, (UOp.const(0, node.dtype),))
+        addresses = zip(*(self._select(s, dims) for s in node.src[:2]))
+        return [UOp(Op.MATMUL, dtype, (a, b, zero), node.arg) for a, b in addresses]
 
     def _ends(self, node: UOp, dims: tuple[UOp, ...]) -> list[UOp]:
         effect, ranges = node.src[0], node.src[1:]
@@ -283,6 +299,28 @@ def _runs(offsets: list[int]) -> tuple[list[int], int, list[int]] | None:
         return None
     place = {o: i for i, o in enumerate(seen)}
     return starts, length, [place[o] for o in offsets]
+
+
+def _pieces(offsets: list[int]) -> int:
+    """The length of the pieces, a power of two, in which lanes lie one after another."""
+    length = 1
+    while len(offsets) % (2 * length) == 0 and all(
+        offsets[i + length + j] - offsets[i] == length + j
+        for i in range(0, len(offsets), 2 * length)
+        for j in range(length)
+    ):
+        length *= 2
+    return length
+
+
+def _in_pieces(node: UOp, address: UOp, value: UOp, offsets: list[int], length: int) -> UOp:
+    """A store for each piece."""
+    dtype = value.dtype.vec(length)
+    stores = []
+    for i in range(0, len(offsets), length):
+        lanes = UOp(Op.EXTRACT, dtype, (value,), tuple(range(i, i + length)))
+        stores.append(node.replace(src=(_moved(address, offsets[i]), lanes)))
+    return UOp.group(*stores)
 
 
 def _from_runs(

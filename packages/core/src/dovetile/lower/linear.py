@@ -101,11 +101,14 @@ def _divisor(node: UOp, known: dict[UOp, int], depth: int) -> int:
         result = math.gcd(int(node.arg), 64)
     elif depth == 0:
         return 1
-    elif op is Op.ADD:
+    elif op is Op.ADD or op is Op.XOR or op is Op.FLOORMOD:
         result = math.gcd(_divisor(src[0], known, depth - 1), _divisor(src[1], known, depth - 1))
     elif op is Op.MUL:
         product = _divisor(src[0], known, depth - 1) * _divisor(src[1], known, depth - 1)
         result = min(product, 64)
+    elif op is Op.FLOORDIV and src[1].op is Op.CONST:
+        dividend = _divisor(src[0], known, depth - 1)
+        result = dividend // src[1].arg if src[1].arg > 0 and dividend % src[1].arg == 0 else 1
     elif op is Op.SHL and src[1].op is Op.CONST:
         result = min(_divisor(src[0], known, depth - 1) << min(src[1].arg, 6), 64)
     known[node] = result

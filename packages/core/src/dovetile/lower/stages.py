@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from dovetile import dtypes
 from dovetile.ir.identity import identity
@@ -18,6 +19,7 @@ from dovetile.ir.ops import AddressSpace, AxisKind, Op
 from dovetile.ir.rewrite import rewrite, substitute, substitute_ranges
 from dovetile.ir.symbolic import fold_gates, linear_form, simplify_index
 from dovetile.ir.uop import UOp, nodes_of
+from dovetile.lower.group_units import exchanged, unit_panels
 from dovetile.lower.linear import local_end
 
 _ALIGNMENT = 64
@@ -38,28 +40,20 @@ def lower_stages(sink: UOp, vector_bytes: int = 0, threads: int = 1) -> UOp:
     in the source; 0 for one element at a time.
     threads: of the workgroup, which fill LOCAL memory together.
     """
-    offset, ids = local_bytes(sink), unused_ids(sink)
+    ids, panels = unused_ids(sink), unit_panels(sink)
+    offset = local_bytes(sink)
     while stages := [n for n in nodes_of(sink) if n.op is Op.STAGE]:
         # Innermost first: the list is sorted sources first, and one replacement may hold others.
         stage = stages[0]
-        space, _depth = stage.arg
-        value, ranges = stage.src[0], stage.src[1:]
-        sizes = [int(r.src[0].maximum) for r in ranges]
-        nbytes = sizes[-1] * value.dtype.itemsize
-        if len(sizes) > 1 and space is AddressSpace.LOCAL and nbytes % _CONFLICT == 0:
-            sizes[-1] += _ALIGNMENT // value.dtype.itemsize
-        count = math.prod(sizes)
-        slot = offset if space is AddressSpace.LOCAL else len(stages)
-        buffer = UOp.buffer(count, value.dtype, slot=slot, space=space)
-        if space is AddressSpace.LOCAL:
-            offset += aligned(count * value.dtype.itemsize)
-        if value.op is Op.REDUCE:
-            filled = _accumulated(buffer, value, ranges, sizes, ids)
-        else:
-            copy = _Copy(buffer, ids, threads if space is AddressSpace.LOCAL else 1)
-            filled = copy.nests(value, ranges, sizes, vector_bytes)
-        held = buffer.after(filled).index(position(ranges, sizes)).load()
-        sink = substitute(sink, {stage: held})
+        together = [s for s in stages if loop_of(s) is loop_of(stage)] if loop_of(stage) else []
+        copies = []
+        for node in together or [stage]:
+            space, depth = node.arg
+            copy = Copy(node, offset, ids, node in panels, vector_bytes, threads)
+            offset += aligned(copy.nbytes * depth) if space is AddressSpace.LOCAL else 0
+            copies.append(copy)
+        held = pipelined(copies, ids) if together else [copies[0].held()]
+        sink = substitute(sink, {c.stage: h for c, h in zip(copies, held)})
     return sink
 
 
@@ -75,28 +69,69 @@ def aligned(nbytes: int) -> int:
     return -(-nbytes // _ALIGNMENT) * _ALIGNMENT
 
 
-class _Copy:
-    """Fills a buffer with a value: by all threads of a workgroup, where it has several."""
+class Copy:
+    """Fills the memory of a STAGE: by all threads of a workgroup, where it has several.
 
-    def __init__(self, buffer: UOp, ids: Iterator[int], threads: int) -> None:
-        self.buffer, self.ids, self.threads = buffer, ids, threads
+    slot: where LOCAL memory is free. panel: whether the pieces of its rows lie exchanged, as a unit
+    wants them. vector_bytes, threads: as in `lower_stages`.
+    """
 
-    def nests(self, value: UOp, ranges: Ranges, sizes: list[int], nbytes: int) -> UOp:
+    def __init__(
+        self, stage: UOp, slot: int, ids: Iterator[int], panel: bool, vector_bytes: int,
+        threads: int,
+    ) -> None:  # fmt: skip
+        self.stage, self.ids, self.panel = stage, ids, panel
+        self.value, self.ranges = stage.src[0], stage.src[1:]
+        space, self.depth = stage.arg
+        self.local = space is AddressSpace.LOCAL
+        self.threads = threads if self.local else 1
+        self.vector_bytes = vector_bytes
+        self.sizes = [int(r.src[0].maximum) for r in self.ranges]
+        itemsize = self.value.dtype.itemsize
+        conflict = self.sizes[-1] * itemsize % _CONFLICT == 0 and not panel
+        if len(self.sizes) > 1 and self.local and conflict:
+            self.sizes[-1] += _ALIGNMENT // itemsize
+        self.count = math.prod(self.sizes)
+        self.nbytes = self.count * itemsize
+        slot = slot if self.local else next(ids)
+        self.buffer = UOp.buffer(self.count * self.depth, self.value.dtype, slot=slot, space=space)
+
+    def held(self, *effects: UOp, turn: UOp | None = None) -> UOp:
+        """The value where it was used: read after these effects, or after the memory was filled."""
+        place = position(self.ranges, self.sizes)
+        place = place + turn * self.count if turn is not None else place
+        filled = effects or (self._filled(),)
+        return self.buffer.after(*filled).index(place).load()
+
+    def _filled(self) -> UOp:
+        if self.value.op is Op.REDUCE:
+            return _accumulated(self.buffer, self.value, self.ranges, self.sizes, self.ids)
+        filled = self.nests(self.value)
+        return filled if self.threads == 1 else barrier(filled)
+
+    def nests(
+        self, value: UOp, turn: UOp | None = None, ready: tuple[UOp, ...] | None = None
+    ) -> UOp:
         """The nests that compute each element once and store it: where conditions hold but for the
-        last steps of a loop, one without conditions, and one for those steps."""
+        last steps of a loop, one without conditions, and one for those steps.
+
+        turn: in which of the places for a STAGE of some depth; the stores are asynchronous then.
+        ready: what must have happened before they begin.
+        """
+        ranges, sizes, lanes = self.ranges, self.sizes, 0
         # The lanes of a fragment are more than those of a vector: they are copied like other axes.
-        lanes = 0
-        if sum(r.arg.kind is AxisKind.VECTOR for r in ranges) != 1:
+        if self.threads > 1 or sum(r.arg.kind is AxisKind.VECTOR for r in ranges) != 1:
             plain: dict[UOp, UOp] = {}
             for r in ranges:
                 length = substitute_ranges(r.src[0], plain)
                 plain[r] = UOp.range(length, AxisKind.LOOP, r.arg.id)
             value, ranges = substitute_ranges(value, plain), tuple(plain.values())
             value, ranges, sizes = _merged(value, ranges, sizes)
-            lanes = nbytes // value.dtype.itemsize
-        cut = _unconditional(value, ranges)
+            lanes = self.vector_bytes // value.dtype.itemsize
+        nest = _Nest(self, sizes, turn, ready)
+        cut = _unconditional(value, ranges) if turn is None else None
         if cut is None:
-            return self._complete(self._nest(value, ranges, ranges, sizes, lanes))
+            return nest.store(value, ranges, ranges, lanes)
         axis, count = cut
         nests = []
         for start, length in ((0, count), (count, axis.src[0].arg - count)):
@@ -104,47 +139,59 @@ class _Copy:
             point = own + start if start else own
             part = rewrite(substitute_ranges(value, {axis: point}), _FOLDED)
             listed, points = (tuple(x if r is axis else r for r in ranges) for x in (own, point))
-            nests.append(self._nest(part, listed, points, sizes, 0 if start else lanes))
-        return self._complete(UOp.group(*nests))
+            nests.append(nest.store(part, listed, points, 0 if start else lanes))
+        return UOp.group(*nests)
 
-    def _complete(self, filled: UOp) -> UOp:
-        if self.threads == 1:
-            return filled
-        return UOp(Op.BARRIER, dtypes.void, (filled,), "workgroup")
 
-    def _nest(
-        self, value: UOp, ranges: Ranges, places: Ranges, sizes: list[int], lanes: int
-    ) -> UOp:
+@dataclass(frozen=True)
+class _Nest:
+    """The loops of one copy."""
+
+    copy: Copy
+    sizes: list[int]
+    turn: UOp | None
+    ready: tuple[UOp, ...] | None
+
+    def store(self, value: UOp, ranges: Ranges, places: Ranges, lanes: int) -> UOp:
         """One nest over copies of these ranges; `places` are their points in the buffer."""
-        inner = _own(ranges, self.ids)
+        copy, ids = self.copy, self.copy.ids
+        inner = _own(ranges, ids)
         loops, points = inner, inner
         if lanes:
-            loops, points = _vectorised(value, ranges, inner, lanes, self.ids)
+            loops, points = _vectorised(value, ranges, inner, lanes, ids)
         moved = dict(zip(ranges, points))
         fill_value = substitute_ranges(value, moved)
+        at = substitute_ranges(position(places, self.sizes), moved)
+        if copy.panel:
+            lane = {r: UOp.const(0) for r in loops if r.arg.kind is AxisKind.VECTOR}
+            start = substitute_ranges(at, lane)
+            at = exchanged(start, copy.value.dtype.itemsize) + sum(lane, UOp.const(0))
+        if self.turn is not None:
+            at = at + self.turn * copy.count
         outer = _outer(fill_value, loops)
-        at = substitute_ranges(position(places, sizes), moved)
+        ready = self.ready
+        if ready is None and copy.threads > 1:
+            around = tuple(r for r in outer if r.arg.kind is not AxisKind.LOCAL)
+            # In a loop the elements of the last round may still be read.
+            ready = (barrier(*around),) if around else ()
+        place = copy.buffer.after(*(outer if ready is None else ready)).index(at)
+        store = place.store(fill_value, arg=None if self.turn is None else "async")
         ordered = _in_source_order(fill_value, loops)
-        if self.threads == 1:
-            return self.buffer.after(*outer).index(at).store(fill_value).end(*ordered)
-        around = tuple(r for r in outer if r.arg.kind is not AxisKind.LOCAL)
-        # In a loop the elements of the last round may still be read.
-        ready = (UOp(Op.BARRIER, dtypes.void, around, "workgroup"),) if around else ()
-        store = self.buffer.after(*ready).index(at).store(fill_value)
-        return self._shared(store, ordered)
+        return store.end(*ordered) if copy.threads == 1 else self._shared(store, ordered)
 
     def _shared(self, store: UOp, loops: Ranges) -> UOp:
         """The nest of which neighbouring threads do neighbouring elements."""
+        ids = self.copy.ids
         lanes = tuple(r for r in loops if r.arg.kind is AxisKind.VECTOR)
         points = [r for r in loops if r not in lanes]
         count = math.prod(int(r.src[0].maximum) for r in points)
-        threads = min(self.threads, 1 << (count - 1).bit_length())
+        threads = min(self.copy.threads, 1 << (count - 1).bit_length())
         rounds = -(-count // threads)
-        thread = UOp.range(threads, AxisKind.LOCAL, next(self.ids))
+        thread = UOp.range(threads, AxisKind.LOCAL, next(ids))
         flat, own = thread, (thread,)
         if rounds > 1:
             kind = AxisKind.UNROLL if rounds <= _MOST_ROUNDS else AxisKind.LOOP
-            turn = UOp.range(rounds, kind, next(self.ids))
+            turn = UOp.range(rounds, kind, next(ids))
             flat, own = turn * threads + thread, (turn, thread)
         if rounds * threads > count:
             flat = flat.minimum_with(count - 1)  # some do the last element again
@@ -154,7 +201,51 @@ class _Copy:
             digit = flat // stride if stride > 1 else flat
             values[r] = digit % size if stride * size < count else digit
             stride *= size
-        return substitute_ranges(store, values).end(*own, *lanes)
+        store = rewrite(substitute_ranges(store, values), simplify_index)
+        return store.end(*own, *lanes)
+
+
+def barrier(*effects: UOp) -> UOp:
+    """All threads of the workgroup have done these."""
+    return UOp(Op.BARRIER, dtypes.void, effects, "workgroup")
+
+
+def loop_of(stage: UOp) -> UOp | None:
+    """The loop for whose steps a STAGE of some depth is filled ahead; None for any other."""
+    loops = [r for r in stage.ranges if r.arg.kind is not AxisKind.LOCAL]
+    return loops[0] if stage.arg[1] > 1 and len(loops) == 1 else None
+
+
+def pipelined(copies: Sequence[Copy], ids: Iterator[int]) -> list[UOp]:
+    """The values of STAGEs that are filled some steps of their loop ahead, by asynchronous stores:
+    the first before the loop; in it, each step waits for its own and begins those of a later step,
+    into places that every thread is done with: those of the step before, or of that before it,
+    where a unit may still read what it was last given."""
+    loop, depth = loop_of(copies[0].stage), min(c.depth for c in copies)
+    lead = depth - (2 if any(c.panel for c in copies) else 1)
+    assert loop is not None
+
+    def fill(step: UOp, ready: tuple[UOp, ...]) -> UOp:
+        stores = []
+        for c in copies:
+            value = substitute_ranges(c.value, {loop: step})
+            if step.maximum >= loop.src[0].arg:
+                value = _only_if(step < loop.src[0], value)
+            stores.append(c.nests(value, step % depth, ready))
+        return UOp(Op.COMMIT, dtypes.void, tuple(stores))
+
+    first = UOp.range(lead, AxisKind.LOOP, next(ids))
+    begun = fill(first, ()).end(first)
+    met = barrier(UOp(Op.WAIT, dtypes.void, (begun, loop), lead - 1))
+    ahead = fill(loop + lead, (met,))
+    return [c.held(met, ahead, turn=loop % depth) for c in copies]
+
+
+def _only_if(condition: UOp, value: UOp) -> UOp:
+    """A LOAD that is zero elsewhere, and reads nothing there."""
+    zero, gate = value.src[1:] if len(value.src) == 3 else (value.const_like(0), condition)
+    gate = gate if gate is condition else gate & condition
+    return value.replace(src=(value.src[0], zero, gate))
 
 
 def _unconditional(value: UOp, ranges: Ranges) -> tuple[UOp, int] | None:

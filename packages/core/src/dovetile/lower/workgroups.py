@@ -1,10 +1,11 @@
 """Workgroups: axes bound to the grid and to the threads of a group become launch indices.
 
 A kernel is launched with one flat index for groups and one for the threads of a group. GROUP axes
-are digits of the first. A LOCAL axis is some bits of the second, the lower the nearer
-its elements are, so that neighbours in memory belong to neighbouring threads. Axes of loops that
-are not inside each other may be the same bits: the threads that reduce a row also write it. A REDUCE over them becomes COMBINE, an exchange between
-threads: by SHUFFLE within a warp, through LOCAL memory between warps.
+are digits of the first. A LOCAL axis is some bits of the second, the lower the nearer its elements
+are, so that neighbours in memory belong to neighbouring threads. Axes of loops that are not inside
+each other may be the same bits: the threads that reduce a row also write it. A REDUCE over them
+becomes COMBINE, an exchange between threads: by SHUFFLE within a warp, through LOCAL memory between
+warps.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from dovetile.ir.symbolic import linear_form
 from dovetile.ir.uop import UOp, nodes_of
 from dovetile.lower.expand import combined
 from dovetile.lower.linear import buffer_of
-from dovetile.lower.stages import aligned, local_bytes
+from dovetile.lower.stages import aligned, barrier, local_bytes
+from dovetile.plugins.matrix_unit import GroupUnit
 
 # -- The grid --------------------------------------------------------------------------------------
 
@@ -73,9 +75,11 @@ def thread_strides(sink: UOp) -> dict[UOp, int]:
             for term, factor in linear_form(node.src[1])[0].items():
                 for r in term.ranges:
                     near[r] = min(near.get(r, _FAR), abs(factor) if term is r else _FAR)
-    strides: dict[UOp, int] = {}
+    strides = _unit_strides(sink)
     for r in sorted(apart, key=lambda r: (near.get(r, _FAR), -r.arg.id)):
-        taken = sum(_mask(o, strides) for o in apart[r] if o in strides)
+        if r in strides:
+            continue
+        taken = _masks(apart[r], strides)
         stride, size = 1, _threads_along(r)
         while taken & (size - 1) * stride:
             stride *= 2
@@ -86,6 +90,19 @@ def thread_strides(sink: UOp) -> dict[UOp, int]:
 _FAR = 1 << 62
 
 
+def _unit_strides(sink: UOp) -> dict[UOp, int]:
+    """Those of the axes that the threads of a matrix unit are."""
+    strides: dict[UOp, int] = {}
+    by_id = {n.arg.id: n for n in nodes_of(sink) if n.op is Op.RANGE}
+    for node in nodes_of(sink):
+        if isinstance(node.arg, GroupUnit):
+            stride = 1
+            for n, place in node.arg.thread_digits:
+                strides[by_id[node.arg.first + place]] = stride
+                stride *= n
+    return strides
+
+
 def _threads_along(axis: UOp) -> int:
     size = axis.src[0]
     if not size.is_const or size.arg & (size.arg - 1):
@@ -93,9 +110,12 @@ def _threads_along(axis: UOp) -> int:
     return size.arg
 
 
-def _mask(axis: UOp, strides: dict[UOp, int]) -> int:
-    """The bits of the thread's index that an axis is."""
-    return (_threads_along(axis) - 1) * strides[axis]
+def _masks(axes: Iterable[UOp], strides: dict[UOp, int]) -> int:
+    """The bits of the thread's index that these axes are, some of them perhaps the same."""
+    mask = 0
+    for r in axes:
+        mask |= (_threads_along(r) - 1) * strides[r] if r in strides else 0
+    return mask
 
 
 def threads_of(strides: dict[UOp, int]) -> int:
@@ -121,18 +141,18 @@ def bind_threads(sink: UOp, strides: dict[UOp, int]) -> UOp:
         emptied = node.op in (Op.END, Op.AFTER, Op.REDUCE) and len(kept) == 1 < len(node.src)
         new = kept[0] if emptied else node.with_sources(kept)
         if node.op is Op.REDUCE:
-            mask = sum(_mask(r, strides) for r in node.src[1:] if r in strides)
+            mask = _masks(node.src[1:], strides)
             if new.op is Op.GROUP:
                 new = combined(node.arg, list(new.src))
             new = UOp(Op.COMBINE, node.dtype, (new,), (node.arg, mask)) if mask else new
         elif node.op is Op.STORE and buffer_of(node.src[0]).arg.space is not AddressSpace.REG:
-            unused = threads - 1 - sum(_mask(r, strides) for r in node.ranges if r in strides)
+            unused = threads - 1 & ~_masks(node.ranges, strides)
             new = _by_first(new, local, unused) if unused else new
         done[node] = new
     return done[sink]
 
 
-_LISTING = frozenset({Op.END, Op.REDUCE, Op.AFTER, Op.BARRIER})
+_LISTING = frozenset({Op.END, Op.REDUCE, Op.AFTER, Op.BARRIER, Op.WAIT})
 
 
 def _by_first(store: UOp, local: UOp, bits: int) -> UOp:
@@ -223,7 +243,7 @@ def _exchanged(
     place = _bits(local, across) * count + own
     gate = (_bits(local, within).eq(0),) if within else ()
     # In a loop the last round's places may still be read.
-    ready = (UOp(Op.BARRIER, dtypes.void, outer, "workgroup"),) if outer else ()
+    ready = (barrier(*outer),) if outer else ()
     buffers, stores = [], []
     for value in values:
         lanes = value.dtype.lanes
@@ -234,7 +254,7 @@ def _exchanged(
         offset += aligned(buffer.arg.size * buffer.dtype.itemsize)
         buffers.append(buffer)
         stores.append(buffer.after(*ready).index(place * lanes).store(value, *gate))
-    met = UOp(Op.BARRIER, dtypes.void, tuple(stores), "workgroup")
+    met = barrier(*stores)
     for node, value, buffer in zip(nodes, values, buffers):
         lanes, held = value.dtype.lanes, buffer.after(met)
         terms = [

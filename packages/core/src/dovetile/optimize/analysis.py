@@ -15,6 +15,8 @@ from dovetile.plugins.specs import Capabilities
 
 # How much more a register tile gets done in a given time than plain loops do.
 TILE_SPEED = 2.0
+# Copies of a loop's body, at most, in which what a WHERE chooses by the loop's counter is known.
+MOST_CHOICES = 64
 # Bytes from one page of memory to the next.
 PAGE = 4096
 # How many additions the operations cost about.

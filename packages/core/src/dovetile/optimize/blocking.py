@@ -29,9 +29,6 @@ _COPY = 1.5
 # The body of the innermost loop has at most so many products: several steps of the sum are copied
 # into it, as what comes with every iteration takes the place of products.
 _MOST_PRODUCTS = 112
-# Terms of a sum in which rows at multiples of a page push each other out of the few places of a
-# cache that they fall into.
-_LONG = 1536
 
 
 @dataclass(frozen=True)
@@ -100,16 +97,18 @@ class _TileNest(Nest):
         local_bytes = self.capabilities.local_bytes
         pack_a = (
             self.blockable
-            and sizes[self.panel] >= 4
-            and (_worth_packing(self.a, self.reduced, self.capabilities))
+            and _worth_packing(self.a, self.reduced, self.capabilities)
+            and self._read_often()
         )
         in_panels = self.blockable and tile.packed
 
         steps = None
-        if in_panels and panel_bytes > near // 8 and sizes[self.block] > 1:
+        # Rows of A that are read in place pass by; panels of both operands stay there together.
+        panel_room = near // 8 if pack_a else near
+        if in_panels and panel_bytes > panel_room and sizes[self.block] > 1:
             # One panel would push out what it is multiplied with: the sum is done in parts.
             longest = max(self.reduced, key=size)
-            each = _divisor_near(size(longest), near // 16 * size(longest) // panel_bytes)
+            each = _divisor_near(size(longest), panel_room // 2 * size(longest) // panel_bytes)
             block_bytes = block_bytes * each // size(longest)
             steps = self.group(longest.arg.id, each)
         copied = self._copied()
@@ -125,7 +124,8 @@ class _TileNest(Nest):
 
         panels = blocks = None
         grouped = steps is not None or pack_a
-        if in_panels and sizes[self.panel] > 1:
+        # Prefetchers follow the rows of A to the end of a page: long ones may come from afar.
+        if in_panels and sizes[self.panel] > 1 and terms * self.a.dtype.itemsize < PAGE:
             grouped = grouped or block_bytes * sizes[self.block] > near
         if grouped:
             blocks = self.group(self.block, max(near // block_bytes, 4))
@@ -159,6 +159,17 @@ class _TileNest(Nest):
         if share is not None:
             opts.append(Bind(share, AxisKind.THREAD))
         return opts
+
+    def _read_often(self) -> bool:
+        """Whether enough panels of B read a panel of A, which costs a copy: fewer where steps lie
+        on a few lines of each page, so that every one of them is waited for."""
+        panels = self.sizes[self.panel]
+        if panels >= 4 or panels == 1 or self.a.op is not Op.LOAD:
+            return panels >= 4
+        strides = [access(self.a).stride(r) for r in self.reduced]
+        nearest = min((abs(s) for s in strides if s is not None), default=0)
+        far = nearest * self.a.dtype.itemsize >= PAGE // 4
+        return far and panels * self.tile.vectors >= 4
 
     def _order_and_bind(self, loops: Sequence[int | None]) -> list[Opt]:
         ordered = dict.fromkeys(x for x in loops if x is not None)
@@ -204,10 +215,7 @@ def _worth_packing(a: UOp, reduced: tuple[UOp, ...], capabilities: Capabilities)
     found = access(a)
     steps = [found.stride(r) for r in reduced]
     near = min((abs(s) for s in steps if s is not None), default=0)
-    if None in steps or near * a.dtype.itemsize >= capabilities.line_bytes:
-        return True
-    rows = [s for r, s in found.strides.items() if r not in reduced and s]
-    return any(s * a.dtype.itemsize % PAGE == 0 for s in rows) and extent(reduced) >= _LONG
+    return None in steps or near * a.dtype.itemsize >= capabilities.line_bytes
 
 
 def _divisor_near(n: int, wanted: int) -> int:

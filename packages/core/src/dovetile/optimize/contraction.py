@@ -31,6 +31,8 @@ from dovetile.plugins.specs import Capabilities
 _LEAST_WORK = 4096
 # Cycles to get a cache line from the next cache, while others are on their way.
 _LINE = 0.5
+# What the first access to a page costs, in cache lines.
+_PAGE_LINES = 16
 
 
 def contraction_opts(facts: Analysis, capabilities: Capabilities) -> list[Opt] | None:
@@ -108,9 +110,10 @@ def _priced(
     panel = extent(reduced) * width * b.dtype.itemsize
     blocks_v = -(-size(vector) // width)
     steps = extent(tuple(r for r in product.ranges if r not in (vector, column)))
-    # Two multiply-adds, somewhat less than two loads a cycle; four cycles until a sum can be added
-    # to again.
-    per_step = max(rows * vectors / 2, (rows + vectors) / 1.7, 4.0) + 0.5
+    # Two multiply-adds, somewhat less than two loads a cycle, and each load takes some of the front
+    # end's slots from products; four cycles until a sum can be added to again.
+    loads = rows + vectors
+    per_step = max(rows * vectors / 2 + loads / 4, loads / 1.7, 4.0)
     cycles = steps * blocks_v * blocks_c * per_step
     reuse = blocks_c * extent(tuple(r for r in facts.free if r not in b.ranges and r is not column))
     dense = contiguous and plain and _is_panel(inner[0], reduced, width)
@@ -127,8 +130,6 @@ def _priced(
         cycles += outside * (2 / lanes if s.stride(vector) == 1 else 6.0)
     columns = _loads_of(product.src[1 - operand])
     lines = max((_lines(x, column, reduced[-1], rows, capabilities) for x in columns), default=0.0)
-    if capabilities.cache_bytes and panel > capabilities.cache_bytes[0] // 2:
-        lines += vectors  # those of B come from the next cache too
     cycles += steps * blocks_v * blocks_c * lines * _LINE
     return Tile(operand, vector, lanes, vectors, column, rows, packed, cycles)
 
@@ -154,9 +155,9 @@ def _lines(
     far = down is not None and abs(down) * load.node.dtype.itemsize >= PAGE
     shared = 1.0 if along is None else min(max(abs(along) / in_line, 1 / size(innermost)), 1.0)
     if far:
-        # Every line on a page of its own: no prefetcher follows, and each row needs an entry of the
-        # small table of pages at every step.
-        return touched * (2 * shared + 0.5)
+        # Every line on a page of its own: prefetchers start anew, and each row needs an entry of
+        # the small table of pages, with every pass of the innermost loop.
+        return touched * (2 * shared + min(0.5, _PAGE_LINES / size(innermost)))
     return touched * shared * (2 if down is None else 1)
 
 

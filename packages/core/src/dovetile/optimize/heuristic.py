@@ -6,20 +6,32 @@ most accesses contiguous. Then copies for independent accumulators, then threads
 
 from __future__ import annotations
 
+import math
+
 from dovetile.ir.ops import ELEMENTWISE, AxisKind, Op
 from dovetile.ir.uop import UOp
-from dovetile.optimize.analysis import Access, Analysis, extent, power_of_two_up_to, size
+from dovetile.optimize.analysis import (
+    MOST_CHOICES,
+    Access,
+    Analysis,
+    extent,
+    power_of_two_up_to,
+    size,
+)
+from dovetile.optimize.group_tiles import group_tile_opts
 from dovetile.optimize.keep import keep_opts
 from dovetile.optimize.opts import (
     Bind,
     GroupReduce,
     Opt,
+    Order,
     Split,
     Stream,
     Tail,
     apply_opts,
     output_axes,
 )
+from dovetile.optimize.unit_blocks import group_unit_opts
 from dovetile.optimize.workgroups import workgroup_opts
 from dovetile.plugins.specs import Capabilities
 
@@ -82,6 +94,35 @@ def loop_opts(facts: Analysis, capabilities: Capabilities) -> list[Opt]:
             opts.append(GroupReduce(tuple(grouped)))
         opts.append(Bind(axis.arg.id, AxisKind.VECTOR))
     return opts + _lanes_of_fills(facts, lanes)
+
+
+def _chosen(facts: Analysis) -> list[Opt]:
+    """Copies for the values of counters that choose between values: each computes only its own, and
+    all share what several need. Where the remainder of a counter chooses, the axis is split."""
+    found: dict[UOp, int] = {}
+    for node in facts.nodes:
+        # Of two values, NE(counter, 0) has become LT(counter, 1).
+        if node.op is Op.WHERE and node.dtype.kind == "f" and node.src[0].op in (Op.NE, Op.LT):
+            counter, number = node.src[0].src
+            axis, n = counter, size(counter) if counter.op is Op.RANGE else 1
+            if counter.op is Op.FLOORMOD and counter.src[1].is_const:
+                axis, n = counter.src[0], int(counter.src[1].arg)
+            settled = number.is_const and (n == 2 or node.src[0].op is Op.NE)
+            if settled and axis in facts.free and size(axis) % n == 0:
+                found[axis] = n
+    if not found or math.prod(found.values()) > MOST_CHOICES:
+        return []
+    opts: list[Opt] = []
+    fresh = max(r.arg.id for r in _all_axes(facts)) + 1
+    outer = {r: r.arg.id for r in facts.outputs}
+    for axis, n in found.items():
+        outer.pop(axis)
+        if n < size(axis):
+            opts.append(Split(axis.arg.id, n))
+            outer[axis], fresh = fresh, fresh + 1
+    order = [outer[r] for r in facts.outputs if r in outer]
+    copied = [r.arg.id for r in found]
+    return [*opts, Order((*order, *copied)), *(Bind(i, AxisKind.UNROLL) for i in copied)]
 
 
 def _shared_rows(facts: Analysis) -> UOp | None:
@@ -255,12 +296,13 @@ def heuristic(kernel: UOp, capabilities: Capabilities) -> list[Opt]:
     if not facts.outputs and not facts.reductions:
         return []
     if "GROUP" in capabilities.parallel_axes:
-        return workgroup_opts(facts, capabilities)
+        opts = group_unit_opts(facts, capabilities) or group_tile_opts(facts, capabilities)
+        return opts or workgroup_opts(facts, capabilities)
     opts = closed_opts(facts, capabilities)
     if opts is None:
         opts = contraction_opts(facts, capabilities)
     if opts is None:
-        opts = [*keep_opts(kernel, capabilities)]
+        opts = _chosen(facts) or [*keep_opts(kernel, capabilities)]
         opts += loop_opts(Analysis(apply_opts(kernel, opts)) if opts else facts, capabilities)
         if facts.worth_sharing(capabilities):
             opts += thread_opts(apply_opts(kernel, opts), capabilities)

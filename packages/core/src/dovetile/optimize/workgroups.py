@@ -50,7 +50,8 @@ class _Workgroup(Nest):
         self.grouped: list[int] = []
         self.serial = False
         self.new: list[int] = []
-        """What is left of split axes of the output."""
+        """What is left of split axes of the output: workgroups, or loops of each thread."""
+        self.loops: list[int] = []
 
     def opts(self) -> list[Opt]:
         facts = self.facts
@@ -77,7 +78,7 @@ class _Workgroup(Nest):
         grid = [x for x in dict.fromkeys(ids) if x not in taken]
         order = dict.fromkeys(grid)
         order.update(dict.fromkeys(r.arg.id for r in facts.outputs if r.arg.id not in taken))
-        order.update(dict.fromkeys((*self.local, *self.inner)))
+        order.update(dict.fromkeys((*self.loops, *self.local, *self.inner)))
         opts: list[Opt] = [*self.splits]
         if self.grouped and self.serial:
             opts.append(GroupReduce(tuple(self.grouped)))
@@ -176,9 +177,10 @@ class _Workgroup(Nest):
         inside: whether what is left is a loop of each thread.
         """
         threads = min(most, power_of_two_up_to(self.sizes[axis]))
-        if inside and axis in self.new:
-            self.new.remove(axis)
         if threads < 2:
+            if inside and axis in self.new:
+                self.new.remove(axis)
+                self.loops.append(axis)
             return 1
         left = self.group(axis, threads, "masked")
         if axis in self.new:
@@ -188,6 +190,8 @@ class _Workgroup(Nest):
         elif left is not None and self.sizes[left] <= _ROUNDS:
             self.inner.append(left)
             self.binds.append(Bind(left, AxisKind.UNROLL))
+        elif left is not None:
+            self.loops.append(left)
         self.local.insert(0, axis)
         self.binds.append(Bind(axis, AxisKind.LOCAL))
         return threads

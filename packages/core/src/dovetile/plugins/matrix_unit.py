@@ -7,6 +7,7 @@ fragments; the program's MATMUL is the instruction itself.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from dovetile.errors import PluginError
@@ -55,3 +56,48 @@ class MatrixUnit:
                 f"[MatrixUnit] {self.name}: {self.rows} rows in ordinary vectors; without "
                 "registers of its own a unit has one row"
             )
+
+
+@dataclass(frozen=True)
+class GroupUnit(MatrixUnit):
+    """A unit that several threads of a workgroup use together, on operands in LOCAL memory.
+
+    Operands lie there in rows of `ROW_BYTES`: those of A along its depth, one for each row, those
+    of B along its depth, one for each column. Transposed operands have rows along the other axis,
+    one for each step of the depth, and the further blocks of such rows behind each other. The
+    pieces of `PIECE_BYTES` of row r are exchanged: piece p lies at p ^ (r % 8).
+
+    C is spread over the threads. Its rows and columns are numbers whose digits, the most
+    significant first, are parts of a thread's index or of the lane in what that thread holds:
+    `row_digits` and `column_digits` have (size, kind, place), kind "thread" or "lane"; the lower
+    its place, the more significant a digit of the lane is, and the less one of the thread.
+    """
+
+    row_digits: tuple[tuple[int, str, int], ...] = ()
+    column_digits: tuple[tuple[int, str, int], ...] = ()
+    a_transposed: bool = False
+    b_transposed: bool = False
+    first: int = 0
+    """In a kernel: the id of its first axis; a digit's is that plus its place."""
+
+    @property
+    def threads(self) -> int:
+        """How many threads use it together."""
+        digits = (*self.row_digits, *self.column_digits)
+        return math.prod(size for size, kind, _ in digits if kind == "thread")
+
+    @property
+    def thread_digits(self) -> list[tuple[int, int]]:
+        """(size, place) of the digits of the thread's index, the least significant first."""
+        digits = (*self.row_digits, *self.column_digits)
+        return sorted(
+            ((n, place) for n, kind, place in digits if kind == "thread"), key=lambda d: d[1]
+        )
+
+    def __post_init__(self) -> None:
+        for n, digits in ((self.rows, self.row_digits), (self.columns, self.column_digits)):
+            if math.prod(size for size, _, _ in digits) != n:
+                raise PluginError(f"[MatrixUnit] {self.name}: digits {digits} do not make up {n}")
+
+
+ROW_BYTES, PIECE_BYTES = 128, 16

@@ -95,6 +95,8 @@ class Capabilities:
     """Whether the host can address the device's memory, so that no copy is needed."""
     supports_barrier: bool = False
     """Whether the workers of a workgroup can wait for each other."""
+    asynchronous_copies: bool = False
+    """Whether LOCAL memory can be filled by asynchronous stores of 4, 8 or 16 bytes."""
     matrix_units: tuple[MatrixUnit, ...] = ()
     """Instructions that multiply small matrices; of equal ones the first is taken."""
     streaming_stores: bool = False
@@ -142,7 +144,10 @@ class Capabilities:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """How many devices of a kind this machine has; where none, the reason in words."""
+    """How many devices of a kind this machine has; where none, the reason in words.
+
+    Where there are some, `reason` may say how they are reached, for `dovetile doctor`.
+    """
 
     count: int
     reason: str | None = None

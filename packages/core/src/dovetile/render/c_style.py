@@ -119,6 +119,12 @@ class CStyleRenderer:
         """The text of what the matrix unit `node.arg` computes of three fragments."""
         raise UnsupportedError(f"[render] matrix unit {node.arg.name}; this target has none")
 
+    def commit(self, node: UOp, writer: Writer) -> str:
+        raise UnsupportedError("[render] asynchronous stores; this target has none")
+
+    def wait(self, node: UOp, writer: Writer) -> str:
+        raise UnsupportedError("[render] asynchronous stores; this target has none")
+
     def shuffle(self, node: UOp, writer: Writer) -> str:
         """The value of the warp's other lane."""
         raise UnsupportedError("[render] a SHUFFLE; this target has no warps")
@@ -224,6 +230,8 @@ class CStyleRenderer:
             Op.GROUP: lambda node, writer: None,
             Op.SINK: lambda node, writer: None,
             Op.BARRIER: lambda node, writer: writer.lines.append(self.barrier(node, writer)),
+            Op.COMMIT: lambda node, writer: writer.lines.append(self.commit(node, writer)),
+            Op.WAIT: lambda node, writer: writer.lines.append(self.wait(node, writer)),
             Op.INDEX: self._index,
             Op.LOAD: self._load,
             Op.STORE: self._store,

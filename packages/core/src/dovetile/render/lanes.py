@@ -75,10 +75,8 @@ class _Lanes:
         return self.lanes[node] if node in self.lanes else [self.whole[node]] * count
 
     def _joined(self, node: UOp) -> UOp:
-        """A source of what has no lanes of its own (a matrix unit): a vector made of its lanes."""
-        if node in self.whole:
-            return self.whole[node]
-        return UOp(Op.VECTOR, node.dtype, tuple(self.lanes[node]))
+        """A source of what has no lanes of its own (a matrix unit): the vector of its lanes."""
+        return self.whole[node] if node in self.whole else _together(self.lanes[node])
 
     def _vector(self, node: UOp) -> list[UOp]:
         count, scalar = node.dtype.lanes, node.dtype.scalar
@@ -100,8 +98,7 @@ class _Lanes:
         memory = self.whole[node.src[0]]
         width = buffer_of(node).dtype.lanes
         positions = [
-            position * width if width > 1 else position
-            for position in self._each(node.src[1], 1)
+            position * width if width > 1 else position for position in self._each(node.src[1], 1)
         ]
         addresses = [UOp(Op.INDEX, memory.dtype, (memory, p)) for p in positions]
         if node.src[1].dtype.lanes == 1:
@@ -139,7 +136,7 @@ class _Lanes:
         for start in range(0, dtype.lanes, width):
             value = values[start]
             if width > 1:
-                value = UOp(Op.VECTOR, dtype.vec(width), tuple(values[start : start + width]))
+                value = _together(values[start : start + width])
             sources = (self._address(node, start), value, *(gate[start] for gate in gates))
             stores.append(UOp(Op.STORE, dtypes.void, sources, node.arg))
         return stores[0] if len(stores) == 1 else UOp.group(*stores)
@@ -155,7 +152,8 @@ class _Lanes:
     def _width(self, access: UOp, dtype: DType) -> int:
         """How many lanes of an access are one: as many as memory and mask allow."""
         address = access.src[0]
-        masked = len(access.src) > 2 and access.src[-1].dtype.lanes > 1
+        gate = access.src[-1] if len(access.src) > 2 else None
+        masked = gate is not None and len(set(self._each(gate, 1))) > 1
         memory = buffer_of(address)
         if address in self.lanes or masked or memory.arg.space is AddressSpace.REG:
             return 1
@@ -168,6 +166,17 @@ class _Lanes:
         while 2 * width <= limit and dtype.lanes % (2 * width) == 0:
             width *= 2
         return width
+
+
+def _together(lanes: list[UOp]) -> UOp:
+    """The vector of these lanes: one that has just them, if there is one."""
+    whole = lanes[0].src[0] if lanes[0].op is Op.EXTRACT else None
+    if whole is not None and whole.dtype.lanes == len(lanes):
+        if all(
+            x.op is Op.EXTRACT and x.src == (whole,) and x.arg == (i,) for i, x in enumerate(lanes)
+        ):
+            return whole
+    return UOp(Op.VECTOR, lanes[0].dtype.vec(len(lanes)), tuple(lanes))
 
 
 def _of_scalars(buffer: UOp) -> UOp:

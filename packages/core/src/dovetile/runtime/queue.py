@@ -111,7 +111,8 @@ class CommandList(ABC):
         """The number by which `submit` replaces a buffer.
 
         Args:
-            command: index of a Launch in the list; argument: index among its buffers.
+            command: index of a Launch or a Copy in the list; argument: index among its buffers,
+                of which a Copy has its destination first.
         """
 
     @abstractmethod

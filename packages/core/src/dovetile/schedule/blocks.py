@@ -19,7 +19,7 @@ from dovetile.ir.ops import ELEMENTWISE, MOVEMENT, Op
 from dovetile.ir.shape import groups_of_equal_extent
 from dovetile.ir.uop import UOp, toposort
 from dovetile.schedule.layout import Layout
-from dovetile.schedule.place import Placement
+from dovetile.schedule.place import Placement, chooses
 
 # For every axis of a node, the axes of the contraction that its index depends on.
 Labels = tuple[frozenset[int], ...]
@@ -53,27 +53,75 @@ def choose(placement: Placement, vector_bytes: int) -> None:
         for o in c.operands:
             axes = o.summed(c.kept)
             summed[o.source] = summed.get(o.source, axes) & axes
-    for node, c in contractions.items():
-        chain = placement.epilogues.get(node)
-        if chain is None or c.weights is None:
+    chosen = {chain[-1] for node, chain in placement.epilogues.items() if chooses(node)}
+    for node in placement.nodes:
+        chain, c = placement.epilogues.get(node), contractions.get(node)
+        if chain is None:
             continue
-        held = chain[-1]
-        if not placement.only_kernels_read(held):
+        if c is None:
+            _follow(placement, chain, summed, vector_bytes)
+        if c is None or c.weights is None:
             continue
-        lanes = vector_bytes // max(held.dtype.itemsize, 4)
-        axis = _axis_of(chain, c.outputs)
-        width = _width(node.shape[c.outputs], lanes)
-        if axis is None or width is None or all(n == 1 for n in held.shape[axis + 1 :]):
-            continue
+        for operand in c.operands:
+            if operand is not c.weights and operand.source in chosen:
+                for axis in summed[operand.source]:
+                    _lay_out(placement, operand.source, axis, vector_bytes)
+        held, axis = chain[-1], _axis_of(chain, c.outputs)
         if held in summed:
             wanted = axis in summed[held]
         else:  # a border of the graph: as its input
             wanted = any(operand.source in placement.layouts for operand in c.operands)
-        if wanted:
-            placement.layouts[held] = Layout.blocks(len(held.shape), axis, width)
-            (own,) = (i for i, used in enumerate(c.weights.labels) if c.outputs in used)
-            source = c.weights.source
-            placement.relaid[node] = source, Layout.blocks(len(source.shape), own, width)
+        if axis is None or not wanted or not _lay_out(placement, held, axis, vector_bytes):
+            continue
+        (own,) = (i for i, used in enumerate(c.weights.labels) if c.outputs in used)
+        source, width = c.weights.source, placement.layouts[held].width
+        layout = Layout.blocks(len(source.shape), own, width)
+        if _is_input(source):
+            placement.relaid[node] = source, layout
+        else:
+            placement.layouts[source] = layout
+            placement.fixed.add(source)
+
+
+def _follow(
+    placement: Placement, chain: tuple[UOp, ...], summed: dict[UOp, set[int]], vector_bytes: int
+) -> None:
+    """Lays out what is computed element for element from a value in blocks: in blocks of the same
+    axis where it is summed over next, and else with that axis last."""
+    held = chain[-1]
+    labels = tuple(frozenset({i}) for i in range(len(held.shape)))
+    for node in chain[:0:-1]:
+        if node.op not in ELEMENTWISE:
+            node, labels = _below(node, labels)
+    node = chain[0]
+    while node.op in ELEMENTWISE or node.op in MOVEMENT:
+        if node is not chain[-1] and node in placement.held:
+            break
+        if node.op in MOVEMENT:
+            node, labels = _below(node, labels)
+        else:
+            node = node.src[node.op is Op.WHERE]
+    layout = placement.layouts.get(node)
+    axes = labels[layout.axis] if layout is not None and layout.width > 1 else ()
+    if layout is None or len(axes) != 1:
+        return
+    (axis,) = axes
+    if axis in summed.get(held, ()):
+        _lay_out(placement, held, axis, vector_bytes)
+    elif held.shape[axis] % layout.width == 0 and placement.only_kernels_read(held):
+        others = (i for i in range(len(held.shape)) if i != axis)
+        placement.layouts[held] = Layout((*others, axis), axis, layout.width)
+
+
+def _lay_out(placement: Placement, held: UOp, axis: int, vector_bytes: int) -> bool:
+    """Gives a held value blocks of an axis, where it may lie so and has whole vectors of it."""
+    lanes = vector_bytes // max(held.dtype.itemsize, 4)
+    width = _width(held.shape[axis], lanes)
+    inner = any(n != 1 for n in held.shape[axis + 1 :])
+    if width is None or not inner or not placement.only_kernels_read(held):
+        return False
+    placement.layouts.setdefault(held, Layout.blocks(len(held.shape), axis, width))
+    return placement.layouts[held].axis == axis
 
 
 def _width(length: int, lanes: int) -> int | None:
@@ -86,7 +134,8 @@ class _Contraction:
     """A sum of products.
 
     kept: how many axes its result has. weights: the operand that lies in memory, one of whose axes
-    makes the axis `outputs` of the result, all others being summed over; None where there is none.
+    makes the axis `outputs` of the result, all others being summed over; or that is transformed
+    from such a one, with axes of points; None where there is none.
     """
 
     operands: tuple[Operand, ...]
@@ -104,7 +153,11 @@ class _Contraction:
         operands = tuple(_operand(source, labels) for source in product.src)
         for weights, other in (operands, operands[::-1]):
             made = {i for used in weights.labels for i in used if i < kept}
-            if len(made) != 1 or not _is_input(weights.source):
+            if _is_transformed(weights.source):
+                made = made.difference(*other.labels)
+            elif not _is_input(weights.source):
+                continue
+            if len(made) != 1:
                 continue
             (outputs,) = made
             single = all(len(used) <= 1 for used in weights.labels) and (
@@ -130,6 +183,14 @@ def _axis_of(chain: tuple[UOp, ...], outputs: int) -> int | None:
 def _is_input(node: UOp) -> bool:
     """Memory as the graph finds it. What the graph itself writes first is not laid out once."""
     return node.op is Op.BUFFER or node.op is Op.RESHAPE and node.src[0].op is Op.BUFFER
+
+
+def _is_transformed(node: UOp) -> bool:
+    """Memory as the graph finds it, with axes that choose between sums of its elements."""
+    return chooses(node) and all(
+        n.op in (Op.BUFFER, Op.IOTA, Op.CONST) or n.op in MOVEMENT or n.op in ELEMENTWISE
+        for n in toposort(node)
+    )
 
 
 def _operand(node: UOp, labels: Labels) -> Operand:

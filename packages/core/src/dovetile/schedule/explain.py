@@ -80,7 +80,8 @@ def explain(roots: Sequence[UOp], target: Target | None = None) -> Explanation:
     devices: Any = {"": target}
     kernels, _, _ = schedule(sink, devices, "")
     listings = [_listing(k.ast, target, i) for i, k in enumerate(kernels) if k.ast is not None]
-    return Explanation(format_graph(sink), format_graph(simplify_tensors(sink)), tuple(listings))
+    simplified = simplify_tensors(sink, target.capabilities)
+    return Explanation(format_graph(sink), format_graph(simplified), tuple(listings))
 
 
 def _without_device(sink: UOp) -> UOp:

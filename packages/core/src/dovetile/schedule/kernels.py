@@ -72,6 +72,9 @@ class KernelMaker:
         if root.op is not Op.STORE and root not in self.buffers:
             device = root.device or self.default_device
             self.buffers[root] = UOp.buffer(root.size, root.dtype, device)
+            layout = self.placement.layouts.get(root)
+            if layout is not None:
+                self._lay_out(root, layout)
 
     def _attempt(self, root: UOp) -> list[UOp]:
         """Builds the kernel of a root; or says which values must be held before it can be."""
@@ -95,6 +98,7 @@ class KernelMaker:
                 self.ordered.remove(self.buffers[root])
                 del self.placement.layouts[root]
             return list(dict.fromkeys(evicted))
+        kernel.prepares = root in self.placement.fixed
         self.kernels.append(kernel)
         layouts = self.placement.layouts
         for copy, buffer in builder.copies.items():
@@ -127,7 +131,7 @@ class KernelMaker:
 
     def _lay_out(self, node: UOp, layout: Layout) -> None:
         self.placement.layouts[node] = layout
-        if layout.width == 1:
+        if layout.is_order:
             self.ordered.add(self.buffers[node])
 
     def _shape_of(self, root: UOp) -> tuple[tuple[int, ...], str]:

@@ -25,6 +25,11 @@ class Layout(NamedTuple):
         """Row-major, but for blocks of one axis."""
         return Layout(tuple(range(rank)), axis, width)
 
+    @property
+    def is_order(self) -> bool:
+        """Whether the axes lie whole: blocks of the innermost one follow each other."""
+        return self.width == 1 or self.order[-1] == self.axis
+
     def parts(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """A shape with that axis as two, the second behind the first."""
         if self.width == 1:

@@ -104,7 +104,8 @@ def schedule(
     """(the kernels in order, the maker that knows their buffers, the simplified graph)."""
     capabilities = {name: d.capabilities for name, d in devices.items()}
     with stage("simplify"):
-        simplified = run_passes("tensor", simplify_tensors(sink), capabilities[default])
+        simplified = simplify_tensors(sink, capabilities[default])
+        simplified = run_passes("tensor", simplified, capabilities[default])
         sink = _own_results(sink, simplified)
     check(sink, "tensor", "schedule.simplify")
     # Each round settles the readers of one state of one buffer, or one reduction, so that they are

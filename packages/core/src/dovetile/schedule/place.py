@@ -48,9 +48,11 @@ class Placement:
 
     closed: for a contraction under rule 5 the reductions that share its loop.
     apart: contractions that rule 5 must leave alone.
-    epilogues: for a contraction what follows it in its kernel, from itself to what is held.
+    epilogues: for a contraction, or a choice between many values, what follows it in its kernel,
+    from itself to what is held.
     layouts: of held nodes that are not row-major.
     relaid: for a contraction a node in memory that it reads through a copy, and the copy's layout.
+    fixed: held nodes that change only when inputs do which stay the same from call to call.
     """
 
     nodes: list[UOp]
@@ -62,6 +64,7 @@ class Placement:
     epilogues: dict[UOp, tuple[UOp, ...]] = field(default_factory=dict)
     layouts: dict[UOp, Layout] = field(default_factory=dict)
     relaid: dict[UOp, tuple[UOp, Layout]] = field(default_factory=dict)
+    fixed: set[UOp] = field(default_factory=set)
 
     def only_kernels_read(self, held: UOp) -> bool:
         """Whether nothing but kernels sees a held value, so that it may lie in any order."""
@@ -154,11 +157,21 @@ def _contractions(placement: Placement) -> None:
     taken: set[UOp] = set()
     inside = frozenset[UOp]().union(*placement.closed.values())
     for node in reversed(placement.nodes):
-        if node in placement.contractions and node not in inside:
+        contraction = node in placement.contractions and node not in inside
+        if contraction or chooses(node) and not any(map(chooses, placement.users[node])):
             chain = epilogue(node, placement, taken)
             if chain:
                 placement.epilogues[node] = chain
                 _hold(chain[-1], placement)
+
+
+def chooses(node: UOp) -> bool:
+    """Whether a counter chooses between values, all of which would be computed for every element
+    where copies of the loop do not settle the choice."""
+    if node.op is not Op.WHERE or node.dtype.kind != "f" or node.src[0].op is not Op.NE:
+        return False
+    counter, number = (storage(s) for s in node.src[0].src)
+    return counter.op is Op.IOTA and number.op is Op.CONST
 
 
 def _origins(node: UOp, known: dict[UOp, Origin], placement: Placement) -> Origin:

@@ -11,7 +11,9 @@ from dovetile.ir.rewrite import rewrite
 from dovetile.ir.symbolic import simplify_constants
 from dovetile.ir.symbolic.movement import simplify_movement
 from dovetile.ir.uop import UOp, consumers, toposort
+from dovetile.plugins.specs import Capabilities
 from dovetile.schedule.place import storage
+from dovetile.schedule.winograd import with_fewer_products
 
 # A sum over more elements than this per output, with few outputs, is done in parts.
 _LONG_SUM = 1 << 14
@@ -134,13 +136,18 @@ def _is_contraction(x: UOp) -> bool:
 _empty_sums = RuleSet([(Pat(Op.REDUCE, name="node"), _sum_of_nothing)], "empty sums")
 
 
-def simplify_tensors(sink: UOp) -> UOp:
-    """The same values from a graph with fewer and better placed operations."""
+def simplify_tensors(sink: UOp, target: Capabilities | None = None) -> UOp:
+    """The same values from a graph with fewer and better placed operations.
+
+    target: where known, what is faster there is done, too.
+    """
     rules = simplify_constants + simplify_movement + _empty_sums
     sink = rewrite(sink, rules)
     joined = _join_sums(sink)
     if joined is not sink:
         sink = rewrite(joined, rules)
+    if target is not None:
+        sink = with_fewer_products(sink, target)
     return _split_long_sums(sink)
 
 

@@ -20,7 +20,7 @@ from dovetile.ir.ops import (
 from dovetile.ir.pattern import RuleSet
 from dovetile.ir.spec.elementwise import Verdict, elementwise, form, named, program_elementwise
 from dovetile.ir.uop import UOp
-from dovetile.plugins.matrix_unit import MatrixUnit
+from dovetile.plugins.matrix_unit import GroupUnit, MatrixUnit
 
 # -- Common to several levels ----------------------------------------------------------------------
 
@@ -60,8 +60,8 @@ def _special(node: UOp) -> Verdict:
 
 _ORDERED = frozenset(
     {
-        Op.STORE, Op.END, Op.GROUP, Op.BARRIER, Op.RANGE, Op.SPECIAL, Op.AFTER, Op.COPY, Op.SINK,
-        Op.LOAD,
+        Op.STORE, Op.END, Op.GROUP, Op.BARRIER, Op.COMMIT, Op.WAIT, Op.RANGE, Op.SPECIAL, Op.AFTER,
+        Op.COPY, Op.SINK, Op.LOAD,
     }
 )  # fmt: skip
 
@@ -81,6 +81,12 @@ def _effects(node: UOp) -> Verdict:
 def _barrier(node: UOp) -> Verdict:
     if node.arg not in ("workgroup", "grid"):
         return f'arg {node.arg!r}; right is "workgroup" or "grid"'
+    return _effects(node)
+
+
+def _wait(node: UOp) -> Verdict:
+    if type(node.arg) is not int or node.arg < 0:
+        return f"arg {node.arg!r}; right is how many groups may still be under way"
     return _effects(node)
 
 
@@ -280,8 +286,8 @@ def _load(node: UOp) -> Verdict:
 def _store(node: UOp) -> Verdict:
     if len(node.src) not in (2, 3) or node.dtype is not dtypes.void:
         return f"{len(node.src)} sources, type {node.dtype!r}; right is (INDEX, x) or with a gate"
-    if node.arg not in (None, "streaming"):
-        return f"arg {node.arg!r}; right is None or 'streaming'"
+    if node.arg not in (None, "streaming", "async"):
+        return f"arg {node.arg!r}; right is None, 'streaming' or 'async'"
     verdict = _access_dtype(node.src[0], node.src[1].dtype)
     if verdict is not True or len(node.src) == 2:
         return verdict
@@ -312,6 +318,11 @@ def _matmul(node: UOp) -> Verdict:
     unit = node.arg
     if not isinstance(unit, MatrixUnit):
         return f"arg {unit!r}; right is a MatrixUnit"
+    if isinstance(unit, GroupUnit):
+        addresses = [s.op for s in node.src[:2]] == [Op.INDEX, Op.INDEX]
+        held = unit.rows * unit.columns // unit.threads
+        fits = addresses and node.src[2].dtype is node.dtype and node.dtype.lanes == held
+        return True if fits else f"type {node.dtype!r}; right are two addresses and {held} lanes"
     held = unit.rows * unit.columns
     right = [
         (unit.a, unit.rows * unit.depth), (unit.b, unit.depth * unit.columns),
@@ -367,6 +378,8 @@ _KERNEL = [
     form(Op.STORE, _store),
     form(Op.AFTER, _after),
     form(Op.BARRIER, _barrier),
+    form(Op.COMMIT, _effects),
+    form(Op.WAIT, _wait),
     form(Op.SINK, _sink),
     form(Op.VECTOR, _vector),
     form(Op.EXTRACT, _extract),

@@ -1,0 +1,194 @@
+"""Kernels on a GPU: ours against PyTorch's, in the same process, in alternating turns.
+
+    python benchmarks/gpu.py [ROW ...]      rows by the beginning of their names; all by default
+
+Both sides do an operation on a few different inputs, as one captured list of launches (a CUDA graph
+for PyTorch), so that neither the host nor the second cache is measured. A line has the time of one
+operation, the rate, its share of the ceiling that was measured first (a copy, or PyTorch's largest
+matrix product), and how many times as fast as PyTorch (and, with --compile, as `torch.compile`) we
+are. Results are compared before anything is timed. Needs PyTorch with CUDA and a GPU for Dovetile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from dovetile import Tensor, dtypes, jit
+from dovetile.runtime import get_device
+
+Operation = Callable[..., Any]
+_TURNS = 7
+_SECONDS = 0.02  # of a turn
+
+
+@dataclass(frozen=True)
+class Row:
+    """One operation. work: of one, in bytes, or operations."""
+
+    name: str
+    dtype: str
+    shapes: tuple[tuple[int, ...], ...]
+    work: float
+    unit: str
+    ours: Operation
+    theirs: Operation
+    tolerance: float = 1e-2
+
+    @property
+    def inputs(self) -> int:
+        """How many different ones: enough that a list takes longer than its launch by the host."""
+        smallest = 1e9 if self.unit == "GB/s" else 1e12
+        return 2 if self.work > smallest else 16
+
+
+def rows() -> list[Row]:
+    n = 8192
+    functional = torch.nn.functional
+    found = [
+        Row("add", "float32", ((n, n),), 8 * n * n, "GB/s", lambda a: a + 1, lambda a: a + 1),
+        Row("gelu", "bfloat16", ((n, n),), 4 * n * n, "GB/s",
+            lambda a: (a * 2 + 1).gelu("tanh"),
+            lambda a: functional.gelu(a * 2 + 1, approximate="tanh")),
+        Row("softmax", "float32", ((n, n),), 8 * n * n, "GB/s",
+            lambda a: a.softmax(-1), lambda a: a.softmax(-1)),
+        Row("layernorm", "bfloat16", ((n, n),), 4 * n * n, "GB/s",
+            lambda a: a.layer_norm((n,)), lambda a: functional.layer_norm(a, (n,))),
+        Row("rmsnorm", "bfloat16", ((n, n),), 4 * n * n, "GB/s",
+            lambda a: a * ((a * a).mean(-1, keepdim=True) + 1e-5).rsqrt(),
+            lambda a: functional.rms_norm(a, (n,), eps=1e-5)),
+        Row("sum", "float32", ((1 << 28,),), 4 << 28, "GB/s", lambda a: a.sum(), lambda a: a.sum()),
+        Row("columns", "float32", ((16384, n),), 4 * 16384 * n, "GB/s",
+            lambda a: a.sum(0), lambda a: a.sum(0)),
+        Row("transpose", "float32", ((n, n),), 8 * n * n, "GB/s",
+            lambda a: a.transpose(0, 1).contiguous(), lambda a: a.t().contiguous()),
+        Row("matvec", "bfloat16", ((n, n), (n,)), 2 * n * n, "GB/s",
+            lambda a, b: a @ b, lambda a, b: a @ b),
+    ]  # fmt: skip
+    products = {
+        "nn": (lambda a, b: a @ b, lambda a, b: a @ b),
+        "nt": (lambda a, b: a @ b.transpose(0, 1), lambda a, b: a @ b.t()),
+        "tn": (lambda a, b: a.transpose(0, 1) @ b, lambda a, b: a.t() @ b),
+    }
+    for dtype in ("bfloat16", "float16", "float32"):
+        for size in (1024, 2048, 4096, 8192):
+            for layout, (ours, theirs) in products.items():
+                if layout == "nn" or size == 4096 and dtype == "bfloat16":
+                    found.append(
+                        Row(f"matmul-{dtype}-{size}-{layout}", dtype, ((size, size),) * 2,
+                            2 * size**3, "TFLOP/s", ours, theirs)
+                    )  # fmt: skip
+    return found
+
+
+def measure(row: Row, compiled: bool) -> tuple[float, list[float]]:
+    """Seconds of one operation: ours, and theirs in each form."""
+    device = get_device()
+    sets = [
+        [torch.randn(s, device="cuda", dtype=getattr(torch, row.dtype)) for s in row.shapes]
+        for _ in range(row.inputs)
+    ]
+    mine = [[_tensor(x, row.dtype) for x in inputs] for inputs in sets]
+    step = jit(lambda *inputs: [row.ours(*x) for x in _grouped(inputs, len(row.shapes))])
+    flat = [x for inputs in mine for x in inputs]
+    for _ in range(3):
+        results = step(*flat)
+    _compare(row, results[0], row.theirs(*sets[0]))
+
+    def ours() -> None:
+        step(*flat)
+
+    runs: list[tuple[Callable[[], Any], Callable[[], Any]]] = [(ours, device.synchronize)]
+    operations = [row.theirs, *([torch.compile(row.theirs)] if compiled else [])]
+    runs += [(_graph(f, sets), torch.cuda.synchronize) for f in operations]
+    times: list[list[float]] = [[] for _ in runs]
+    for _ in range(_TURNS):
+        for (run, wait), found in zip(runs, times):
+            found.append(_turn(run, wait) / row.inputs)
+    first, *others = (statistics.median(t) for t in times)
+    return first, others
+
+
+def _turn(run: Callable[[], Any], wait: Callable[[], Any]) -> float:
+    """Seconds of one run, of as many as fill a turn."""
+    run()
+    wait()
+    start = time.perf_counter()
+    run()
+    wait()
+    count = max(3, int(_SECONDS / (time.perf_counter() - start)))
+    start = time.perf_counter()
+    for _ in range(count):
+        run()
+    wait()
+    return (time.perf_counter() - start) / count
+
+
+def _graph(operation: Operation, sets: Sequence[Sequence[torch.Tensor]]) -> Callable[[], None]:
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            for inputs in sets:
+                operation(*inputs)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        kept = [operation(*inputs) for inputs in sets]
+    return lambda: (graph.replay(), kept) and None
+
+
+def _tensor(x: torch.Tensor, dtype: str) -> Tensor:
+    return Tensor(x.float().cpu().numpy()).cast(getattr(dtypes, dtype)).contiguous().realize()
+
+
+def _grouped(flat: Sequence[Tensor], count: int) -> list[Sequence[Tensor]]:
+    return [flat[i : i + count] for i in range(0, len(flat), count)]
+
+
+def _compare(row: Row, mine: Tensor, theirs: torch.Tensor) -> None:
+    a = torch.from_numpy(mine.cast(dtypes.float32).numpy()).double().reshape(theirs.shape)
+    b = theirs.double().cpu()
+    error = float((a - b).norm() / b.norm())
+    if not error < row.tolerance:
+        raise SystemExit(f"{row.name}: our result differs from PyTorch's by {error:.1e}")
+
+
+def ceilings() -> dict[str, float]:
+    """What the card reaches at best: a copy in GB/s, a bfloat16 product in TFLOP/s."""
+    a = torch.randn(1 << 28, device="cuda")
+    b = torch.empty_like(a)
+    seconds = _turn(lambda: b.copy_(a), torch.cuda.synchronize)
+    x = torch.randn(4096, 4096, device="cuda", dtype=torch.bfloat16)
+    product = _turn(lambda: x @ x, torch.cuda.synchronize)
+    return {"GB/s": 8 * a.numel() / seconds / 1e9, "TFLOP/s": 2 * 4096**3 / product / 1e12}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("rows", nargs="*", help="beginnings of names; all by default")
+    parser.add_argument("--compile", action="store_true", help="also against torch.compile")
+    arguments = parser.parse_args()
+    best = ceilings()
+    print(f"ceilings: {best['GB/s']:.0f} GB/s, {best['TFLOP/s']:.0f} TFLOP/s")
+    for row in rows():
+        if arguments.rows and not row.name.startswith(tuple(arguments.rows)):
+            continue
+        seconds, others = measure(row, arguments.compile)
+        scale = 1e9 if row.unit == "GB/s" else 1e12
+        rate = row.work / seconds / scale
+        ratios = "  ".join(f"{other / seconds:5.2f}" for other in others)
+        print(
+            f"{row.name:28s} {seconds * 1e6:9.1f} us {rate:8.1f} {row.unit:8s} "
+            f"{rate / best[row.unit]:5.0%} of the ceiling; of PyTorch: {ratios}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The command queue over libcuda, the library that comes with NVIDIA's driver."""

@@ -1,0 +1,1 @@
+"""The command queue written straight to the hardware, over the kernel driver's ioctls."""

@@ -1,0 +1,155 @@
+"""Heuristics for contractions on matrix units that several threads use together.
+
+A workgroup has a few units of rows above each other. For every step of the sum, as long as the rows
+of the unit's panels, both operands are copied to LOCAL memory, some steps ahead where the target
+can copy while it computes. What follows the sum is done on the digits that each thread holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from dovetile import dtypes
+from dovetile.ir.ops import AxisKind, Op
+from dovetile.ir.uop import UOp
+from dovetile.optimize.analysis import Access, Analysis, access, extent, size
+from dovetile.optimize.nest import Nest
+from dovetile.optimize.opts import Bind, Opt, Order, Stage, contracted_product
+from dovetile.optimize.use_group_unit import UseGroupUnit, unit_axes
+from dovetile.optimize.use_matrix_unit import fits
+from dovetile.plugins.matrix_unit import PIECE_BYTES, ROW_BYTES, GroupUnit
+from dovetile.plugins.specs import Capabilities
+
+# Places for each operand's panels: one is multiplied while the others are filled.
+_DEPTH = 4
+
+
+def group_unit_opts(facts: Analysis, capabilities: Capabilities) -> list[Opt] | None:
+    """The schedule of a contraction on a unit of several threads, or None where none fits."""
+    product = contracted_product(facts.kernel)
+    if product is None or not facts.idempotent or len(facts.reductions) != 1:
+        return None
+    total = facts.reductions[0]
+    if total.src[0] is not product or total.arg is not Op.ADD:
+        return None
+    if any(not r.src[0].is_const for r in (*facts.outputs, *total.src[1:])):
+        return None
+    best = min(_unit_blocks(facts, capabilities, product), key=lambda b: b.price, default=None)
+    return None if best is None else _UnitBlockNest(facts, capabilities, product, best).opts()
+
+
+@dataclass(frozen=True)
+class UnitBlock:
+    """A unit, the axes for it, and how many units of rows a workgroup has."""
+
+    unit: GroupUnit
+    operand: int
+    row: UOp
+    column: UOp
+    depth: UOp
+    down: int
+    price: float
+
+
+def _unit_blocks(facts: Analysis, capabilities: Capabilities, product: UOp) -> Iterator[UnitBlock]:
+    total = facts.reductions[0]
+    for unit in capabilities.matrix_units:
+        if not isinstance(unit, GroupUnit):
+            continue
+        step = ROW_BYTES // _itemsize(unit)
+        for operand in (0, 1):
+            a, b = product.src[1 - operand], product.src[operand]
+            if not fits(unit, total, a, b):
+                continue
+            loads = [side.src[0] for side in (a, b)]
+            if any(x.op is not Op.LOAD or len(x.src) > 1 for x in loads):
+                continue
+            of_a, of_b = (access(x) for x in loads)
+            rows = [r for r in facts.free if r in a.ranges and r not in b.ranges]
+            columns = [r for r in facts.free if r in b.ranges and r not in a.ranges]
+            depths = [r for r in total.src[1:] if r in a.ranges and r in b.ranges]
+            for row in rows:
+                for column in columns:
+                    for depth in depths:
+                        if size(depth) % step or size(column) < unit.columns:
+                            continue
+                        of_rows, of_columns = (
+                            _transposed(x, r, depth) for x, r in ((of_a, row), (of_b, column))
+                        )
+                        if of_rows is None or of_columns is None:
+                            continue
+                        used = replace(unit, a_transposed=of_rows, b_transposed=of_columns)
+                        for down in (2, 1):
+                            if down * unit.rows <= size(row):
+                                price = _unit_price(facts, capabilities, unit, row, column, down)
+                                yield UnitBlock(used, operand, row, column, depth, down, price)
+
+
+def _itemsize(unit: GroupUnit) -> int:
+    dtype = dtypes.from_name(unit.a)
+    assert dtype is not None
+    return dtype.itemsize
+
+
+def _transposed(load: Access, side: UOp, depth: UOp) -> bool | None:
+    """Whether an operand is contiguous along its rows or columns, not its depth; None where it is
+    along neither, or where whole pieces cannot be copied."""
+    pieces = PIECE_BYTES // load.node.dtype.itemsize
+    for along, transposed in ((depth, False), (side, True)):
+        if load.stride(along) == 1:
+            steps = [s for r, s in load.strides.items() if r is not along]
+            whole = load.constant % pieces == 0 and all(s % pieces == 0 for s in steps)
+            return transposed if whole and not load.opaque else None
+    return None
+
+
+def _unit_price(
+    facts: Analysis, capabilities: Capabilities, unit: GroupUnit, row: UOp, column: UOp, down: int
+) -> float:
+    groups = extent(facts.outputs) // (size(row) * size(column))
+    groups *= -(-size(row) // (down * unit.rows)) * -(-size(column) // unit.columns)
+    rounds = -(-groups // capabilities.threads)
+    # Small blocks read their operands more often, and leave the unit idle.
+    area = down * unit.rows * unit.columns
+    return rounds * (area + 40 * (down * unit.rows + unit.columns))
+
+
+class _UnitBlockNest(Nest):
+    """The loops around the units of a workgroup."""
+
+    def __init__(
+        self, facts: Analysis, capabilities: Capabilities, product: UOp, block: UnitBlock
+    ) -> None:
+        super().__init__(facts, capabilities)
+        self.product, self.block = product, block
+
+    def opts(self) -> list[Opt]:
+        block, unit = self.block, self.block.unit
+        row, column, depth = block.row.arg.id, block.column.arg.id, block.depth.arg.id
+        step = ROW_BYTES // _itemsize(unit)
+        columns = self.split(column, unit.columns)
+        rows = self.split(row, unit.rows * block.down)
+        down = self.group(row, unit.rows)
+        self.split(depth, step)
+        inside = self.split(depth, unit.depth)
+        others = [r.arg.id for r in self.facts.outputs if r not in (block.row, block.column)]
+        grid = [*others, rows, columns]
+        held = [] if down is None else [down]
+        use = UseGroupUnit(unit, row, column, depth)
+        rows_of, columns_of = unit_axes(replace(unit, first=self.fresh))
+        own_rows, own_columns = ([r.arg.id for r in x] for x in (rows_of, columns_of))
+        opts: list[Opt] = [*self.splits, Order((*grid, *held, row, column)), use]
+        opts += [Bind(x, AxisKind.GROUP) for x in grid]
+        opts += [Bind(x, AxisKind.LOCAL) for x in held]
+        opts.append(Bind(inside, AxisKind.UNROLL))
+        ahead = _DEPTH if self.capabilities.asynchronous_copies else 1
+        of_a = (*held, *own_rows, inside, depth)
+        if unit.a_transposed:
+            of_a = (*held, inside, depth, *own_rows)
+        of_b = (*own_columns, inside, depth)
+        if unit.b_transposed:
+            of_b = (own_columns[0], inside, depth, *own_columns[1:])
+        for number, axes in ((0, of_a), (1, of_b)):
+            opts.append(Stage(number, axes, depth=ahead))
+        return opts

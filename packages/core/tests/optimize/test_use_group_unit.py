@@ -1,0 +1,55 @@
+"""Contractions on units that several threads use together: by hand and by the heuristics."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from loop_kernels import GROUPS, cast_matmul
+
+from dovetile.ir.ops import Op
+from dovetile.lower import lower
+from dovetile.optimize.bounds_check import prove
+from dovetile.optimize.heuristic import heuristic
+from dovetile.optimize.opts import apply_opts
+from dovetile.plugins import Capabilities
+from dovetile.plugins.matrix_unit import GroupUnit
+
+
+def unit(columns: int) -> GroupUnit:
+    """64 rows, held by four warps of 32: a quad of threads has the pairs of a row."""
+    return GroupUnit(
+        f"group{columns}", 64, columns, 16, "bfloat16", "bfloat16", "float32",
+        row_digits=((4, "thread", 6), (2, "lane", 2), (8, "thread", 5)),
+        column_digits=(
+            (columns // 64, "lane", 0), (8, "lane", 1), (4, "thread", 4), (2, "lane", 3),
+        ),
+    )  # fmt: skip
+
+
+def target(copies: bool) -> Capabilities:
+    return replace(
+        GROUPS, warp=32, group_threads=512, matrix_units=(unit(64), unit(128)),
+        asynchronous_copies=copies, local_bytes=200 << 10,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("copies", [False, True])
+@pytest.mark.parametrize("layout", ["nn", "nt", "tn", "tt"])
+def test_every_layout(layout: str, copies: bool):
+    case, capabilities = cast_matmul(64, 192, 64, layout), target(copies)
+    opts = heuristic(case.kernel, capabilities)
+    kernel = apply_opts(case.kernel, opts)
+    assert prove(kernel) is None
+    program = lower(kernel, capabilities)
+    assert program.threads == 128
+    assert any(n.op is Op.MATMUL for n in program.uops)
+    assert any(n.op is Op.STORE and n.arg == "async" for n in program.uops) == copies
+    case.compare(case.results(kernel, capabilities))
+
+
+def test_rows_above_each_other_and_blocks_that_overlap():
+    case, capabilities = cast_matmul(136, 128, 72, "nt"), target(True)
+    kernel = apply_opts(case.kernel, heuristic(case.kernel, capabilities))
+    assert lower(kernel, capabilities).threads == 256
+    case.compare(case.results(kernel, capabilities))
