@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -10,10 +11,11 @@ from dovetile import dtypes
 from dovetile.dtypes import DType
 from dovetile.ir import Op, UOp, rewrite
 from dovetile.ir.spec import check
-from dovetile.lower.decompose import decompositions
+from dovetile.lower.decompose import decompositions, widen
 from dovetile.lower.linear import LinearKernel
 from dovetile.lower.linearize import linearize
 from dovetile.plugins import Capabilities
+from dovetile.plugins.specs import STANDARD_DTYPES
 from dovetile_nv import cuda_compiler, disassembly, ptx_compiler
 from dovetile_nv.capabilities import ARCHITECTURES, architecture_of, capabilities_of
 from dovetile_nv.cuda_renderer import CudaRenderer
@@ -46,6 +48,11 @@ def target(architecture: str) -> Capabilities:
     return capabilities_of(architecture_of(architecture))
 
 
+def computing_small(architecture: str = HOPPER) -> Capabilities:
+    """The target, told to compute in small floats as they are."""
+    return replace(target(architecture), arithmetic_dtypes=STANDARD_DTYPES)
+
+
 def group(size: int) -> UOp:
     """Which workgroup this is."""
     return UOp(Op.SPECIAL, dtypes.index, (UOp.const(size),), "group")
@@ -56,15 +63,22 @@ def thread(size: int) -> UOp:
     return UOp(Op.SPECIAL, dtypes.index, (UOp.const(size),), "local")
 
 
-def linear(root: UOp, architecture: str = HOPPER) -> LinearKernel:
+def linear(
+    root: UOp, architecture: str = HOPPER, capabilities: Capabilities | None = None
+) -> LinearKernel:
     """The kernel of these effects, decomposed for an architecture."""
-    program = linearize(rewrite(UOp.sink(root), decompositions(target(architecture))))
+    capabilities = capabilities or target(architecture)
+    sink = widen(UOp.sink(root), capabilities)
+    program = linearize(rewrite(sink, decompositions(capabilities)))
     check(program, "program", "test")
     return LinearKernel.of("kernel", program)
 
 
 def elementwise(
-    function, inputs: list[DType], lanes: int = 1, architecture: str = HOPPER
+    function,
+    inputs: list[DType],
+    lanes: int = 1,
+    capabilities: Capabilities | None = None,
 ) -> LinearKernel:
     """`out[i] = function(in1[i], in2[i], ...)`, `lanes` elements a thread; slot 0 is the output."""
     count = 1024 * 256 * lanes
@@ -75,7 +89,7 @@ def elementwise(
     ]
     value = function(*values)
     out = UOp.buffer(count, value.dtype.scalar, slot=0)
-    return linear(out.index(position).store(value), architecture)
+    return linear(out.index(position).store(value), capabilities=capabilities)
 
 
 def source_of(compiler: str, kernel: LinearKernel, architecture: str = HOPPER) -> str:
@@ -91,7 +105,7 @@ def cubin_of(compiler: str, kernel: LinearKernel, architecture: str = HOPPER) ->
 
 
 def instructions_of(compiler: str, kernel: LinearKernel, architecture: str = HOPPER) -> list[str]:
-    """The instructions of a kernel; none may go to local memory, where what finds no register is."""
+    """The instructions of a kernel, none of which spills registers to local memory."""
     words = disassembly.instructions(cubin_of(compiler, kernel, architecture), kernel.name)
     assert "EXIT" in words
     assert not [word for word in words if word.startswith(("LDL", "STL"))]

@@ -7,6 +7,7 @@ from gpu_kernels import (
     HOPPER,
     architectures,
     compilers,
+    computing_small,
     cubin_of,
     disassembled,
     elementwise,
@@ -19,8 +20,6 @@ from gpu_kernels import (
 from dovetile import dtypes
 from dovetile.dtypes import DType
 from dovetile.ir import Op, UOp
-
-FLOATS = [d for d in dtypes.TENSOR_DTYPES if d.is_float]
 
 
 def results(a: UOp, b: UOp, c: UOp, flag: UOp) -> list[UOp]:
@@ -43,7 +42,7 @@ def bits_of(dtype: DType) -> DType:
     return getattr(dtypes, f"uint{dtype.bits}")
 
 
-def kernel_of(dtype: DType, lanes: int, architecture: str):
+def kernel_of(dtype: DType, lanes: int, architecture: str = HOPPER, capabilities=None):
     """One kernel with all `results`, each in a buffer of its own."""
     count = 64 * 128 * lanes
     position = (group(64) * 128 + thread(128)) * lanes
@@ -55,19 +54,31 @@ def kernel_of(dtype: DType, lanes: int, architecture: str):
         UOp.buffer(count, value.dtype.scalar, slot=slot).index(position).store(value)
         for slot, value in enumerate(results(*operands), 4)
     ]
-    return linear(UOp.group(*stores), architecture)
+    return linear(UOp.group(*stores), architecture, capabilities)
 
 
 @compilers
 @pytest.mark.parametrize("lanes", [1, 4])
 @pytest.mark.parametrize("dtype", dtypes.TENSOR_DTYPES, ids=lambda d: d.name)
 def test_every_operation(compiler: str, dtype: DType, lanes: int) -> None:
-    cubin_of(compiler, kernel_of(dtype, lanes, HOPPER))
+    cubin_of(compiler, kernel_of(dtype, lanes))
+
+
+@compilers
+@pytest.mark.parametrize("architecture", ["sm_80", HOPPER])
+@pytest.mark.parametrize("dtype", [dtypes.float16, dtypes.bfloat16], ids=lambda d: d.name)
+def test_every_operation_in_small_floats(compiler: str, architecture: str, dtype: DType) -> None:
+    kernel = kernel_of(dtype, 2, architecture, computing_small(architecture))
+    cubin_of(compiler, kernel, architecture)
 
 
 @compilers
 @architectures
-@pytest.mark.parametrize("dtype", [dtypes.float16, dtypes.bfloat16, dtypes.float32, dtypes.int8])
+@pytest.mark.parametrize(
+    "dtype",
+    [dtypes.float16, dtypes.bfloat16, dtypes.float32, dtypes.int8],
+    ids=lambda d: d.name,
+)
 def test_every_architecture(compiler: str, architecture: str, dtype: DType) -> None:
     cubin_of(compiler, kernel_of(dtype, 2, architecture), architecture)
 
@@ -76,8 +87,8 @@ def test_every_architecture(compiler: str, architecture: str, dtype: DType) -> N
 # be in all. A call, or a sequence that repairs what cannot happen, would be far more.
 NATIVE = {
     "fused": (lambda x: x * x + x, dtypes.float32, "FFMA", 20),
-    "fused in half": (lambda x: x * x + x, dtypes.float16, "HFMA2", 20),
-    "fused in bfloat": (lambda x: x * x + x, dtypes.bfloat16, "HFMA2.BF16_V2", 20),
+    "fused in half": (lambda x: x * x + x, dtypes.float16, "FFMA", 20),
+    "fused in bfloat": (lambda x: x * x + x, dtypes.bfloat16, "FFMA", 20),
     "fused in double": (lambda x: x * x + x, dtypes.float64, "DFMA", 20),
     "maximum": (lambda x: x.maximum_with(1.0), dtypes.float32, "FMNMX.NAN", 20),
     "truncation": (lambda x: x.alu(Op.TRUNC), dtypes.float32, "FRND.TRUNC", 20),
@@ -99,8 +110,9 @@ def test_native_operations_are_few_instructions(compiler: str, name: str) -> Non
 @disassembled
 @compilers
 @pytest.mark.parametrize("dtype", [dtypes.float16, dtypes.bfloat16], ids=lambda d: d.name)
-def test_small_floats_are_computed_in_pairs(compiler: str, dtype: DType) -> None:
-    words = instructions_of(compiler, elementwise(lambda x, y: x * y + x, [dtype, dtype], 8))
+def test_small_floats_may_be_computed_in_pairs(compiler: str, dtype: DType) -> None:
+    kernel = elementwise(lambda x, y: x * y + x, [dtype, dtype], 8, computing_small())
+    words = instructions_of(compiler, kernel)
     assert len([word for word in words if word.startswith("HFMA2")]) == 4, words
 
 
