@@ -67,9 +67,9 @@ REGISTER_BYTES = 512
 """Of a thread's 255 registers of 4 bytes, what accumulators and operands may fill: the others hold
 addresses, and with 128 a multiprocessor still has room for 16 warps."""
 
-_NATIVE = """
-MULACC SQRT_float32 SQRT_float64 TRUNC_float32 TRUNC_float64 EXP2_float32 CAST_float16
-""".split()
+_NATIVE = frozenset(
+    "MULACC SQRT_float32 SQRT_float64 TRUNC_float32 TRUNC_float64 EXP2_float32 CAST_float16".split()
+)
 
 
 def architecture_of(name: str) -> Architecture:
@@ -84,11 +84,12 @@ def architecture_of(name: str) -> Architecture:
 
 def capabilities_of(architecture: Architecture) -> Capabilities:
     """The row in the core's words."""
+    since_80 = {"CAST_bfloat16"} if architecture.number >= 80 else set()
     return Capabilities(
         architecture=architecture.name,
         # One by one, small floats are computed no faster than float32.
         arithmetic_dtypes=STANDARD_DTYPES - {"float16", "bfloat16"},
-        native_ops=frozenset(_NATIVE + ["CAST_bfloat16"] if architecture.number >= 80 else _NATIVE),
+        native_ops=_NATIVE | since_80,
         parallel_axes=("GROUP", "LOCAL"),
         threads=architecture.multiprocessors,
         group_threads=1024,

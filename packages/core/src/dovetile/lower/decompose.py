@@ -265,6 +265,8 @@ def cast_float(node: UOp) -> UOp | None:
     """As C compilers do it: narrow integers keep the low bits of wider ones, so that negative
     numbers wrap. What is out of the range of these is left to the hardware."""
     value, target = node.src[0], node.dtype.scalar
+    if {value.dtype.scalar, target} == {dtypes.float16, dtypes.bfloat16}:
+        return value.cast(dtypes.float32).cast(target)  # neither holds the other
     if target.kind == "b":
         return value.ne(0) if value.dtype.kind != "b" else None
     if value.dtype.kind != "f" or target.kind not in "ui":
