@@ -16,7 +16,7 @@ from dovetile.plugins.specs import Capabilities
 from dovetile.schedule.dependencies import Dependencies, Kernel
 from dovetile.schedule.layout import Layout
 from dovetile.schedule.order import as_read, order_of, sums_along
-from dovetile.schedule.place import Placement
+from dovetile.schedule.place import Placement, followed
 from dovetile.schedule.ranges import IndexMemo, RangeBuilder, conjunction
 
 
@@ -321,7 +321,19 @@ class KernelMaker:
                 evicted.append(tensor)
             else:
                 chain.append(rows)
-        return evicted
+        left = self._of_rows(kernel.roots[0], set(evicted))
+        return [followed(t, self.placement) for t in evicted if t not in left]
+
+    def _of_rows(self, root: UOp, evicted: set[UOp]) -> set[UOp]:
+        """Those of the evicted reductions that only help to compute others, and are so short that
+        the kernels of these may do them again: what is known of a row, such as its norm."""
+        held = self.placement.held
+        largest: dict[UOp, int] = {}  # of the evicted ones that a value is computed for
+        for node in reversed(toposort(root, lambda n: n is root or n not in held)):
+            size = max(largest.get(node, 0), node.size if node in evicted else 0)
+            for source in node.src:
+                largest[source] = max(largest.get(source, 0), size)
+        return {t for t in evicted if t.src[0].size <= _SMALL and t.size < largest.get(t, 0)}
 
     def _overlaps(self, kernel: Kernel) -> bool:
         """Whether a store reads its own buffer at other places than it writes."""
