@@ -31,6 +31,8 @@ class StaysApart(Exception):
 FAULT_SLOT = -1
 # A reduction of fewer elements is computed inside its kernel even if that leaves few parallel rows.
 _SMALL = 32768
+# Points of a reduction that copies are made for instead of a loop.
+_FEW = 9
 # A kernel may join one of so many that come just before it.
 _NEAR = 24
 
@@ -291,6 +293,7 @@ class KernelMaker:
         evicted: list[UOp] = []
         chain: list[frozenset[UOp]] = []
         threads = self.capabilities[kernel.device].threads
+        groups = "GROUP" in self.capabilities[kernel.device].parallel_axes
         for node in sorted(inside, key=lambda n: -len(n.ranges & outer)):
             tensor = builder.reduced[node]
             if tensor in own or tensor in together:
@@ -314,8 +317,10 @@ class KernelMaker:
                 and tensor not in self.placement.contractions
                 and not (complete and len(inside) == 1)
             )
+            # The threads of a workgroup share out one loop of a sum, not those inside of it.
+            inner = groups and math.prod(_extent(r) for r in node.src[1:]) > _FEW
             nested = any(r not in outer for r in node.ranges) and (
-                tensor in self.placement.contractions
+                inner or tensor in self.placement.contractions
             )
             if too_often or serial or scattered or crossing or mixed or nested:
                 evicted.append(tensor)
