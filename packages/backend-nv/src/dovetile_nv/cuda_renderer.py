@@ -98,6 +98,11 @@ class _Text(CStyleRenderer):
         return name
 
     def barrier(self, node: UOp, writer: Writer) -> str:
+        if node.arg == "launch":
+            return (
+                'asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); '
+                'asm volatile("griddepcontrol.wait;" ::: "memory");'
+            )
         if node.arg != "workgroup":
             return super().barrier(node, writer)
         # The matrix unit reads memory past the threads' own way to it.

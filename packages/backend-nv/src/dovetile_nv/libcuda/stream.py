@@ -112,8 +112,10 @@ class CudaReplay(Replay):
         self._graph, self._executable = c_void_p(), c_void_p()
         interface.call("cuStreamBeginCapture_v2", stream.handle, cuda.CAPTURE_RELAXED)
         try:
+            before: Command | None = None
             for command in commands:
-                self._record(command)
+                self._record(command, isinstance(before, Launch))
+                before = command
         except BaseException:
             interface.status("cuStreamEndCapture", stream.handle, ctypes.byref(self._graph))
             raise
@@ -129,7 +131,8 @@ class CudaReplay(Replay):
         if self._graph:
             self._interface.status("cuGraphDestroy", self._graph)
 
-    def _record(self, command: Command) -> None:
+    def _record(self, command: Command, follows: bool) -> None:
+        """`follows`: the command directly before is a launch."""
         stream = self._stream
         self.slots.append((len(self.values), 0, 0))
         if isinstance(command, Launch):
@@ -142,7 +145,10 @@ class CudaReplay(Replay):
             if groups > 0:
                 self._launches.append((command, self.slots[-1][0], len(arguments)))
                 program: Any = command.program
-                stream.launch(program, groups, threads, arguments, 0)
+                if command.early and follows:
+                    stream.launch_early(program, groups, threads, arguments)
+                else:
+                    stream.launch(program, groups, threads, arguments, 0)
         elif isinstance(command, Copy):
             nbytes = same_size(command.destination, command.source)
             self.slots[-1] = (len(self.values), 2, 0)

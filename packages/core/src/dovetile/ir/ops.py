@@ -102,7 +102,7 @@ class Op(Enum):
     END = auto()  # (effect, *ranges) closes loops around the effect, outermost first
     GROUP = auto()  # (*effects) effects that share their loops
     SINK = auto()  # (*effects or values) the root; kernels: arg a KernelInfo or None
-    BARRIER = auto()  # (*effects) arg: "workgroup" or "grid"
+    BARRIER = auto()  # (*effects) arg: "workgroup", "grid", or "launch": of all launches before
     COMMIT = auto()  # (*effects) the thread's asynchronous stores since the last COMMIT are a group
     WAIT = auto()  # (*effects) all but the last `arg` groups of the thread are complete
     STAGE = auto()  # (x, *ranges) holds x for these ranges there; arg: (AddressSpace, depth)

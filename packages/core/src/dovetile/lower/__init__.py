@@ -9,16 +9,19 @@ The steps, each a module with one entry function:
     reductions  REDUCE becomes a loop over a REG buffer
     decompose   what the target lacks becomes what it has
     linearize   the graph becomes a list
+    early       where a launch awaits those before it
 """
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import TYPE_CHECKING
 
 from dovetile.errors import GraphError
 from dovetile.ir.rewrite import rewrite
 from dovetile.ir.spec import check
 from dovetile.ir.uop import UOp
+from dovetile.lower.early import await_launches
 from dovetile.lower.expand import expand
 from dovetile.lower.group_units import lower_group_units
 from dovetile.lower.linear import LinearKernel
@@ -37,8 +40,15 @@ if TYPE_CHECKING:
     from dovetile.plugins import Capabilities
 
 
-def lower(sink: UOp, capabilities: Capabilities, name: str = "kernel") -> LinearKernel:
+def lower(
+    sink: UOp,
+    capabilities: Capabilities,
+    name: str = "kernel",
+    steady: Set[int] = frozenset(),
+) -> LinearKernel:
     """The program of an optimised kernel for a target.
+
+    steady: slots of buffers that no launch writes which may still go on when this one begins.
 
     Raises GraphError where its panels need more LOCAL memory than the target has.
     """
@@ -55,6 +65,8 @@ def lower(sink: UOp, capabilities: Capabilities, name: str = "kernel") -> Linear
     sink = rewrite(widen(sink, capabilities), decompositions(capabilities))
     sink = run_passes("lower", sink, capabilities)
     program = linearize(sink)
+    if capabilities.early_launches:
+        program = await_launches(program, steady, capabilities)
     check(program, "program", "lower")
     kernel = LinearKernel.of(name, program)
     if kernel.local_bytes > capabilities.local_bytes:

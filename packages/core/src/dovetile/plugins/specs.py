@@ -97,6 +97,9 @@ class Capabilities:
     """Whether the workers of a workgroup can wait for each other."""
     asynchronous_copies: bool = False
     """Whether LOCAL memory can be filled by asynchronous stores of 4, 8 or 16 bytes."""
+    early_launches: bool = False
+    """Whether a launch of a captured list may begin before the one ahead of it is complete, which it
+    then awaits itself (BARRIER "launch")."""
     matrix_units: tuple[MatrixUnit, ...] = ()
     """Instructions that multiply small matrices; of equal ones the first is taken."""
     streaming_stores: bool = False
