@@ -107,5 +107,6 @@ def capabilities_of(architecture: Architecture) -> Capabilities:
         supports_barrier=True,
         asynchronous_copies=architecture.number >= 80,
         early_launches=architecture.number >= 90,
+        bulk_copies=architecture.number == 90,
         matrix_units=UNITS if architecture.number == 90 else (),
     )

@@ -100,6 +100,8 @@ class Capabilities:
     early_launches: bool = False
     """Whether a launch of a captured list may begin before the one ahead of it is complete, which it
     then awaits itself (BARRIER "launch")."""
+    bulk_copies: bool = False
+    """Whether one thread can begin a copy of a whole box of memory into LOCAL memory (FETCH)."""
     matrix_units: tuple[MatrixUnit, ...] = ()
     """Instructions that multiply small matrices; of equal ones the first is taken."""
     streaming_stores: bool = False
