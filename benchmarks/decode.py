@@ -19,7 +19,6 @@ from dovetile import Tensor, jit
 from dovetile.runtime import get_device
 
 _POSITION = 1000
-_LARGEST_ERROR = 2e-2
 
 
 def _theirs(sizes: Sizes) -> Decoder:
@@ -69,15 +68,16 @@ def measure(turn: Callable[..., float], compiled: bool, sizes: Sizes = Sizes()) 
     exact = _as(theirs, lambda x: x.clone().float() if x.is_floating_point() else x)
     inputs = [torch.tensor([n], device="cuda") for n in (42, _POSITION)]
     mine = [_ours(x) for x in inputs]
-    expected = exact.step(*inputs)
+    expected = exact.step(*inputs).double().cpu()
+    usual = _error(theirs.step(*inputs), expected)
     del exact
     step = jit(ours.step)
     start = time.perf_counter()
     scores = step(*mine).float().numpy()
     first = time.perf_counter() - start
-    error = float((torch.tensor(scores) - expected.cpu()).norm() / expected.cpu().norm())
-    if not error < _LARGEST_ERROR:
-        raise SystemExit(f"llama: our scores differ from PyTorch's by {error:.1e}")
+    error = _error(torch.tensor(scores), expected)
+    if not error < 1.5 * usual:
+        raise SystemExit(f"llama: our error is {error:.1e}, PyTorch's {usual:.1e}")
     for _ in range(3):
         step(*mine)
     device = get_device()
@@ -89,9 +89,13 @@ def measure(turn: Callable[..., float], compiled: bool, sizes: Sizes = Sizes()) 
     ratios = "  ".join(f"{other / times[0]:5.2f}" for other in times[1:])
     print(
         f"llama: {1 / times[0]:.0f} tokens/s, {captured.kernels} kernels, first step after "
-        f"{first:.1f} s, error {error:.1e}; of PyTorch: {ratios}",
+        f"{first:.1f} s, error {error:.1e} ({usual:.1e}); of PyTorch: {ratios}",
         flush=True,
     )
+
+
+def _error(scores: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((scores.double().cpu() - expected).norm() / expected.norm())
 
 
 def _graph(step: Callable[..., torch.Tensor], inputs: list[torch.Tensor]) -> tuple[Any, Any]:

@@ -9,7 +9,6 @@ The steps, each a module with one entry function:
     reductions  REDUCE becomes a loop over a REG buffer
     decompose   what the target lacks becomes what it has
     linearize   the graph becomes a list
-    early       where a launch awaits those before it
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ from dovetile.errors import GraphError
 from dovetile.ir.rewrite import rewrite
 from dovetile.ir.spec import check
 from dovetile.ir.uop import UOp
-from dovetile.lower.early import await_launches
 from dovetile.lower.expand import expand
 from dovetile.lower.group_units import lower_group_units
 from dovetile.lower.linear import LinearKernel
@@ -66,10 +64,8 @@ def lower(
     sink = rewrite(widen(sink, capabilities), decompositions(capabilities))
     sink = run_passes("lower", sink, capabilities)
     program = linearize(sink)
-    if capabilities.early_launches:
-        program = await_launches(program, steady, capabilities)
     check(program, "program", "lower")
-    kernel = LinearKernel.of(name, program)
+    kernel = LinearKernel.of(name, program, frozenset(steady))
     if kernel.local_bytes > capabilities.local_bytes:
         raise GraphError(
             f"[lower] {name} holds {kernel.local_bytes} bytes in LOCAL memory; "

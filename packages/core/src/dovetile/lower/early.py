@@ -7,42 +7,38 @@ on their way. Everything else stands behind the barrier.
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from dataclasses import replace
 
 from dovetile import dtypes
 from dovetile.ir.ops import ELEMENTWISE, AddressSpace, Op
 from dovetile.ir.uop import UOp
-from dovetile.lower.linear import buffer_of
-from dovetile.plugins.specs import Capabilities
+from dovetile.lower.linear import LinearKernel, buffer_of
 
 _FREE = ELEMENTWISE | {Op.CONST, Op.SPECIAL, Op.VARIABLE, Op.INDEX, Op.VECTOR, Op.EXTRACT}
 
 
-def await_launches(
-    program: Sequence[UOp], steady: Set[int], capabilities: Capabilities
-) -> list[UOp]:
-    """The program with its barrier.
+def await_launches(kernel: LinearKernel, room: int) -> LinearKernel:
+    """The kernel with its barrier; renderers of targets with `early_launches` call this.
 
     Args:
-        steady: slots of the buffers that nothing writes since the plan began.
+        room: bytes of registers that may be filled before it.
     """
     barrier = UOp(Op.BARRIER, dtypes.void, (), "launch")
-    room = capabilities.vector_bytes * capabilities.vector_registers // 2
     early: dict[UOp, None] = {}
-    for node in program:
+    for node in kernel.uops:
         if node.op is Op.BUFFER and node.arg.space is AddressSpace.GLOBAL:
             early[node] = None
         elif node.ranges or not all(s in early for s in node.src):
             continue
         elif node.op is Op.LOAD and len(node.src) == 1:
             nbytes = node.dtype.itemsize * node.dtype.lanes
-            if buffer_of(node.src[0]).arg.slot in steady and nbytes <= room:
+            if buffer_of(node.src[0]).arg.slot in kernel.steady and nbytes <= room:
                 room -= nbytes
                 early[node] = None
         elif node.op in _FREE:
             early[node] = None
     first = _needed(early)
-    return [*first, barrier, *(n for n in program if n not in first)]
+    return replace(kernel, uops=(*first, barrier, *(n for n in kernel.uops if n not in first)))
 
 
 def _needed(early: dict[UOp, None]) -> dict[UOp, None]:

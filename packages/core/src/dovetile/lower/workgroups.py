@@ -10,6 +10,7 @@ warps.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 
 from dovetile import dtypes
@@ -59,10 +60,10 @@ def thread_strides(sink: UOp) -> dict[UOp, int]:
     """For every LOCAL axis what one step along it adds to the thread's index.
 
     The axes of one loop, and those around it, are different bits; the nearer the elements of
-    neighbours along an axis, the lower they are.
+    neighbours along an axis, the lower they are: those that are accessed most.
     """
     apart: dict[UOp, set[UOp]] = {}
-    near: dict[UOp, int] = {}
+    near: dict[UOp, tuple[int, int]] = {}
     for node in nodes_of(sink):
         if node.op in (Op.END, Op.REDUCE):
             own = [r for r in node.src[1:] if r.arg.kind is AxisKind.LOCAL]
@@ -72,11 +73,13 @@ def thread_strides(sink: UOp) -> dict[UOp, int]:
                 for other in around:
                     apart.setdefault(other, set()).add(r)
         elif node.op is Op.INDEX and buffer_of(node).arg.space is AddressSpace.GLOBAL:
+            points = -math.prod(int(r.src[0].maximum) for r in node.ranges)
             for term, factor in linear_form(node.src[1])[0].items():
                 for r in term.ranges:
-                    near[r] = min(near.get(r, _FAR), abs(factor) if term is r else _FAR)
+                    distance = (points, abs(factor) if term is r else _FAR)
+                    near[r] = min(near.get(r, distance), distance)
     strides = _unit_strides(sink)
-    for r in sorted(apart, key=lambda r: (near.get(r, _FAR), -r.arg.id)):
+    for r in sorted(apart, key=lambda r: (near[r][1] if r in near else _FAR, -r.arg.id)):
         if r in strides:
             continue
         taken = _masks(apart[r], strides)
