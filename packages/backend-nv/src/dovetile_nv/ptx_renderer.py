@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dovetile.dtypes import DType
 from dovetile.ir.ops import AddressSpace, Op
 from dovetile.ir.uop import UOp
+from dovetile.lower.early import await_launches
 from dovetile.lower.linear import LinearKernel
 from dovetile.plugins import Capabilities
 from dovetile.render import LlvmIrRenderer, Writer, indices_fit
@@ -34,6 +35,8 @@ class PtxRenderer:
     def render(self, kernel: LinearKernel) -> str:
         """The module with this one kernel. Indices have 32 bits where that is enough: arithmetic
         on 64 takes several instructions each."""
+        if self._narrow.capabilities.early_launches:
+            kernel = await_launches(kernel, 0)
         return (self._narrow if indices_fit(kernel, 32) else self._wide).render(kernel)
 
 
@@ -90,6 +93,11 @@ class _Text(LlvmIrRenderer):
         return name
 
     def barrier(self, node: UOp, writer: Writer) -> None:
+        if node.arg == "launch":
+            for name in ("launch.dependents", "wait"):
+                function = writer.intrinsic(f"llvm.nvvm.griddepcontrol.{name}", "void")
+                writer.lines.append(f"  call void {function}()")
+            return None
         if node.arg != "workgroup":
             return super().barrier(node, writer)
         writer.lines.append(f"  call void {writer.intrinsic('llvm.nvvm.barrier0', 'void')}()")
