@@ -61,9 +61,9 @@ def _ours(x: torch.Tensor) -> Tensor:
     return Tensor(x.cpu().numpy()).realize()
 
 
-def measure(turn: Callable[..., float], compiled: bool, sizes: Sizes = Sizes()) -> None:
+def measure(turn: Callable[..., float], compiled: bool) -> None:
     """Prints the line of this row. `turn(run, wait)` gives the seconds of one run."""
-    theirs = _theirs(sizes)
+    theirs = _theirs(Sizes())
     ours = _as(theirs, _ours)
     exact = _as(theirs, lambda x: x.clone().float() if x.is_floating_point() else x)
     inputs = [torch.tensor([n], device="cuda") for n in (42, _POSITION)]

@@ -1,4 +1,4 @@
-"""A language model of Llama's kind (Touvron et al., 2023) as it makes text: one token from the last.
+"""A language model of Llama's kind (Touvron et al., 2023) that makes text, token by token.
 
 The default sizes are those of Llama 3.2 1B. A step reads all weights once, so memory is the limit.
 The code is the same for Dovetile and PyTorch, whose tensors have the same methods.

@@ -39,9 +39,7 @@ class LinearKernel:
     """Slots of those that no launch writes which may still go on when this one begins."""
 
     @staticmethod
-    def of(
-        name: str, uops: Sequence[UOp], steady: frozenset[int] = frozenset()
-    ) -> LinearKernel:
+    def of(name: str, uops: Sequence[UOp], steady: frozenset[int] = frozenset()) -> LinearKernel:
         """The kernel of these operations, with everything else read off them."""
         buffers: dict[int, UOp] = {}
         variables: dict[str, UOp] = {}

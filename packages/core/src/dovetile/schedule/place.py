@@ -335,9 +335,7 @@ def followed(node: UOp, placement: Placement) -> UOp:
                 last = only
 
 
-def kernels_of(
-    placement: Placement, shared: Set[UOp] = frozenset()
-) -> dict[UOp, frozenset[UOp]]:
+def kernels_of(placement: Placement, shared: Set[UOp] = frozenset()) -> dict[UOp, frozenset[UOp]]:
     """For every node the kernels (held nodes and STOREs) it is computed in.
 
     shared: held nodes that are held only where several kernels need them.
