@@ -38,7 +38,10 @@ def await_launches(kernel: LinearKernel, room: int) -> LinearKernel:
         elif node.op in _FREE:
             early[node] = None
     first = _needed(early)
-    return replace(kernel, uops=(*first, barrier, *(n for n in kernel.uops if n not in first)))
+    read = {buffer_of(n.src[0]) for n in kernel.uops if n.op is Op.LOAD}
+    slots = {b.arg.slot for b in read if b.arg.space is AddressSpace.GLOBAL}
+    rest = (node for node in kernel.uops if node not in first)
+    return replace(kernel, uops=(*first, barrier, *rest), changing=frozenset(slots - kernel.steady))
 
 
 def _needed(early: dict[UOp, None]) -> dict[UOp, None]:

@@ -37,6 +37,8 @@ class LinearKernel:
     """Slots of the GLOBAL buffers that are stored to."""
     steady: frozenset[int] = frozenset()
     """Slots of those that no launch writes which may still go on when this one begins."""
+    changing: frozenset[int] = frozenset()
+    """Slots of those that are read, and that other launches may write until the barrier "launch"."""
 
     @staticmethod
     def of(name: str, uops: Sequence[UOp], steady: frozenset[int] = frozenset()) -> LinearKernel:
