@@ -327,7 +327,10 @@ class KernelMaker:
             else:
                 chain.append(rows)
         left = self._of_rows(kernel.roots[0], set(evicted))
-        return [followed(t, self.placement) for t in evicted if t not in left]
+        evicted = [t for t in evicted if t not in left]
+        # Where several of them meet, one kernel computes them and what they meet in.
+        met = [followed(t, self.placement) for t in evicted]
+        return [m if met.count(m) > 1 else t for t, m in zip(evicted, met)]
 
     def _of_rows(self, root: UOp, evicted: set[UOp]) -> set[UOp]:
         """Those of the evicted reductions that only help to compute others, and are so short that

@@ -201,12 +201,14 @@ class _Code:
         workers = max(1, min((os.cpu_count() or 2) - 1, _MOST_COMPILERS))
         self.pool = ThreadPoolExecutor(workers, thread_name_prefix="compile")
 
-    def number_of(self, device: str, ast: UOp, steady: frozenset[int]) -> tuple[int, Grid]:
+    def number_of(
+        self, device: str, ast: UOp, steady: frozenset[int] = frozenset()
+    ) -> tuple[int, Grid]:
         """(number of the kernel among those of the plan, its grid).
 
         steady: slots of buffers that no kernel of the plan writes.
         """
-        if not self.devices[device].capabilities.early_launches:
+        if steady and not self.devices[device].capabilities.early_launches:
             steady = frozenset()
         if (device, ast, steady) not in self.numbers:
             number = self.numbers[device, ast, steady] = len(self.kernels)

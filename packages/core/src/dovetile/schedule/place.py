@@ -67,6 +67,11 @@ class Placement:
     layouts: dict[UOp, Layout] = field(default_factory=dict)
     relaid: dict[UOp, tuple[UOp, Layout]] = field(default_factory=dict)
     fixed: set[UOp] = field(default_factory=set)
+    position: dict[UOp, int] = field(init=False)
+    """Of the nodes: sources before users."""
+
+    def __post_init__(self) -> None:
+        self.position = {node: number for number, node in enumerate(self.nodes)}
 
     def only_kernels_read(self, held: UOp) -> bool:
         """Whether nothing but kernels sees a held value, so that it may lie in any order."""
@@ -319,10 +324,9 @@ def _smallest_epilogue(node: UOp, placement: Placement, needs: dict[UOp, frozens
 def followed(node: UOp, placement: Placement) -> UOp:
     """The last value, of as many elements and no larger, that everything which is made of `node`
     goes through: to hold it is as good, and what comes before it is computed once."""
-    order = {n: i for i, n in enumerate(placement.nodes)}
     last, front = node, {node}
     while True:
-        first = min(front, key=order.__getitem__)
+        first = min(front, key=placement.position.__getitem__)
         users = {u for u in placement.users[first] if u.op is not Op.SINK}
         alike = all(u.op in (Op.RESHAPE, Op.PERMUTE) or u.op in ELEMENTWISE for u in users)
         same = all(u.size == node.size and u not in placement.held for u in users)
