@@ -125,8 +125,9 @@ class Functions(Arithmetic):
     def gelu(self, approximate: str = "none") -> Self:
         """x * Phi(x), Phi the normal distribution function; "tanh" approximates it."""
         if approximate == "tanh":
-            inner = (self + self * self * self * 0.044715) * math.sqrt(2 / math.pi)
-            return self * 0.5 * (inner.tanh() + 1)
+            # (1 + tanh(y)) / 2 is sigmoid(2 * y), which loses nothing where tanh is near -1.
+            twice = (self + self * self * self * 0.044715) * math.sqrt(8 / math.pi)
+            return self * twice.sigmoid()
         if approximate != "none":
             raise ArgumentError(f"[gelu] approximate {approximate!r}; valid are 'none' and 'tanh'")
         return self * 0.5 * ((self * math.sqrt(0.5)).erf() + 1)
