@@ -147,7 +147,8 @@ class Copy:
                 plain[r] = UOp.range(length, AxisKind.LOOP, r.arg.id)
             value, ranges = substitute_ranges(value, plain), tuple(plain.values())
             value, ranges, strides = _merged(value, ranges, strides)
-            lanes = self.vector_bytes // value.dtype.itemsize
+            straight = turn is None or _contiguous(value, ranges[-1])
+            lanes = self.vector_bytes // value.dtype.itemsize if straight else 0
         nest = _Nest(self, strides, turn, ready)
         cut = _unconditional(value, ranges) if turn is None else None
         if cut is None:
@@ -369,6 +370,12 @@ def _vectorised(
         chunk = UOp.range(chunks, kind, next(ids))
         return (*before, chunk, lane, *after), (*before, chunk * step + lane, *after)
     return inner, inner
+
+
+def _contiguous(value: UOp, axis: UOp) -> bool:
+    """Whether all that a value loads has neighbours along an axis."""
+    loads = [n for n in nodes_of(value) if n.op is Op.LOAD]
+    return all(linear_form(n.src[0].src[1])[0].get(axis) == 1 for n in loads)
 
 
 def _interleaved(ranges: Ranges, forms: list[dict[UOp, int]], most: int) -> int:
