@@ -60,7 +60,9 @@ class _Tile(Nest):
         facts, along, across = self.facts, self.along.arg.id, self.across.arg.id
         wide, high = _sides(size(self.along), size(self.across))
         others = [r.arg.id for r in facts.outputs if r not in (self.along, self.across)]
-        grid = [*others, self.group(across, high, "masked"), self.group(along, wide, "masked")]
+        # Workgroups next to each other load from the same rows: stores can wait, loads cannot.
+        over, beside = self.group(across, high, "masked"), self.group(along, wide, "masked")
+        grid = [*others, beside, over]
         # Lanes and threads side by side; further rows are each thread's copies, far enough apart
         # for neighbouring threads to have neighbouring rows.
         lanes = min(wide, self._lanes())
