@@ -13,7 +13,7 @@ from dovetile.gradient.composed import compose
 from dovetile.ir.ops import Op
 from dovetile.ir.uop import UOp
 from dovetile.tensor import approximations
-from dovetile.tensor.approximations import LN_2, exponential
+from dovetile.tensor.approximations import LN_2, exponential, normal_distribution
 from dovetile.tensor.elementwise import Arithmetic
 from dovetile.tensor.nodes import constant
 
@@ -137,7 +137,14 @@ class Functions(Arithmetic):
             return self._wide(lambda x: x * ((x + x * x * x * 0.044715) * scale).sigmoid())
         if approximate != "none":
             raise ArgumentError(f"[gelu] approximate {approximate!r}; valid are 'none' and 'tanh'")
-        return self._wide(lambda x: x * 0.5 * ((x * math.sqrt(0.5)).erf() + 1))
+        if self.dtype is dtypes.float64:
+            return self * 0.5 * ((self * math.sqrt(0.5)).erf() + 1)
+        small = self.dtype in (dtypes.float16, dtypes.bfloat16)
+
+        def normal(x: UOp) -> UOp:
+            return compose(normal_distribution(x, small), (x,), _normal_gradient)
+
+        return self._wide(lambda x: x * x._wrap(normal(x.uop)))
 
     def softplus(self, beta: Scalar = 1.0, threshold: Scalar = 20.0) -> Self:
         """log(1 + e**(beta * x)) / beta; x itself where beta * x exceeds the threshold."""
@@ -200,6 +207,11 @@ def _tanh_gradient(result: UOp, inputs: Inputs, gradient: UOp) -> Inputs:
 def _erf_gradient(result: UOp, inputs: Inputs, gradient: UOp) -> Inputs:
     (x,) = inputs
     return (gradient * exponential(x * x * -1) * (2 / math.sqrt(math.pi)),)
+
+
+def _normal_gradient(result: UOp, inputs: Inputs, gradient: UOp) -> Inputs:
+    (x,) = inputs
+    return (gradient * exponential(x * x * -0.5) * (1 / math.sqrt(2 * math.pi)),)
 
 
 def _relu_gradient(result: UOp, inputs: Inputs, gradient: UOp) -> Inputs:
