@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dovetile.ir.ops import Op
 from dovetile.ir.uop import UOp
-from dovetile.lower.linear import LinearKernel
+from dovetile.lower.linear import LinearKernel, buffer_of
 from dovetile.plugins.matrix_unit import ROW_BYTES, GroupUnit
 
 _COLUMNS = (256, 128, 64)
@@ -57,6 +57,12 @@ def copy_helper(nbytes: int) -> str:
 def products(kernel: LinearKernel) -> list[UOp]:
     """The MATMULs of a kernel."""
     return [node for node in kernel.uops if node.op is Op.MATMUL]
+
+
+def reads_stores(kernel: LinearKernel) -> bool:
+    """Whether the unit reads what threads have stored."""
+    read = {buffer_of(operand) for product in products(kernel) for operand in product.src[:2]}
+    return any(n.op is Op.STORE and buffer_of(n.src[0]) in read for n in kernel.uops)
 
 
 def instruction(unit: GroupUnit, value: str, a: str, b: str) -> str:
