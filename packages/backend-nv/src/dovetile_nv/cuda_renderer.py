@@ -195,7 +195,16 @@ class _Text(CStyleRenderer):
 
     # -- arithmetic --------------------------------------------------------------------------------
 
+    def _function(self, node: UOp, writer: Writer) -> str:
+        if node.arg == "approximate" and node.dtype is dtypes.float32:
+            value = f"approximate_exp2({writer.names[node.src[0]]})"
+            return self._let(value, node.dtype, writer)
+        return super()._function(node, writer)
+
     def _operator(self, operator: str, node: UOp, writer: Writer) -> str:
+        if node.arg == "approximate" and node.dtype is dtypes.float32:
+            a, b = (writer.names[s] for s in node.src)
+            return self._let(f"approximate_quotient({a}, {b})", node.dtype, writer)
         if node.op in (Op.FLOORDIV, Op.FLOORMOD) and node.dtype.name == "index":
             # Neither is negative, and unsigned division is shorter.
             a, b = (writer.names[s] for s in node.src)

@@ -105,17 +105,17 @@ def fetched(
 
 def box_of(copy: Copy) -> Part | None:
     """What a step fills the memory with, as one box; None where it is none."""
-    value, ranges, sizes = copy.plain(copy.value)
+    value, ranges, _ = copy.plain(copy.value)
     if value.op is not Op.LOAD or len(value.src) > 1 or not copy.panel:
         return None
-    if any(not r.src[0].is_const or r.src[0].arg != n for r, n in zip(ranges, sizes)):
+    if any(not r.src[0].is_const for r in ranges):
         return None
     address = value.src[0]
     source, itemsize = buffer_of(address), value.dtype.itemsize
     terms, constant = linear_form(address.src[1])
     strides = tuple(terms.get(r, 0) for r in reversed(ranges))
     rest = {t: factor for t, factor in terms.items() if t not in ranges}
-    sizes, row = tuple(reversed(sizes)), ROW_BYTES // itemsize
+    sizes, row = tuple(r.src[0].arg for r in reversed(ranges)), ROW_BYTES // itemsize
     if sizes[0] > row:  # rows that lie behind each other in the source as well
         sizes, strides = (row, sizes[0] // row, *sizes[1:]), (strides[0], row, *strides[1:])
     inner = copy.count % row == 0 and sizes[0] == row and strides[0] == 1

@@ -50,7 +50,8 @@ def _where_not_native(function: Callable, capabilities: Capabilities) -> Callabl
         if not capabilities.native(node.op.name, node.dtype.name):
             return function(node)
         # A native exp2 takes its argument rounded, which counts where that is as large as in exp.
-        return function(node) if decompose_math.is_exp(node) else None
+        exact = node.arg is None and decompose_math.is_exp(node)
+        return function(node) if exact else None
 
     return decompose
 
@@ -70,6 +71,9 @@ def widen(sink: UOp, capabilities: Capabilities) -> UOp:
     wide: dict[UOp, UOp] = {}
     for node in nodes:
         op, src = node.op, node.src
+        if op is Op.CAST and node.dtype.scalar is dtypes.float32 and src[0] in wide:
+            done[node] = wide[src[0]]
+            continue
         values = src[1:] if op is Op.WHERE else src
         computes = op in FLOAT_ARITHMETIC or op is Op.WHERE
         if not computes or values[0].dtype.scalar not in narrow:

@@ -38,7 +38,7 @@ class UseMatrixUnit:
         self._require(kernel, total, row, column, depth)
         own = fragment_axes(self.unit, next_id(kernel))
         rows, columns, steps = own
-        step = position(steps, [int(r.src[0].arg) for r in steps])
+        step = position(steps)
         a = substitute_ranges(a, {depth: step, **({row: rows} if row is not None else {})})
         b = substitute_ranges(b, {depth: step, column: columns})
         product = a.cast(total.dtype) * b.cast(total.dtype)
@@ -125,6 +125,6 @@ def _through_memory(
     slot = local_bytes(kernel)
     buffer = UOp.buffer(math.prod(sizes), value.dtype, slot=slot, space=AddressSpace.LOCAL)
     outer = sorted(value.ranges.difference(inner), key=lambda r: r.arg.id)
-    store = buffer.after(*outer).index(position(inner, sizes)).store(value)
+    store = buffer.after(*outer).index(position(inner)).store(value)
     filled = buffer.after(store.end(*inner))
-    return filled.index(position((*held, row, column), sizes)).load()
+    return filled.index(position((*held, row, column))).load()
