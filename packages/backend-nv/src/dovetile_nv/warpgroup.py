@@ -7,27 +7,43 @@ says of wgmma's register fragments, matrix descriptors and the 128-byte swizzle.
 
 from __future__ import annotations
 
+from itertools import product
+
+from dovetile import dtypes
 from dovetile.ir.ops import Op
 from dovetile.ir.uop import UOp
 from dovetile.lower.linear import LinearKernel
 from dovetile.plugins.matrix_unit import ROW_BYTES, GroupUnit
 
-_COLUMNS = (256, 128, 64)
-_TYPES = {"float16": "f16", "bfloat16": "bf16"}
+_COLUMNS = (256, 192, 128, 64)
+_TYPES = {
+    "float16": "f16", "bfloat16": "bf16", "float32": "tf32", "int8": "s8", "uint8": "u8",
+}  # fmt: skip
+_OPERANDS = [
+    ("float16", "float16"), ("bfloat16", "bfloat16"), ("float32", "float32"),
+    *product(("int8", "uint8"), repeat=2),
+]  # fmt: skip
+# The bytes of the depth that one instruction takes.
+_DEPTH_BYTES = 32
 
 
-def _unit(columns: int, operand: str) -> GroupUnit:
+def _unit(columns: int, a: str, b: str) -> GroupUnit:
+    itemsize = getattr(dtypes, a).itemsize
+    depth = _DEPTH_BYTES // itemsize
     return GroupUnit(
-        f"wgmma m64n{columns}k16 {_TYPES[operand]}", 64, columns, 16, operand, operand, "float32",
+        f"wgmma m64n{columns}k{depth} {_TYPES[a]} {_TYPES[b]}", 64, columns, depth, a, b,
+        "int32" if "int" in a else "float32",
         # A warp has 16 rows; a quad of its threads two of them, 8 apart, and pairs of columns.
         row_digits=((4, "thread", 6), (2, "lane", 2), (8, "thread", 5)),
         column_digits=(
             (columns // 64, "lane", 0), (8, "lane", 1), (4, "thread", 4), (2, "lane", 3),
         ),
+        transposes=itemsize == 2,
+        rounds=a == "float32",
     )  # fmt: skip
 
 
-UNITS = tuple(_unit(columns, operand) for operand in _TYPES for columns in _COLUMNS)
+UNITS = tuple(_unit(columns, a, b) for a, b in _OPERANDS for columns in _COLUMNS)
 
 HELPERS = """
 static __device__ inline unsigned shared_address(const void* place) {
@@ -63,15 +79,18 @@ def instruction(unit: GroupUnit, value: str, a: str, b: str) -> str:
     """The statement that adds to `value`, a struct of all lanes; a, b: pointers to the operands."""
     lanes = unit.rows * unit.columns // unit.threads
     held = ", ".join(f"%{lane}" for lane in range(lanes))
-    kind = _TYPES[unit.a]
     shape = f"m{unit.rows}n{unit.columns}k{unit.depth}"
     block = ROW_BYTES // 2 * ROW_BYTES
     leading = [block if t else 16 for t in (unit.a_transposed, unit.b_transposed)]
+    total, register = ("s32", "r") if unit.accumulator == "int32" else ("f32", "f")
+    # What integers lack: factors of the operands; what only two bytes have: transposed ones.
+    more = [] if total == "s32" else [1, 1]
+    more += [int(unit.a_transposed), int(unit.b_transposed)] if unit.transposes else []
     text = (
         f"{{ .reg .pred p; setp.eq.u32 p, 0, 0; "
-        f"wgmma.mma_async.sync.aligned.{shape}.f32.{kind}.{kind} {{{held}}}, "
-        f"%{lanes}, %{lanes + 1}, p, 1, 1, {int(unit.a_transposed)}, {int(unit.b_transposed)}; }}"
+        f"wgmma.mma_async.sync.aligned.{shape}.{total}.{_TYPES[unit.a]}.{_TYPES[unit.b]} "
+        f"{{{held}}}, %{lanes}, %{lanes + 1}, {', '.join(['p', *map(str, more)])}; }}"
     )
-    outputs = ", ".join(f'"+f"({value}._{lane})' for lane in range(lanes))
+    outputs = ", ".join(f'"+{register}"({value}._{lane})' for lane in range(lanes))
     inputs = f'"l"(panel({a}, {leading[0]})), "l"(panel({b}, {leading[1]}))'
     return f'asm volatile("{text}" : {outputs} : {inputs} : "memory");'

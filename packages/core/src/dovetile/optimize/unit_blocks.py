@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from dovetile import dtypes
+from dovetile.environment import MATMUL_PRECISION
 from dovetile.ir.ops import AxisKind, Op
 from dovetile.ir.uop import UOp
+from dovetile.lower.group_units import operand_of
 from dovetile.optimize.analysis import Access, Analysis, access, extent, size
 from dovetile.optimize.nest import Nest
 from dovetile.optimize.opts import Bind, Opt, Order, Stage, contracted_product
@@ -55,14 +57,14 @@ class UnitBlock:
 def _unit_blocks(facts: Analysis, capabilities: Capabilities, product: UOp) -> Iterator[UnitBlock]:
     total = facts.reductions[0]
     for unit in capabilities.matrix_units:
-        if not isinstance(unit, GroupUnit):
+        if not isinstance(unit, GroupUnit) or unit.rounds and MATMUL_PRECISION.value != "high":
             continue
         step = ROW_BYTES // _itemsize(unit)
         for operand in (0, 1):
             a, b = product.src[1 - operand], product.src[operand]
             if not fits(unit, total, a, b):
                 continue
-            loads = [side.src[0] for side in (a, b)]
+            loads = [operand_of(side) for side in (a, b)]
             if any(x.op is not Op.LOAD or len(x.src) > 1 for x in loads):
                 continue
             of_a, of_b = (access(x) for x in loads)
@@ -78,6 +80,8 @@ def _unit_blocks(facts: Analysis, capabilities: Capabilities, product: UOp) -> I
                             _transposed(x, r, depth) for x, r in ((of_a, row), (of_b, column))
                         )
                         if of_rows is None or of_columns is None:
+                            continue
+                        if (of_rows or of_columns) and not unit.transposes:
                             continue
                         used = replace(unit, a_transposed=of_rows, b_transposed=of_columns)
                         for down in (2, 1):

@@ -306,9 +306,9 @@ def _loop_reduce(node: UOp) -> Verdict:
 
 def _unit_reduce(node: UOp, unit: MatrixUnit) -> Verdict:
     product = node.src[0]
-    operands = [s.src[0].dtype.name for s in product.src if s.op is Op.CAST]
+    operands = [(s.src[0] if s.op is Op.CAST else s).dtype.name for s in product.src]
     if product.op is not Op.MUL or operands != [unit.a, unit.b]:
-        return f"of {product.op.name}, operands {operands}; right is CAST({unit.a})*CAST({unit.b})"
+        return f"of {product.op.name}, operands {operands}; right are {unit.a} * {unit.b}, cast"
     if node.dtype.name != unit.accumulator or product.dtype is not node.dtype:
         return f"type {node.dtype!r}; right is {unit.accumulator}"
     return _closes_ranges(node)
