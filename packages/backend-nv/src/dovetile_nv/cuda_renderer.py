@@ -120,18 +120,18 @@ class _Text(CStyleRenderer):
             writer.counter += 1
             name = f"v{writer.counter}"
             writer.lines.append(f"{self.type(node.dtype, writer)} {name} = {start};")
-            writer.lines.append('asm volatile("wgmma.fence.sync.aligned;" ::: "memory");')
+            _assembly("wgmma.fence.sync.aligned;", writer)
         writer.lines.append(warpgroup.instruction(node.arg, name, a, b))
         if all(node is not other.src[2] for other in warpgroup.products(writer.kernel)):
-            writer.lines.append('asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");')
+            _assembly("wgmma.commit_group.sync.aligned;", writer)
             # In a loop, those of one step go on during the next, and are awaited behind the loop.
-            writer.lines.append(_awaited(1 if node.ranges else 0))
+            _assembly(warpgroup.awaited(1 if node.ranges else 0), writer)
         return name
 
     def _end(self, node: UOp, writer: Writer) -> None:
         writer.lines.append("}")
         if any(node.src[1] in product.ranges for product in warpgroup.products(writer.kernel)):
-            writer.lines.append(_awaited(0))
+            _assembly(warpgroup.awaited(0), writer)
 
     def shuffle(self, node: UOp, writer: Writer) -> str:
         value, dtype = writer.names[node.src[0]], node.dtype
@@ -253,6 +253,5 @@ class _Text(CStyleRenderer):
         return name
 
 
-def _awaited(groups: int) -> str:
-    """Waits until only so many groups of products are under way."""
-    return f'asm volatile("wgmma.wait_group.sync.aligned {groups};" ::: "memory");'
+def _assembly(text: str, writer: Writer) -> None:
+    writer.lines.append(f'asm volatile("{text}" ::: "memory");')

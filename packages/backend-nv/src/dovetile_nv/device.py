@@ -36,11 +36,7 @@ class NvDevice(Device):
     def __init__(self, selection: Selection) -> None:
         self.name = selection.name
         self.interface = interface = open_interface(selection.index)
-        capable = _capabilities(interface.number, interface.multiprocessors)
-        if selection.compiler.language != "cuda":
-            # Only CUDA C++ is written with the matrix unit and with copies ahead.
-            capable = replace(capable, matrix_units=(), asynchronous_copies=False)
-        self.capabilities = capable
+        self.capabilities = _capabilities(interface.number, interface.multiprocessors)
         if selection.architecture is not None:
             _check_architecture(selection.architecture, interface.number)
         self.compiler = selection.compiler.compiler(self.capabilities)

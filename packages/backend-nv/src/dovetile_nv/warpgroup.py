@@ -18,10 +18,11 @@ from dovetile.plugins.matrix_unit import ROW_BYTES, GroupUnit
 _COLUMNS = (256, 192, 128, 64)
 _TYPES = {
     "float16": "f16", "bfloat16": "bf16", "float32": "tf32", "int8": "s8", "uint8": "u8",
+    "float8_e4m3fn": "e4m3", "float8_e5m2": "e5m2",
 }  # fmt: skip
 _OPERANDS = [
     ("float16", "float16"), ("bfloat16", "bfloat16"), ("float32", "float32"),
-    *product(("int8", "uint8"), repeat=2),
+    *product(("int8", "uint8"), repeat=2), *product(("float8_e4m3fn", "float8_e5m2"), repeat=2),
 ]  # fmt: skip
 # The bytes of the depth that one instruction takes.
 _DEPTH_BYTES = 32
@@ -49,11 +50,8 @@ HELPERS = """
 static __device__ inline unsigned shared_address(const void* place) {
   return (unsigned)__cvta_generic_to_shared(place);
 }
-// Where an operand lies: its start, the bytes to its next 64 rows where these are contiguous, and
-// those to the next 8 rows of memory; pieces of 16 bytes are exchanged within rows of 128.
-static __device__ inline unsigned long long panel(const void* place, unsigned leading) {
-  return (shared_address(place) & 0x3ffff) >> 4 | (unsigned long long)(leading >> 4) << 16 |
-         (unsigned long long)(1024 >> 4) << 32 | 1ull << 62;
+static __device__ inline unsigned long long panel(const void* place, unsigned long long form) {
+  return (shared_address(place) & 0x3ffff) >> 4 | form;
 }
 """
 COPY = """
@@ -77,20 +75,40 @@ def products(kernel: LinearKernel) -> list[UOp]:
 
 def instruction(unit: GroupUnit, value: str, a: str, b: str) -> str:
     """The statement that adds to `value`, a struct of all lanes; a, b: pointers to the operands."""
-    lanes = unit.rows * unit.columns // unit.threads
-    held = ", ".join(f"%{lane}" for lane in range(lanes))
-    shape = f"m{unit.rows}n{unit.columns}k{unit.depth}"
+    register = "r" if unit.accumulator == "int32" else "f"
+    outputs = ", ".join(f'"+{register}"({value}._{lane})' for lane in range(unit.lanes))
+    panels = (f'"l"(panel({x}, {n}ull))' for x, n in zip((a, b), panel_forms(unit)))
+    text = assembly(unit, "%", again=False)
+    return f'asm volatile("{text}" : {outputs} : {", ".join(panels)} : "memory");'
+
+
+def panel_forms(unit: GroupUnit) -> list[int]:
+    """How A and B lie, beside where they begin, as bits of a matrix descriptor: the bytes to the
+    next 64 rows or columns where these are contiguous, and those to the next 8 rows of memory;
+    pieces of 16 bytes are exchanged within rows of 128."""
     block = ROW_BYTES // 2 * ROW_BYTES
-    leading = [block if t else 16 for t in (unit.a_transposed, unit.b_transposed)]
-    total, register = ("s32", "r") if unit.accumulator == "int32" else ("f32", "f")
+    leading = (block if t else 16 for t in (unit.a_transposed, unit.b_transposed))
+    return [n >> 4 << 16 | 1024 >> 4 << 32 | 1 << 62 for n in leading]
+
+
+def assembly(unit: GroupUnit, mark: str, again: bool = True) -> str:
+    """The instruction; operands are numbers behind `mark`: all lanes, then both panels. again:
+    whether the lanes have numbers of their own as inputs, too."""
+    lanes = unit.lanes
+    held = ", ".join(f"{mark}{lane}" for lane in range(lanes))
+    first = 2 * lanes if again else lanes
+    total = "s32" if unit.accumulator == "int32" else "f32"
     # What integers lack: factors of the operands; what only two bytes have: transposed ones.
     more = [] if total == "s32" else [1, 1]
     more += [int(unit.a_transposed), int(unit.b_transposed)] if unit.transposes else []
-    text = (
-        f"{{ .reg .pred p; setp.eq.u32 p, 0, 0; "
-        f"wgmma.mma_async.sync.aligned.{shape}.{total}.{_TYPES[unit.a]}.{_TYPES[unit.b]} "
-        f"{{{held}}}, %{lanes}, %{lanes + 1}, {', '.join(['p', *map(str, more)])}; }}"
+    return (
+        "{ .reg .pred p; setp.eq.u32 p, 0, 0; "
+        f"wgmma.mma_async.sync.aligned.m{unit.rows}n{unit.columns}k{unit.depth}"
+        f".{total}.{_TYPES[unit.a]}.{_TYPES[unit.b]} "
+        f"{{{held}}}, {mark}{first}, {mark}{first + 1}, {', '.join(['p', *map(str, more)])}; }}"
     )
-    outputs = ", ".join(f'"+{register}"({value}._{lane})' for lane in range(lanes))
-    inputs = f'"l"(panel({a}, {leading[0]})), "l"(panel({b}, {leading[1]}))'
-    return f'asm volatile("{text}" : {outputs} : {inputs} : "memory");'
+
+
+def awaited(groups: int) -> str:
+    """Waits until only so many groups of products are under way."""
+    return f"wgmma.wait_group.sync.aligned {groups};"

@@ -91,6 +91,11 @@ class GroupUnit(MatrixUnit):
         return math.prod(size for size, kind, _ in digits if kind == "thread")
 
     @property
+    def lanes(self) -> int:
+        """How many elements of C each of them holds."""
+        return self.rows * self.columns // self.threads
+
+    @property
     def thread_digits(self) -> list[tuple[int, int]]:
         """(size, place) of the digits of the thread's index, the least significant first."""
         digits = (*self.row_digits, *self.column_digits)

@@ -176,7 +176,7 @@ def _log1p(x: UOp) -> UOp:
 
 def cosine(x: UOp) -> UOp:
     """sin(x + pi/2), which lowering knows and computes without rounding the sum."""
-    if x.dtype in (dtypes.float16, dtypes.bfloat16):
+    if x.dtype in dtypes.SMALL_FLOATS:
         return cosine(x.cast(dtypes.float32)).cast(x.dtype)
     node = (x + math.pi / 2).alu(Op.SIN)
     return compose(node, (x,), lambda y, i, g: (g * i[0].alu(Op.SIN) * -1,))

@@ -320,9 +320,8 @@ def _matmul(node: UOp) -> Verdict:
         return f"arg {unit!r}; right is a MatrixUnit"
     if isinstance(unit, GroupUnit):
         addresses = [s.op for s in node.src[:2]] == [Op.INDEX, Op.INDEX]
-        held = unit.rows * unit.columns // unit.threads
-        fits = addresses and node.src[2].dtype is node.dtype and node.dtype.lanes == held
-        return True if fits else f"type {node.dtype!r}; right are two addresses and {held} lanes"
+        fits = addresses and node.src[2].dtype is node.dtype and node.dtype.lanes == unit.lanes
+        return True if fits else f"type {node.dtype!r}; right are addresses and {unit.lanes} lanes"
     held = unit.rows * unit.columns
     right = [
         (unit.a, unit.rows * unit.depth), (unit.b, unit.depth * unit.columns),
