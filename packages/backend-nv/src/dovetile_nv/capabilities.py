@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from dovetile.errors import DeviceError
 from dovetile.plugins.specs import WIDE_DTYPES, Capabilities
-from dovetile_nv.warpgroup import UNITS
+from dovetile_nv.matrix_units import units
 
 KIB, MIB = 1 << 10, 1 << 20
 
@@ -106,5 +106,5 @@ def capabilities_of(architecture: Architecture) -> Capabilities:
         launch_seconds=2e-6,
         supports_barrier=True,
         asynchronous_copies=architecture.number >= 80,
-        matrix_units=UNITS if architecture.number == 90 else (),
+        matrix_units=units(architecture.number),
     )

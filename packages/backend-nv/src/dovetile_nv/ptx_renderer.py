@@ -14,7 +14,7 @@ from dovetile.ir.uop import UOp
 from dovetile.lower.linear import LinearKernel
 from dovetile.plugins import Capabilities
 from dovetile.render import LlvmIrRenderer, Writer, in_lanes, indices_fit
-from dovetile_nv import warpgroup
+from dovetile_nv import matrix_units, warpgroup
 from dovetile_nv.capabilities import ACCESS_BYTES
 from dovetile_nv.program_form import (
     GLOBAL_ALIGNMENT,
@@ -103,7 +103,7 @@ class _Text(LlvmIrRenderer):
     def barrier(self, node: UOp, writer: Writer) -> None:
         if node.arg != "workgroup":
             return super().barrier(node, writer)
-        if warpgroup.products(writer.kernel):
+        if any(matrix_units.goes_on(p.arg) for p in matrix_units.products(writer.kernel)):
             _statement("fence.proxy.async.shared::cta;", writer)
         self._do("llvm.nvvm.barrier0", writer)
 
@@ -117,22 +117,24 @@ class _Text(LlvmIrRenderer):
     def matmul(self, node: UOp, writer: Writer) -> str:
         """Products of one sum follow each other: begun together, and awaited together."""
         unit, total = node.arg, node.src[2]
-        if total.op is not Op.MATMUL:
+        goes_on = matrix_units.goes_on(unit)
+        if goes_on and total.op is not Op.MATMUL:
             _statement("wgmma.fence.sync.aligned;", writer)
         vector, scalar, lanes = self.type(node.dtype), self.type(node.dtype.scalar), node.dtype.lanes
         held = [
             writer.emit(f"extractelement {vector} {writer.names[total]}, i64 {lane}")
             for lane in range(lanes)
         ]
+        forms = warpgroup.panel_forms(unit) if goes_on else (None, None)
         panels = [
             self._panel(writer.names[address], form, writer)
-            for address, form in zip(node.src, warpgroup.panel_forms(unit))
+            for address, form in zip(node.src, forms)
         ]
-        text = warpgroup.assembly(unit, "$")
-        kind = "r" if scalar == "i32" else "f"
-        constraints = [*[f"={kind}"] * lanes, *map(str, range(lanes)), "l", "l"]
+        text = matrix_units.assembly(unit, "$", "%", 2 * lanes)
+        kind, place = "r" if scalar == "i32" else "f", "l" if goes_on else "r"
+        constraints = [*[f"={kind}"] * lanes, *map(str, range(lanes)), place, place]
         results = f"{{ {', '.join([scalar] * lanes)} }}"
-        arguments = [*(f"{scalar} {value}" for value in held), *(f"i64 {p}" for p in panels)]
+        arguments = [*(f"{scalar} {value}" for value in held), *panels]
         result = writer.emit(
             f'call {results} asm sideeffect "{text}", "{",".join(constraints)},~{{memory}}"'
             f"({', '.join(arguments)})"
@@ -141,23 +143,26 @@ class _Text(LlvmIrRenderer):
         for lane in range(lanes):
             one = writer.emit(f"extractvalue {results} {result}, {lane}")
             value = writer.emit(f"insertelement {vector} {value}, {scalar} {one}, i64 {lane}")
-        if all(node is not other.src[2] for other in warpgroup.products(writer.kernel)):
+        last = all(node is not other.src[2] for other in matrix_units.products(writer.kernel))
+        if last and goes_on:
             _statement("wgmma.commit_group.sync.aligned;", writer)
             # In a loop, those of one step go on during the next, and are awaited behind the loop.
             _statement(warpgroup.awaited(1 if node.ranges else 0), writer)
         return value
 
-    def _panel(self, pointer: str, form: int, writer: Writer) -> str:
-        """Where an operand lies, as `warpgroup.HELPERS` says it."""
+    def _panel(self, pointer: str, form: int | None, writer: Writer) -> str:
+        """Where an operand lies: its address, or the descriptor of this form."""
         place = writer.emit(f"ptrtoint {pointer} to i32")
+        if form is None:
+            return f"i32 {place}"
         place = writer.emit(f"and i32 {place}, {0x3FFFF}")
         place = writer.emit(f"lshr i32 {place}, 4")
         place = writer.emit(f"zext i32 {place} to i64")
-        return writer.emit(f"or disjoint i64 {place}, {form}")
+        return f"i64 {writer.emit(f'or disjoint i64 {place}, {form}')}"
 
     def _end(self, node: UOp, writer: Writer) -> None:
         super()._end(node, writer)
-        if any(node.src[1] in product.ranges for product in warpgroup.products(writer.kernel)):
+        if matrix_units.ends_products(node, writer.kernel):
             _statement(warpgroup.awaited(0), writer)
 
     def _commit(self, node: UOp, writer: Writer) -> None:
