@@ -12,8 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from dovetile import dtypes
+from dovetile.environment import MATMUL_PRECISION
 from dovetile.ir.ops import AxisKind, Op
 from dovetile.ir.uop import UOp
+from dovetile.lower.group_units import operand_of
 from dovetile.optimize.analysis import Access, Analysis, access, extent, size
 from dovetile.optimize.exchange import Exchange
 from dovetile.optimize.nest import Nest
@@ -97,14 +99,14 @@ class UnitBlock:
 def _unit_blocks(facts: Analysis, capabilities: Capabilities, product: UOp) -> Iterator[UnitBlock]:
     total = facts.reductions[0]
     for unit in capabilities.matrix_units:
-        if not isinstance(unit, GroupUnit):
+        if not isinstance(unit, GroupUnit) or unit.rounds and MATMUL_PRECISION.value != "high":
             continue
         step = ROW_BYTES // _itemsize(unit)
         for operand in (0, 1):
             a, b = product.src[1 - operand], product.src[operand]
             if not fits(unit, total, a, b):
                 continue
-            loads = [side.src[0] for side in (a, b)]
+            loads = [operand_of(side) for side in (a, b)]
             if any(x.op is not Op.LOAD or len(x.src) > 1 for x in loads):
                 continue
             of_a, of_b = (access(x) for x in loads)
@@ -120,6 +122,8 @@ def _unit_blocks(facts: Analysis, capabilities: Capabilities, product: UOp) -> I
                             _transposed(x, r, depth) for x, r in ((of_a, row), (of_b, column))
                         )
                         if of_rows is None or of_columns is None:
+                            continue
+                        if (of_rows or of_columns) and not unit.transposes:
                             continue
                         used = replace(unit, a_transposed=of_rows, b_transposed=of_columns)
                         for shape in _SHAPES:
@@ -198,11 +202,14 @@ class _UnitBlockNest(Nest):
         alone = len(self.facts.stores) == 1 and len(store.node.src) == 2
         if not (alone and room) or 1 not in (store.stride(block.row), store.stride(block.column)):
             return []
-        lanes = PIECE_BYTES // itemsize
-        across = sizes[1] // lanes
-        down = unit.threads * block.down // across
+        # Axes of threads are powers of two, the nearest along what is contiguous.
+        lanes, threads = PIECE_BYTES // itemsize, unit.threads * block.down
+        vectors = sizes[1] // lanes
+        across = min(vectors & -vectors, threads)
+        down = min(threads // across, sizes[0])
         rows = self.fresh + len(unit.row_digits) + len(unit.column_digits)
         columns = rows + 1
-        opts: list[Opt] = [Exchange(groups), Split(columns, lanes), Split(rows, down)]
-        opts += [Bind(columns, AxisKind.VECTOR), Bind(columns + 1, AxisKind.LOCAL)]
-        return [*opts, Bind(rows, AxisKind.LOCAL), Bind(columns + 2, AxisKind.UNROLL)]
+        opts: list[Opt] = [Exchange(groups), Split(columns, lanes), Split(columns + 1, across)]
+        opts += [Split(rows, down), Bind(columns, AxisKind.VECTOR)]
+        opts += [Bind(x, AxisKind.LOCAL) for x in (columns + 1, rows)]
+        return [*opts, *(Bind(x, AxisKind.UNROLL) for x in (columns + 2, columns + 3))]
