@@ -106,7 +106,7 @@ def fetched(
 def box_of(copy: Copy) -> Part | None:
     """What a step fills the memory with, as one box; None where it is none."""
     value, ranges, _ = copy.plain(copy.value)
-    if value.op is not Op.LOAD or len(value.src) > 1 or not copy.panel:
+    if value.op is not Op.LOAD or len(value.src) != 1 or not copy.panel:
         return None
     if any(not r.src[0].is_const for r in ranges):
         return None

@@ -47,7 +47,7 @@ def lower_group_units(sink: UOp) -> UOp:
         starts = []
         for factor in product.src:
             load = operand_of(factor)
-            if load.op is not Op.LOAD or len(load.src) > 1:
+            if load.op is not Op.LOAD or len(load.src) != 1:
                 raise GraphError(f"[lower] {unit.name} reads LOCAL memory; an operand is elsewhere")
             own = {r: UOp.const(0) for r in load.ranges if r in digits or r is depth}
             terms, constant = linear_form(load.src[0].src[1])

@@ -60,8 +60,9 @@ def lower_stages(
             copy = Copy(node, offset, ids, node in panels, vector_bytes, threads)
             offset += aligned(copy.nbytes * depth) if space is AddressSpace.LOCAL else 0
             copies.append(copy)
-        boxes = [box_of(c) for c in copies] if together and bulk_copies else []
-        if boxes and None not in boxes:
+        parts = [box_of(c) for c in copies] if together and bulk_copies else []
+        boxes = [part for part in parts if part is not None]
+        if boxes and len(boxes) == len(copies):
             arrivals = UOp.buffer(
                 min(c.depth for c in copies), dtypes.uint64, slot=offset, space=AddressSpace.LOCAL
             )
