@@ -116,6 +116,11 @@ class NvDevice(Device):
         self._queue.synchronize(position)
         _copy(destination, source, nbytes)
 
+    def reaches(self, other: Device) -> bool:
+        if self is other:
+            return True
+        return isinstance(other, NvDevice) and self.interface.reaches(other.interface)
+
     def load(self, binary: bytes, name: str) -> Program:
         self._queue.require()
         program = self.interface.load(binary, name)
