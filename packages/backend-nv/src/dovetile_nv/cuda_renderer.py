@@ -14,7 +14,7 @@ from dovetile.ir.uop import UOp
 from dovetile.lower.linear import LinearKernel
 from dovetile.plugins import Capabilities
 from dovetile.render import CStyleRenderer, Writer, in_lanes, indices_fit
-from dovetile_nv import warpgroup
+from dovetile_nv import boxes, matrix_units, warpgroup
 from dovetile_nv.capabilities import ACCESS_BYTES, architecture_of
 from dovetile_nv.cuda_prelude import prelude
 from dovetile_nv.program_form import (
@@ -26,6 +26,14 @@ from dovetile_nv.program_form import (
 
 _TYPES = {"bool": "bool", "float16": "float16", "bfloat16": "bfloat16"}
 _SMALL = ("float16", "bfloat16")
+_PANELS = """
+static __device__ inline unsigned shared_address(const void* place) {
+  return (unsigned)__cvta_generic_to_shared(place);
+}
+static __device__ inline unsigned long long panel(const void* place, unsigned long long form) {
+  return (shared_address(place) & 0x3ffff) >> 4 | form;
+}
+"""
 _INDICES = {"group": "blockIdx.x", "local": "threadIdx.x"}
 
 
@@ -67,12 +75,25 @@ class _Text(CStyleRenderer):
 
     def parameters(self, kernel: LinearKernel) -> list[str]:
         buffers = super().parameters(kernel)[: len(kernel.buffers)]
-        return buffers + [f"const long long value_{v.arg.name}" for v in kernel.variables]
+        values = [f"const long long value_{v.arg.name}" for v in kernel.variables]
+        count = len(boxes.tensor_maps(kernel))
+        return (
+            buffers + values + [f"const __grid_constant__ tensor_map map_{i}" for i in range(count)]
+        )
 
     def epilogue(self, kernel: LinearKernel) -> str:
-        if not is_dynamic(kernel):
-            return ""
-        return f'extern "C" __device__ unsigned {size_name(kernel)} = {kernel.local_bytes};'
+        lines = []
+        if is_dynamic(kernel):
+            size = kernel.local_bytes
+            lines.append(f'extern "C" __device__ unsigned {size_name(kernel)} = {size};')
+        maps = boxes.tensor_maps(kernel)
+        if maps:
+            words = boxes.data_words(maps.values())
+            name, text = boxes.data_name(kernel.name), ", ".join(map(str, words))
+            lines.append(
+                f'extern "C" __device__ unsigned long long {name}[{len(words)}] = {{{text}}};'
+            )
+        return "\n".join(lines)
 
     def _handlers(self) -> dict[Op, Callable[[UOp, Writer], str | None]]:
         return {**super()._handlers(), Op.VARIABLE: self._variable, Op.END: self._end}
@@ -102,17 +123,35 @@ class _Text(CStyleRenderer):
             return super().barrier(node, writer)
         # The matrix unit reads memory past the threads' own way to it.
         fence = 'asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); '
-        return (fence if warpgroup.products(writer.kernel) else "") + "__syncthreads();"
+        return (fence if matrix_units.reads_stores(writer.kernel) else "") + "__syncthreads();"
 
     def commit(self, node: UOp, writer: Writer) -> str:
         return 'asm volatile("cp.async.commit_group;" ::: "memory");'
 
+    def fetch(self, node: UOp, writer: Writer) -> str:
+        rank = len(node.arg.sizes)
+        self._declare_boxes(writer, rank)
+        number = list(boxes.tensor_maps(writer.kernel)).index((node.src[3], node.arg))
+        to, place, gate = (writer.names[s] for s in node.src[:3])
+        starts = ", ".join(f"(int){writer.names[s]}" for s in node.src[4:])
+        call = f"fetch_{rank}({to}, {place}, map_{number}, {boxes.box_bytes(node)}, {starts});"
+        return f"if ({gate}) {call}"
+
+    def _declare_boxes(self, writer: Writer, rank: int = 0) -> None:
+        writer.declarations[boxes.HELPERS] = None
+        if rank:
+            writer.declarations[boxes.fetch_helper(rank)] = None
+
     def wait(self, node: UOp, writer: Writer) -> str:
+        if node.arg is None:
+            place, number = (writer.names[s] for s in node.src[:2])
+            return f"await_round({place}, (unsigned){number});"
         return f'asm volatile("cp.async.wait_group {node.arg};" ::: "memory");'
 
     def matmul(self, node: UOp, writer: Writer) -> str:
         """Products of one sum follow each other: begun together, and awaited together."""
-        writer.declarations[warpgroup.HELPERS] = None
+        unit = node.arg
+        writer.declarations[_PANELS] = None
         a, b, start = (writer.names[s] for s in node.src)
         if node.src[2].op is Op.MATMUL:
             name = start
@@ -120,18 +159,27 @@ class _Text(CStyleRenderer):
             writer.counter += 1
             name = f"v{writer.counter}"
             writer.lines.append(f"{self.type(node.dtype, writer)} {name} = {start};")
-            writer.lines.append('asm volatile("wgmma.fence.sync.aligned;" ::: "memory");')
-        writer.lines.append(warpgroup.instruction(node.arg, name, a, b))
-        if all(node is not other.src[2] for other in warpgroup.products(writer.kernel)):
-            writer.lines.append('asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");')
+            if matrix_units.goes_on(unit):
+                _assembly("wgmma.fence.sync.aligned;", writer)
+        panels = [f'"r"(shared_address({x}))' for x in (a, b)]
+        if matrix_units.goes_on(unit):
+            forms = warpgroup.panel_forms(unit)
+            panels = [f'"l"(panel({x}, {form}ull))' for x, form in zip((a, b), forms)]
+        register = "r" if unit.accumulator == "int32" else "f"
+        lanes = ", ".join(f'"+{register}"({name}._{lane})' for lane in range(unit.lanes))
+        text = matrix_units.assembly(unit, "%", "%%", unit.lanes)
+        writer.lines.append(f'asm volatile("{text}" : {lanes} : {", ".join(panels)} : "memory");')
+        last = all(node is not other.src[2] for other in matrix_units.products(writer.kernel))
+        if last and matrix_units.goes_on(unit):
+            _assembly("wgmma.commit_group.sync.aligned;", writer)
             # In a loop, those of one step go on during the next, and are awaited behind the loop.
-            writer.lines.append(_awaited(1 if node.ranges else 0))
+            _assembly(warpgroup.awaited(1 if node.ranges else 0), writer)
         return name
 
     def _end(self, node: UOp, writer: Writer) -> None:
         writer.lines.append("}")
-        if any(node.src[1] in product.ranges for product in warpgroup.products(writer.kernel)):
-            writer.lines.append(_awaited(0))
+        if matrix_units.ends_products(node, writer.kernel):
+            _assembly(warpgroup.awaited(0), writer)
 
     def shuffle(self, node: UOp, writer: Writer) -> str:
         value, dtype = writer.names[node.src[0]], node.dtype
@@ -165,7 +213,16 @@ class _Text(CStyleRenderer):
 
     # -- arithmetic --------------------------------------------------------------------------------
 
+    def _function(self, node: UOp, writer: Writer) -> str:
+        if node.arg == "approximate" and node.dtype is dtypes.float32:
+            value = f"approximate_exp2({writer.names[node.src[0]]})"
+            return self._let(value, node.dtype, writer)
+        return super()._function(node, writer)
+
     def _operator(self, operator: str, node: UOp, writer: Writer) -> str:
+        if node.arg == "approximate" and node.dtype is dtypes.float32:
+            a, b = (writer.names[s] for s in node.src)
+            return self._let(f"approximate_quotient({a}, {b})", node.dtype, writer)
         if node.op in (Op.FLOORDIV, Op.FLOORMOD) and node.dtype.name == "index":
             # Neither is negative, and unsigned division is shorter.
             a, b = (writer.names[s] for s in node.src)
@@ -229,6 +286,12 @@ class _Text(CStyleRenderer):
         address, value = node.src[:2]
         if node.arg == "async":
             return self._copy_ahead(address, value, writer)
+        if node.arg == "arrivals":
+            self._declare_boxes(writer)
+            guard = f"if ({writer.names[node.src[2]]}) " if len(node.src) == 3 else ""
+            place, count = writer.names[address], writer.names[value]
+            writer.lines.append(f"{guard}begin_rounds({place}, (unsigned){count});")
+            return None
         if value.dtype.lanes == 1:
             return super()._store(node, writer)
         guard = f"if ({writer.names[node.src[2]]}) " if len(node.src) == 3 else ""
@@ -253,6 +316,5 @@ class _Text(CStyleRenderer):
         return name
 
 
-def _awaited(groups: int) -> str:
-    """Waits until only so many groups of products are under way."""
-    return f'asm volatile("wgmma.wait_group.sync.aligned {groups};" ::: "memory");'
+def _assembly(text: str, writer: Writer) -> None:
+    writer.lines.append(f'asm volatile("{text}" ::: "memory");')

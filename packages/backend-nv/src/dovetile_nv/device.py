@@ -40,8 +40,7 @@ class NvDevice(Device):
         self.interface = interface = open_interface(selection.index)
         capable = _capabilities(interface.number, interface.multiprocessors)
         if selection.compiler.language != "cuda":
-            # Only CUDA C++ is written with the matrix unit and with copies ahead.
-            capable = replace(capable, matrix_units=(), asynchronous_copies=False)
+            capable = replace(capable, bulk_copies=False)  # only CUDA C++ is written with them
         self.capabilities = capable
         if selection.architecture is not None:
             _check_architecture(selection.architecture, interface.number)

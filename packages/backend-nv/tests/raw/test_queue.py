@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
+import struct
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from fake_driver import FakeDriver
 from dovetile import dtypes
 from dovetile.errors import ArgumentError, CompileError, DeviceError, DeviceFault, OutOfMemoryError
 from dovetile.runtime import Buffer, Copy, Launch, SignalStore, SignalWait, Timestamp
+from dovetile_nv.boxes import MAP_BYTES, encoded
 from dovetile_nv.device import NvDevice
 from dovetile_nv.raw.descriptor import layout
 from dovetile_nv.raw.generations import HOPPER
@@ -379,3 +381,31 @@ def test_more_threads_than_the_code_takes(gpu: NvDevice, binary: bytes, three: l
     program = gpu.load(binary, "summed")
     with pytest.raises(ArgumentError, match="summed with 65 threads; it takes 64"):
         gpu.queue.launch(program, three[:2], (), (1,), (65,))
+
+
+def test_a_launch_has_a_map_of_the_buffer_it_fetches_from(gpu: NvDevice, driver: FakeDriver):
+    from test_boxes import fetching
+
+    source = gpu.renderer.render(fetching())
+    program = gpu.load(gpu.compiler.compile(source), "kernel")
+    ((offset, found),) = program.kernel.maps  # type: ignore[attr-defined]
+    out = Buffer(gpu, 128, dtypes.bfloat16)
+    first, second = (Buffer(gpu, 2 << 20, dtypes.bfloat16) for _ in range(2))
+
+    def check(source: Buffer) -> None:
+        gpu.synchronize()
+        descriptor = driver.descriptors[-1]
+        # Code finds its arguments, and so the maps, by an address in the bank itself.
+        (window,) = bank(descriptor, driver, 0x198, 1)
+        assert driver.read(window) == out.address
+        assert driver.read(window + offset) == source.address
+        words = bank(descriptor, driver, 0x210 + offset, MAP_BYTES // 8)
+        assert struct.pack(f"<{len(words)}Q", *words) == encoded(found, source.address)
+
+    gpu.queue.launch(program, (out, first), (), (1,), (64,))
+    check(first)
+    commands = gpu.queue.capture([Launch(program, (out, first), (), (1,), (64,))])
+    commands.submit()
+    check(first)
+    commands.submit([(commands.buffer_slot(0, 1), second)])
+    check(second)

@@ -3,9 +3,10 @@
 The steps, each a module with one entry function:
 
     workgroups  THREAD, GROUP and LOCAL axes become launch indices; what threads exchange
-    stages      STAGE becomes a buffer and the nest that fills it
+    stages      STAGE becomes a buffer and the nest that fills it, or boxes that are fetched
     group_units sums of products by units of several threads
     expand      UNROLL axes become copies, VECTOR axes lanes
+    loosen      what ends in small floats need not be exact
     reductions  REDUCE becomes a loop over a REG buffer
     decompose   what the target lacks becomes what it has
     linearize   the graph becomes a list
@@ -23,6 +24,7 @@ from dovetile.lower.expand import expand
 from dovetile.lower.group_units import lower_group_units
 from dovetile.lower.linear import LinearKernel
 from dovetile.lower.linearize import linearize
+from dovetile.lower.loosen import loosen
 from dovetile.lower.reductions import lower_reductions
 from dovetile.lower.stages import lower_stages
 from dovetile.lower.workgroups import (
@@ -46,11 +48,12 @@ def lower(sink: UOp, capabilities: Capabilities, name: str = "kernel") -> Linear
     from dovetile.plugins.passes import run_passes
 
     sink = bind_parts(sink)
-    sink = lower_stages(sink, capabilities.vector_bytes, threads_of(thread_strides(sink)))
+    threads = threads_of(thread_strides(sink))
+    sink = lower_stages(sink, capabilities.vector_bytes, threads, capabilities.bulk_copies)
     sink = lower_group_units(sink)
     sink = expand(sink)
-    sink = bind_threads(sink, thread_strides(sink))
-    sink = lower_reductions(sink)
+    sink = bind_threads(sink, thread_strides(sink, capabilities.line_bytes))
+    sink = lower_reductions(loosen(sink))
     sink = lower_combines(sink, capabilities.warp)
     sink = rewrite(widen(sink, capabilities), decompositions(capabilities))
     sink = run_passes("lower", sink, capabilities)

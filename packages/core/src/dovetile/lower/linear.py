@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dovetile import dtypes
 from dovetile.ir.ops import AddressSpace, Op
 from dovetile.ir.uop import UOp
 
@@ -82,6 +83,11 @@ def buffer_of(address: UOp) -> UOp:
     return address
 
 
+def barrier(*effects: UOp) -> UOp:
+    """All threads of the workgroup have done these."""
+    return UOp(Op.BARRIER, dtypes.void, effects, "workgroup")
+
+
 def known_divisor(node: UOp, known: dict[UOp, int]) -> int:
     """A power of two up to 64 that divides the integer `node` whatever its variables are.
 
@@ -101,7 +107,7 @@ def _divisor(node: UOp, known: dict[UOp, int], depth: int) -> int:
         result = math.gcd(int(node.arg), 64)
     elif depth == 0:
         return 1
-    elif op is Op.ADD or op is Op.XOR or op is Op.FLOORMOD:
+    elif op in (Op.ADD, Op.XOR, Op.FLOORMOD, Op.MIN, Op.MAX):
         result = math.gcd(_divisor(src[0], known, depth - 1), _divisor(src[1], known, depth - 1))
     elif op is Op.MUL:
         product = _divisor(src[0], known, depth - 1) * _divisor(src[1], known, depth - 1)

@@ -19,8 +19,8 @@ from dovetile.ir.rewrite import substitute
 from dovetile.ir.symbolic import linear_form
 from dovetile.ir.uop import UOp, nodes_of
 from dovetile.lower.expand import combined
-from dovetile.lower.linear import buffer_of
-from dovetile.lower.stages import aligned, barrier, local_bytes
+from dovetile.lower.linear import barrier, buffer_of
+from dovetile.lower.stages import aligned, local_bytes
 from dovetile.plugins.matrix_unit import GroupUnit
 
 # -- The grid --------------------------------------------------------------------------------------
@@ -55,28 +55,33 @@ def _digit(flat: UOp, stride: int, size: int, total: int) -> UOp:
 # -- Threads ---------------------------------------------------------------------------------------
 
 
-def thread_strides(sink: UOp) -> dict[UOp, int]:
+def thread_strides(sink: UOp, line_bytes: int = 0) -> dict[UOp, int]:
     """For every LOCAL axis what one step along it adds to the thread's index.
 
     The axes of one loop, and those around it, are different bits; the nearer the elements of
-    neighbours along an axis, the lower they are.
+    neighbours along an axis, the lower they are. What is not in one line of memory is far: there,
+    inner axes have the lower bits.
     """
     apart: dict[UOp, set[UOp]] = {}
     near: dict[UOp, int] = {}
+    inner: dict[UOp, int] = {}
     for node in nodes_of(sink):
         if node.op in (Op.END, Op.REDUCE):
             own = [r for r in node.src[1:] if r.arg.kind is AxisKind.LOCAL]
             around = [r for r in node.ranges if r.arg.kind is AxisKind.LOCAL]
             for r in own:
+                inner[r] = node.src.index(r)
                 apart.setdefault(r, set()).update(own, around)
                 for other in around:
                     apart.setdefault(other, set()).add(r)
         elif node.op is Op.INDEX and buffer_of(node).arg.space is AddressSpace.GLOBAL:
             for term, factor in linear_form(node.src[1])[0].items():
+                step = abs(factor) * buffer_of(node).dtype.itemsize
+                step = step if step < (line_bytes or _FAR) else _FAR
                 for r in term.ranges:
-                    near[r] = min(near.get(r, _FAR), abs(factor) if term is r else _FAR)
+                    near[r] = min(near.get(r, _FAR), step if term is r else _FAR)
     strides = _unit_strides(sink)
-    for r in sorted(apart, key=lambda r: (near.get(r, _FAR), -r.arg.id)):
+    for r in sorted(apart, key=lambda r: (near.get(r, _FAR), -inner.get(r, 0), -r.arg.id)):
         if r in strides:
             continue
         taken = _masks(apart[r], strides)
@@ -145,6 +150,9 @@ def bind_threads(sink: UOp, strides: dict[UOp, int]) -> UOp:
             if new.op is Op.GROUP:
                 new = combined(node.arg, list(new.src))
             new = UOp(Op.COMBINE, node.dtype, (new,), (node.arg, mask)) if mask else new
+        elif node.op is Op.FETCH:
+            by_one = new.src[2] & _bits(local, threads - 1).eq(0)
+            new = new.replace(src=(*new.src[:2], by_one, *new.src[3:]))
         elif node.op is Op.STORE and buffer_of(node.src[0]).arg.space is not AddressSpace.REG:
             unused = threads - 1 & ~_masks(node.ranges, strides)
             new = _by_first(new, local, unused) if unused else new

@@ -24,7 +24,7 @@ CASES = [
     pytest.param(operation, dtype, id=f"{operation.name}-{dtype.name}")
     for operation in OPERATIONS
     for dtype in dtypes.TENSOR_DTYPES
-    if dtype.kind in operation.kinds
+    if dtype.kind in operation.kinds and dtype not in dtypes.FLOAT8  # whose results mean little
 ]
 
 
