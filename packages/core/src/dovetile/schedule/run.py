@@ -31,6 +31,7 @@ class Command(NamedTuple):
     places: list[int]
     groups: tuple[int, ...]
     local: tuple[int, ...]
+    early: bool
 
     def queue(self, memory: Sequence[Buffer]) -> None:
         """Puts it into its device's queue."""
@@ -79,6 +80,7 @@ class LoadedPlan:
                 [place(step.device, reference) for reference in step.memory],
                 (step.parts,),
                 (step.threads,),
+                step.early,
             )
             for step in plan.steps
         ]
