@@ -89,3 +89,14 @@ def test_units_that_round_are_used_on_request():
 
 def test_columns_that_are_no_power_of_two():
     assert compared(cast_matmul(64, 64, 384, "nn"), target("stores", unit(192)))
+
+
+@pytest.mark.parametrize("layout", ["nt", "tn"])
+def test_units_of_warps_side_by_side(layout: str):
+    """Four warps, two by two, with 128 rows: more than a transposed panel has in a row of memory."""
+    warps = GroupUnit(
+        "warps", 128, 64, 16, "bfloat16", "bfloat16", "float32",
+        row_digits=((2, "thread", 7), (4, "lane", 0), (2, "lane", 2), (8, "thread", 5)),
+        column_digits=((2, "thread", 6), (4, "lane", 1), (4, "thread", 4), (2, "lane", 3)),
+    )  # fmt: skip
+    assert compared(cast_matmul(128, 64, 128, layout), target("stores", warps))
