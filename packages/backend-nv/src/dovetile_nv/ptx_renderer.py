@@ -201,7 +201,9 @@ class _Text(LlvmIrRenderer):
             starts = [f"i32 {writer.emit(f'trunc {start} to i32')}" for start in starts]
         after = self._branch(node.src[2], writer)
         _statement(boxes.EXPECT, writer, arrivals, f"i32 {boxes.box_bytes(node)}")
-        _statement(boxes.fetch_text(len(starts)), writer, to, f"ptr %map.{number}", arrivals, *starts)
+        _statement(
+            boxes.fetch_text(len(starts)), writer, to, f"ptr %map.{number}", arrivals, *starts
+        )
         self._join(after, writer)
 
     def _address(self, pointer: str, writer: Writer) -> str:

@@ -93,7 +93,7 @@ def test_columns_that_are_no_power_of_two():
 
 @pytest.mark.parametrize("layout", ["nt", "tn"])
 def test_units_of_warps_side_by_side(layout: str):
-    """Four warps, two by two, with 128 rows: more than a transposed panel has in a row of memory."""
+    """Two by two, with 128 rows: more than a transposed panel has in a row of memory."""
     warps = GroupUnit(
         "warps", 128, 64, 16, "bfloat16", "bfloat16", "float32",
         row_digits=((2, "thread", 7), (4, "lane", 0), (2, "lane", 2), (8, "thread", 5)),
