@@ -118,10 +118,7 @@ def narrow_products() -> list[Row]:
 def measure(row: Row, compiled: bool) -> tuple[float, list[float]]:
     """Seconds of one operation: ours, and theirs in each form."""
     device = get_device()
-    sets = [
-        [_numbers(s, getattr(torch, row.dtype)) for s in row.shapes]
-        for _ in range(row.inputs)
-    ]
+    sets = [[_numbers(s, getattr(torch, row.dtype)) for s in row.shapes] for _ in range(row.inputs)]
     mine = [[_tensor(x, row.dtype) for x in inputs] for inputs in sets]
     step = jit(lambda *inputs: [row.ours(*x) for x in _grouped(inputs, len(row.shapes))])
     flat = [x for inputs in mine for x in inputs]

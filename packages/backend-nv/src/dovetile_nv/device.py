@@ -38,10 +38,7 @@ class NvDevice(Device):
     def __init__(self, selection: Selection) -> None:
         self.name = selection.name
         self.interface = interface = open_interface(selection.index)
-        capable = _capabilities(interface.number, interface.multiprocessors)
-        if selection.compiler.language != "cuda":
-            capable = replace(capable, bulk_copies=False)  # only CUDA C++ is written with them
-        self.capabilities = capable
+        self.capabilities = _capabilities(interface.number, interface.multiprocessors)
         if selection.architecture is not None:
             _check_architecture(selection.architecture, interface.number)
         self.compiler = selection.compiler.compiler(self.capabilities)
