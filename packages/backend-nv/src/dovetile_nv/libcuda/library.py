@@ -20,6 +20,7 @@ MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 HOST_PORTABLE_AND_MAPPED = 1 | 2
 WAIT_AT_LEAST = 0
 CAPTURE_RELAXED = 2
+PEER_ACCESS_ALREADY_ENABLED = 704
 KERNEL_NODE = 0
 EARLY_LAUNCH = 6  # CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
 
@@ -75,6 +76,8 @@ _SIGNATURES: dict[str, list[object]] = {
     "cuDeviceTotalMem_v2": [POINTER(c_size_t), c_int],
     "cuDevicePrimaryCtxRetain": [POINTER(c_void_p), c_int],
     "cuCtxSetCurrent": [c_void_p],
+    "cuDeviceCanAccessPeer": [POINTER(c_int), c_int, c_int],
+    "cuCtxEnablePeerAccess": [c_void_p, c_uint],
     "cuMemAlloc_v2": [POINTER(c_uint64), c_size_t],
     "cuMemFree_v2": [c_uint64],
     "cuMemHostAlloc": [POINTER(c_void_p), c_size_t, c_uint],
