@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from dovetile import Tensor, dtypes, jit
+from dovetile.environment import context
 from dovetile.runtime import get_device
 
 Operation = Callable[..., Any]
@@ -40,6 +41,8 @@ class Row:
     ours: Operation
     theirs: Operation
     tolerance: float = 1e-2
+    precision: str = "highest"
+    """Of float32 products, in PyTorch's words and ours."""
 
     @property
     def inputs(self) -> int:
@@ -84,14 +87,38 @@ def rows() -> list[Row]:
                         Row(f"matmul-{dtype}-{size}-{layout}", dtype, ((size, size),) * 2,
                             2 * size**3, "TFLOP/s", ours, theirs)
                     )  # fmt: skip
-    return found
+    return found + narrow_products()
+
+
+def narrow_products() -> list[Row]:
+    """Products whose operands have few digits, both with their sums contiguous."""
+    one = torch.ones((), device="cuda")
+
+    def scaled(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return torch._scaled_mm(
+            a, b.t(), one, one, out_dtype=torch.bfloat16, use_fast_accum=True
+        )  # fmt: skip
+
+    kinds = {
+        "tf32": ("float32", lambda a, b: a @ b.transpose(0, 1), lambda a, b: a @ b.t()),
+        "float8": ("float8_e4m3fn",
+                   lambda a, b: (a.float() @ b.float().transpose(0, 1)).bfloat16(), scaled),
+        "int8": ("int8", lambda a, b: a.int() @ b.int().transpose(0, 1),
+                 lambda a, b: torch._int_mm(a, b.t())),
+    }  # fmt: skip
+    return [
+        Row(f"matmul-{name}-{size}-nt", dtype, ((size, size),) * 2, 2 * size**3, "TFLOP/s",
+            ours, theirs, precision="high" if name == "tf32" else "highest")
+        for name, (dtype, ours, theirs) in kinds.items()
+        for size in (1024, 2048, 4096, 8192)
+    ]  # fmt: skip
 
 
 def measure(row: Row, compiled: bool) -> tuple[float, list[float]]:
     """Seconds of one operation: ours, and theirs in each form."""
     device = get_device()
     sets = [
-        [torch.randn(s, device="cuda", dtype=getattr(torch, row.dtype)) for s in row.shapes]
+        [_numbers(s, getattr(torch, row.dtype)) for s in row.shapes]
         for _ in range(row.inputs)
     ]
     mine = [[_tensor(x, row.dtype) for x in inputs] for inputs in sets]
@@ -113,6 +140,11 @@ def measure(row: Row, compiled: bool) -> tuple[float, list[float]]:
             found.append(_turn(run, wait) / row.inputs)
     first, *others = (statistics.median(t) for t in times)
     return first, others
+
+
+def _numbers(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    numbers = torch.randn(shape, device="cuda")
+    return (numbers if dtype.is_floating_point else numbers * 30).to(dtype)
 
 
 def _turn(run: Callable[[], Any], wait: Callable[[], Any]) -> float:
@@ -179,7 +211,9 @@ def main() -> None:
     for row in rows():
         if arguments.rows and not row.name.startswith(tuple(arguments.rows)):
             continue
-        seconds, others = measure(row, arguments.compile)
+        torch.set_float32_matmul_precision(row.precision)
+        with context(MATMUL_PRECISION=row.precision):
+            seconds, others = measure(row, arguments.compile)
         scale = 1e9 if row.unit == "GB/s" else 1e12
         rate = row.work / seconds / scale
         ratios = "  ".join(f"{other / seconds:5.2f}" for other in others)

@@ -14,7 +14,7 @@ from dovetile.ir.uop import UOp
 from dovetile.lower.linear import LinearKernel
 from dovetile.plugins import Capabilities
 from dovetile.render import CStyleRenderer, Writer, in_lanes, indices_fit
-from dovetile_nv import boxes, warpgroup
+from dovetile_nv import boxes, matrix_units, warpgroup
 from dovetile_nv.capabilities import ACCESS_BYTES, architecture_of
 from dovetile_nv.cuda_prelude import prelude
 from dovetile_nv.program_form import (
@@ -26,6 +26,14 @@ from dovetile_nv.program_form import (
 
 _TYPES = {"bool": "bool", "float16": "float16", "bfloat16": "bfloat16"}
 _SMALL = ("float16", "bfloat16")
+_PANELS = """
+static __device__ inline unsigned shared_address(const void* place) {
+  return (unsigned)__cvta_generic_to_shared(place);
+}
+static __device__ inline unsigned long long panel(const void* place, unsigned long long form) {
+  return (shared_address(place) & 0x3ffff) >> 4 | form;
+}
+"""
 _INDICES = {"group": "blockIdx.x", "local": "threadIdx.x"}
 
 
@@ -115,7 +123,7 @@ class _Text(CStyleRenderer):
             return super().barrier(node, writer)
         # The matrix unit reads memory past the threads' own way to it.
         fence = 'asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); '
-        return (fence if warpgroup.reads_stores(writer.kernel) else "") + "__syncthreads();"
+        return (fence if matrix_units.reads_stores(writer.kernel) else "") + "__syncthreads();"
 
     def commit(self, node: UOp, writer: Writer) -> str:
         return 'asm volatile("cp.async.commit_group;" ::: "memory");'
@@ -142,7 +150,8 @@ class _Text(CStyleRenderer):
 
     def matmul(self, node: UOp, writer: Writer) -> str:
         """Products of one sum follow each other: begun together, and awaited together."""
-        writer.declarations[warpgroup.HELPERS] = None
+        unit = node.arg
+        writer.declarations[_PANELS] = None
         a, b, start = (writer.names[s] for s in node.src)
         if node.src[2].op is Op.MATMUL:
             name = start
@@ -150,18 +159,27 @@ class _Text(CStyleRenderer):
             writer.counter += 1
             name = f"v{writer.counter}"
             writer.lines.append(f"{self.type(node.dtype, writer)} {name} = {start};")
-            writer.lines.append('asm volatile("wgmma.fence.sync.aligned;" ::: "memory");')
-        writer.lines.append(warpgroup.instruction(node.arg, name, a, b))
-        if all(node is not other.src[2] for other in warpgroup.products(writer.kernel)):
-            writer.lines.append('asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");')
+            if matrix_units.goes_on(unit):
+                _assembly("wgmma.fence.sync.aligned;", writer)
+        panels = [f'"r"(shared_address({x}))' for x in (a, b)]
+        if matrix_units.goes_on(unit):
+            forms = warpgroup.panel_forms(unit)
+            panels = [f'"l"(panel({x}, {form}ull))' for x, form in zip((a, b), forms)]
+        register = "r" if unit.accumulator == "int32" else "f"
+        lanes = ", ".join(f'"+{register}"({name}._{lane})' for lane in range(unit.lanes))
+        text = matrix_units.assembly(unit, "%", "%%", unit.lanes)
+        writer.lines.append(f'asm volatile("{text}" : {lanes} : {", ".join(panels)} : "memory");')
+        last = all(node is not other.src[2] for other in matrix_units.products(writer.kernel))
+        if last and matrix_units.goes_on(unit):
+            _assembly("wgmma.commit_group.sync.aligned;", writer)
             # In a loop, those of one step go on during the next, and are awaited behind the loop.
-            writer.lines.append(_awaited(1 if node.ranges else 0))
+            _assembly(warpgroup.awaited(1 if node.ranges else 0), writer)
         return name
 
     def _end(self, node: UOp, writer: Writer) -> None:
         writer.lines.append("}")
-        if any(node.src[1] in product.ranges for product in warpgroup.products(writer.kernel)):
-            writer.lines.append(_awaited(0))
+        if matrix_units.ends_products(node, writer.kernel):
+            _assembly(warpgroup.awaited(0), writer)
 
     def shuffle(self, node: UOp, writer: Writer) -> str:
         value, dtype = writer.names[node.src[0]], node.dtype
@@ -298,6 +316,5 @@ class _Text(CStyleRenderer):
         return name
 
 
-def _awaited(groups: int) -> str:
-    """Waits until only so many groups of products are under way."""
-    return f'asm volatile("wgmma.wait_group.sync.aligned {groups};" ::: "memory");'
+def _assembly(text: str, writer: Writer) -> None:
+    writer.lines.append(f'asm volatile("{text}" ::: "memory");')

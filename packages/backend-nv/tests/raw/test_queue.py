@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import gc
+import os
 import struct
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 from fake_driver import FakeDriver
 
 from dovetile import dtypes
-from dovetile.errors import ArgumentError, CompileError, DeviceFault, OutOfMemoryError
+from dovetile.errors import ArgumentError, CompileError, DeviceError, DeviceFault, OutOfMemoryError
 from dovetile.runtime import Buffer, Copy, Launch, SignalStore, SignalWait, Timestamp
 from dovetile_nv.boxes import MAP_BYTES, encoded
 from dovetile_nv.device import NvDevice
@@ -254,6 +256,48 @@ def test_a_fault_tells_its_cause_and_the_device_goes_on(
     with pytest.raises(DeviceFault, match="0x123456789000 was written.*kernels were add"):
         gpu.synchronize()
     driver.kernel = run
+    gpu.queue.launch(program, three, (1000,), (4,))
+    np.testing.assert_array_equal(three[0].to_numpy(), 3 * np.arange(1000, dtype=np.float32))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system cannot fork")
+def test_the_child_of_a_fork_leaves_the_gpu_to_its_parent(
+    gpu: NvDevice, driver: FakeDriver, binary: bytes, three: list[Buffer], monkeypatch
+):
+    driver.kernel = run
+    program = gpu.load(binary, "add")
+    replay = gpu.queue.capture([Launch(program, three, (1000,), (4,))])
+    gpu.synchronize()
+    large = Buffer.allocated(gpu, 8 << 20, dtypes.uint8)
+    calls = []
+    monkeypatch.setattr(driver, "ioctl", lambda *arguments: calls.append(arguments))
+    attempts = [
+        lambda: gpu.queue.launch(program, three, (1000,), (4,)),
+        lambda: gpu.queue.copy(three[0], three[1]),
+        replay.submit,
+        gpu.synchronize,
+        three[0].to_numpy,
+        lambda: three[1].copy_in(np.zeros(1000, np.float32)),
+        lambda: Buffer.allocated(gpu, 8 << 20, dtypes.uint8),
+        lambda: gpu.load(binary, "add"),
+    ]
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            refused = 0
+            for attempt in attempts:
+                try:
+                    attempt()
+                except DeviceError as error:
+                    refused += str(error).startswith("[fork]")
+            del large, replay, program
+            gc.collect()
+            status = 0 if refused == len(attempts) and not calls else 2
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    monkeypatch.undo()
     gpu.queue.launch(program, three, (1000,), (4,))
     np.testing.assert_array_equal(three[0].to_numpy(), 3 * np.arange(1000, dtype=np.float32))
 

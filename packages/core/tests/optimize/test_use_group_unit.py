@@ -5,21 +5,27 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from loop_kernels import GROUPS, cast_matmul
+from loop_kernels import GROUPS, Case, cast_matmul
 
+from dovetile import dtypes
+from dovetile.dtypes import DType
+from dovetile.environment import context
 from dovetile.ir.ops import Op
 from dovetile.lower import lower
 from dovetile.optimize.bounds_check import prove
 from dovetile.optimize.heuristic import heuristic
 from dovetile.optimize.opts import apply_opts
+from dovetile.optimize.persist import Persist
 from dovetile.plugins import Capabilities
 from dovetile.plugins.matrix_unit import GroupUnit
 
 
-def unit(columns: int) -> GroupUnit:
+def unit(columns: int, dtype: DType = dtypes.bfloat16) -> GroupUnit:
     """64 rows, held by four warps of 32: a quad of threads has the pairs of a row."""
     return GroupUnit(
-        f"group{columns}", 64, columns, 16, "bfloat16", "bfloat16", "float32",
+        f"group{columns}", 64, columns, 32 // dtype.itemsize, dtype.name, dtype.name,
+        "float32" if dtype.is_float else "int32",
+        transposes=dtype.itemsize == 2, rounds=dtype is dtypes.float32,
         row_digits=((4, "thread", 6), (2, "lane", 2), (8, "thread", 5)),
         column_digits=(
             (columns // 64, "lane", 0), (8, "lane", 1), (4, "thread", 4), (2, "lane", 3),
@@ -27,9 +33,9 @@ def unit(columns: int) -> GroupUnit:
     )  # fmt: skip
 
 
-def target(copies: str) -> Capabilities:
+def target(copies: str, *units: GroupUnit) -> Capabilities:
     return replace(
-        GROUPS, warp=32, group_threads=512, matrix_units=(unit(64), unit(128)),
+        GROUPS, warp=32, group_threads=512, matrix_units=units or (unit(64), unit(128)),
         asynchronous_copies=bool(copies), bulk_copies=copies == "boxes", local_bytes=200 << 10,
     )  # fmt: skip
 
@@ -55,4 +61,44 @@ def test_rows_above_each_other_and_blocks_that_overlap(layout: str, copies: str)
     case, capabilities = cast_matmul(136, 128, 72, layout), target(copies)
     kernel = apply_opts(case.kernel, heuristic(case.kernel, capabilities))
     assert lower(kernel, capabilities).threads == 256
+    case.compare(case.results(kernel, capabilities))
+
+
+def compared(case: Case, capabilities: Capabilities) -> bool:
+    """Whether the units are used; the results are right in any case."""
+    kernel = apply_opts(case.kernel, heuristic(case.kernel, capabilities))
+    assert prove(kernel) is None
+    case.compare(case.results(kernel, capabilities))
+    return any(n.op is Op.MATMUL for n in lower(kernel, capabilities).uops)
+
+
+@pytest.mark.parametrize("dtype", [dtypes.int8, dtypes.uint8], ids=lambda d: d.name)
+def test_operands_of_a_byte(dtype: DType):
+    """A row of a panel holds 128 of them; a unit that does not transpose takes them as they lie."""
+    capabilities = target("stores", unit(64, dtype))
+    assert compared(cast_matmul(64, 256, 64, "nt", (dtype, dtype)), capabilities)
+    assert not compared(cast_matmul(64, 128, 64, "nn", (dtype, dtype)), capabilities)
+
+
+def test_units_that_round_are_used_on_request():
+    case = cast_matmul(64, 64, 64, "nt", (dtypes.float32, dtypes.float32))
+    capabilities = target("stores", unit(64, dtypes.float32))
+    assert not compared(case, capabilities)
+    with context(MATMUL_PRECISION="high"):
+        assert compared(case, capabilities)
+
+
+def test_columns_that_are_no_power_of_two():
+    assert compared(cast_matmul(64, 64, 384, "nn"), target("stores", unit(192)))
+
+
+@pytest.mark.parametrize("layout", ["nt", "tn"])
+def test_workgroups_that_do_several_blocks_each(layout: str):
+    capabilities = replace(target("boxes", unit(64)), threads=4)
+    case = cast_matmul(136, 128, 136, layout)
+    opts = heuristic(case.kernel, capabilities)
+    assert Persist(4) in opts
+    kernel = apply_opts(case.kernel, opts)
+    assert prove(kernel) is None
+    assert lower(kernel, capabilities).parts == 4
     case.compare(case.results(kernel, capabilities))

@@ -20,8 +20,13 @@ def group_unit_sums(sink: UOp) -> list[UOp]:
 
 def unit_panels(sink: UOp) -> set[UOp]:
     """The STAGEs whose memory such units read, which lie as these want them."""
-    operands = [s.src[0] for n in group_unit_sums(sink) for s in n.src[0].src if s.op is Op.CAST]
+    operands = [operand_of(s) for n in group_unit_sums(sink) for s in n.src[0].src]
     return {node for node in operands if node.op is Op.STAGE}
+
+
+def operand_of(factor: UOp) -> UOp:
+    """What a unit multiplies where the product has this factor: the unit casts by itself."""
+    return factor.src[0] if factor.op is Op.CAST else factor
 
 
 def exchanged(position: UOp, itemsize: int) -> UOp:
@@ -40,9 +45,9 @@ def lower_group_units(sink: UOp) -> UOp:
         digits = {*_digits(unit, node)}
         depth = node.src[1]
         starts = []
-        for cast in product.src:
-            load = cast.src[0]
-            if load.op is not Op.LOAD or len(load.src) > 1:
+        for factor in product.src:
+            load = operand_of(factor)
+            if load.op is not Op.LOAD or len(load.src) != 1:
                 raise GraphError(f"[lower] {unit.name} reads LOCAL memory; an operand is elsewhere")
             own = {r: UOp.const(0) for r in load.ranges if r in digits or r is depth}
             terms, constant = linear_form(load.src[0].src[1])

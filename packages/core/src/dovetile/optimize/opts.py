@@ -20,6 +20,7 @@ from dovetile.ir.rewrite import rewrite, substitute, substitute_ranges
 from dovetile.ir.spec import check
 from dovetile.ir.symbolic import simplify_index
 from dovetile.ir.uop import UOp, nodes_of
+from dovetile.lower.group_units import operand_of
 from dovetile.lower.linear import buffer_of
 from dovetile.plugins.matrix_unit import MatrixUnit
 
@@ -338,7 +339,7 @@ class Stage:
             raise OptError(f"[Stage] operand {self.operand}; a product has 0 and 1")
         value = product.src[self.operand]
         if by_unit(kernel, product):
-            value = value.src[0]  # a unit takes what its operand is cast from
+            value = operand_of(value)
         named = {r.arg.id: r for r in value.ranges}
         missing = [i for i in self.axes if i not in named]
         if missing:

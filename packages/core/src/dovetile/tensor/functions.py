@@ -35,7 +35,7 @@ class Functions(Arithmetic):
         """A function of this. That of a small float is rounded once, at its end: even constants
         such as log2(e) would be off by as much as the result may be."""
         value = self._floating()
-        if value.dtype in (dtypes.float16, dtypes.bfloat16):
+        if value.dtype in dtypes.SMALL_FLOATS:
             return compute(value.float()).cast(value.dtype)
         return compute(value)
 
@@ -139,7 +139,7 @@ class Functions(Arithmetic):
             raise ArgumentError(f"[gelu] approximate {approximate!r}; valid are 'none' and 'tanh'")
         if self.dtype is dtypes.float64:
             return self * 0.5 * ((self * math.sqrt(0.5)).erf() + 1)
-        small = self.dtype in (dtypes.float16, dtypes.bfloat16)
+        small = self.dtype in dtypes.SMALL_FLOATS
 
         def normal(x: UOp) -> UOp:
             return compose(normal_distribution(x, small), (x,), _normal_gradient)

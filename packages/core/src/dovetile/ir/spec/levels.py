@@ -321,9 +321,9 @@ def _loop_reduce(node: UOp) -> Verdict:
 
 def _unit_reduce(node: UOp, unit: MatrixUnit) -> Verdict:
     product = node.src[0]
-    operands = [s.src[0].dtype.name for s in product.src if s.op is Op.CAST]
+    operands = [(s.src[0] if s.op is Op.CAST else s).dtype.name for s in product.src]
     if product.op is not Op.MUL or operands != [unit.a, unit.b]:
-        return f"of {product.op.name}, operands {operands}; right is CAST({unit.a})*CAST({unit.b})"
+        return f"of {product.op.name}, operands {operands}; right are {unit.a} * {unit.b}, cast"
     if node.dtype.name != unit.accumulator or product.dtype is not node.dtype:
         return f"type {node.dtype!r}; right is {unit.accumulator}"
     return _closes_ranges(node)
@@ -335,9 +335,8 @@ def _matmul(node: UOp) -> Verdict:
         return f"arg {unit!r}; right is a MatrixUnit"
     if isinstance(unit, GroupUnit):
         addresses = [s.op for s in node.src[:2]] == [Op.INDEX, Op.INDEX]
-        held = unit.rows * unit.columns // unit.threads
-        fits = addresses and node.src[2].dtype is node.dtype and node.dtype.lanes == held
-        return True if fits else f"type {node.dtype!r}; right are two addresses and {held} lanes"
+        fits = addresses and node.src[2].dtype is node.dtype and node.dtype.lanes == unit.lanes
+        return True if fits else f"type {node.dtype!r}; right are addresses and {unit.lanes} lanes"
     held = unit.rows * unit.columns
     right = [
         (unit.a, unit.rows * unit.depth), (unit.b, unit.depth * unit.columns),
