@@ -210,7 +210,7 @@ class _Text(CStyleRenderer):
         members = ", ".join(f"_{lane}" for lane in range(dtype.lanes))
         size = dtype.itemsize * dtype.lanes
         writer.declarations[
-            f"struct __align__({size}) {name} {{ {self.stored(dtype.scalar)} {members}; }};"
+            f"struct __align__({size & -size}) {name} {{ {self.stored(dtype.scalar)} {members}; }};"
         ] = None
         return name
 

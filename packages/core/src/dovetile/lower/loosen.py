@@ -33,7 +33,8 @@ def loosen(sink: UOp) -> UOp:
     done: dict[UOp, UOp] = {}
     for node in nodes:
         new = node.with_sources(tuple([done[s] for s in node.src]))
-        if node.op in _MARKED and node not in exact and node.dtype.scalar is not dtypes.float64:
+        single = node.dtype.scalar is dtypes.float32 and node not in exact
+        if node.op in _MARKED and (single or node.dtype.scalar in _SMALL):
             new = new.replace(arg="approximate")
         done[node] = new
     return done[sink]

@@ -129,11 +129,14 @@ class Copy:
         sizes, itemsize = [int(r.src[0].maximum) for r in self.ranges], self.value.dtype.itemsize
         row, unit = len(sizes) - 1, 0
         if self.threads > 1 and not self.panel:
-            forms = _forms(self.value)
-            while row and _one_axis(forms, *self.ranges[row - 1 : row + 1]):
+            # What is loaded as one row is one; but lanes of who reads it may be of several rows.
+            forms, kinds = _forms(self.value), [r.arg.kind for r in self.ranges]
+            while row and kinds[row - 1] is not AxisKind.VECTOR and _one_axis(
+                forms, *self.ranges[row - 1 : row + 1]
+            ):  # fmt: skip
                 row -= 1
             # Threads side by side read vectors, or an element each, of rows side by side.
-            vectors = self.ranges[-1].arg.kind in (AxisKind.VECTOR, AxisKind.UNROLL)
+            vectors = kinds[-1] in (AxisKind.VECTOR, AxisKind.UNROLL)
             unit = max(self.vector_bytes if vectors else _BANK, itemsize)
             odd = math.prod(sizes[row:]) * itemsize % (2 * unit)
             unit = 0 if odd else unit

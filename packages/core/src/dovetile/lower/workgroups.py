@@ -60,8 +60,8 @@ def thread_strides(sink: UOp, line_bytes: int = 0) -> dict[UOp, int]:
     """For every LOCAL axis what one step along it adds to the thread's index.
 
     The axes of one loop, and those around it, are different bits; the nearer the elements of
-    neighbours along an axis, the lower they are: of those that are accessed most. What is not in
-    one line of memory is far: there, inner axes have the lower bits.
+    neighbours along an axis, in what is accessed most often, the lower they are. What is not in one
+    line of memory is far: there, inner axes have the lower bits.
     """
     apart: dict[UOp, set[UOp]] = {}
     near: dict[UOp, tuple[int, int]] = {}
@@ -76,15 +76,18 @@ def thread_strides(sink: UOp, line_bytes: int = 0) -> dict[UOp, int]:
                 for other in around:
                     apart.setdefault(other, set()).add(r)
         elif node.op is Op.INDEX and buffer_of(node).arg.space is AddressSpace.GLOBAL:
-            points = -math.prod(int(r.src[0].maximum) for r in node.ranges)
+            often = -math.prod(int(r.src[0].maximum) for r in node.ranges)
             for term, factor in linear_form(node.src[1])[0].items():
                 step = abs(factor) * buffer_of(node).dtype.itemsize
                 step = step if step < (line_bytes or _FAR) else _FAR
                 for r in term.ranges:
-                    distance = (points, step if term is r else _FAR)
-                    near[r] = min(near.get(r, distance), distance)
+                    near[r] = min(near.get(r, (0, 0)), (often, step if term is r else _FAR))
     strides = _unit_strides(sink)
-    for r in sorted(apart, key=lambda r: (near.get(r, (0, _FAR))[1], -inner.get(r, 0), -r.arg.id)):
+
+    def order(r: UOp) -> tuple[int, int, int]:
+        return near[r][1] if r in near else _FAR, -inner.get(r, 0), -r.arg.id
+
+    for r in sorted(apart, key=order):
         if r in strides:
             continue
         taken = _masks(apart[r], strides)

@@ -7,6 +7,7 @@ can copy while it computes. What follows the sum is done on the digits that each
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
