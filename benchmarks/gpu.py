@@ -59,7 +59,11 @@ def rows() -> list[Row]:
         Row("gelu", "bfloat16", ((n, n),), 4 * n * n, "GB/s",
             lambda a: (a * 2 + 1).gelu("tanh"),
             lambda a: functional.gelu(a * 2 + 1, approximate="tanh")),
+        Row("erf-gelu", "bfloat16", ((n, n),), 4 * n * n, "GB/s",
+            lambda a: a.gelu(), functional.gelu),
         Row("softmax", "float32", ((n, n),), 8 * n * n, "GB/s",
+            lambda a: a.softmax(-1), lambda a: a.softmax(-1)),
+        Row("softmax-1024", "float32", ((8 * n, 1024),), 8 * 8 * n * 1024, "GB/s",
             lambda a: a.softmax(-1), lambda a: a.softmax(-1)),
         Row("layernorm", "bfloat16", ((n, n),), 4 * n * n, "GB/s",
             lambda a: a.layer_norm((n,)), lambda a: functional.layer_norm(a, (n,))),
@@ -70,6 +74,8 @@ def rows() -> list[Row]:
         Row("columns", "float32", ((16384, n),), 4 * 16384 * n, "GB/s",
             lambda a: a.sum(0), lambda a: a.sum(0)),
         Row("transpose", "float32", ((n, n),), 8 * n * n, "GB/s",
+            lambda a: a.transpose(0, 1).contiguous(), lambda a: a.t().contiguous()),
+        Row("transpose-bfloat16", "bfloat16", ((n, n),), 4 * n * n, "GB/s",
             lambda a: a.transpose(0, 1).contiguous(), lambda a: a.t().contiguous()),
         Row("matvec", "bfloat16", ((n, n), (n,)), 2 * n * n, "GB/s",
             lambda a, b: a @ b, lambda a, b: a @ b),
@@ -117,10 +123,7 @@ def narrow_products() -> list[Row]:
 def measure(row: Row, compiled: bool) -> tuple[float, list[float]]:
     """Seconds of one operation: ours, and theirs in each form."""
     device = get_device()
-    sets = [
-        [_numbers(s, getattr(torch, row.dtype)) for s in row.shapes]
-        for _ in range(row.inputs)
-    ]
+    sets = [[_numbers(s, getattr(torch, row.dtype)) for s in row.shapes] for _ in range(row.inputs)]
     mine = [[_tensor(x, row.dtype) for x in inputs] for inputs in sets]
     step = jit(lambda *inputs: [row.ours(*x) for x in _grouped(inputs, len(row.shapes))])
     flat = [x for inputs in mine for x in inputs]
