@@ -30,31 +30,52 @@ def exchanged(position: UOp, itemsize: int) -> UOp:
 
 
 def lower_group_units(sink: UOp) -> UOp:
-    """`sink` with a MATMUL (address of A, address of B, *axes of C) for each such sum."""
-    changes = {}
-    for node in group_unit_sums(sink):
-        unit, product = node.arg, node.src[0]
-        digits = {*_digits(unit, node)}
-        depth = node.src[1]
-        starts = []
-        for cast in product.src:
-            load = cast.src[0]
-            if load.op is not Op.LOAD or len(load.src) > 1:
-                raise GraphError(f"[lower] {unit.name} reads LOCAL memory; an operand is elsewhere")
-            own = {r: UOp.const(0) for r in load.ranges if r in digits or r is depth}
-            terms, constant = linear_form(load.src[0].src[1])
-            if any(t.ranges & own.keys() and t not in own for t in terms):
-                raise GraphError(f"[lower] {unit.name}: an operand lies in another order")
-            buffer, position = load.src[0].src
-            starts.append(buffer.index(substitute_ranges(position, own)))
-        changes[node] = UOp(Op.MATMUL, node.dtype, (*starts, *sorted(digits, key=_id)), unit)
+    """`sink` with a MATMUL (A, address of B, *axes of C) for each such sum. A is an address too, or
+    where the threads hold it, its value, whose axes the sum goes on to close."""
+    while sums := [n for n in group_unit_sums(sink) if n.src[0].op is not Op.MATMUL]:
+        node = sums[0]  # what others are made from comes first
+        unit, axes = node.arg, sorted(_digits(node.arg, node), key=_id)
+        own = {*axes, *node.src[1:]}
+        a, b = (cast.src[0] for cast in node.src[0].src)
+        a = a if unit.held else _start(unit, a, own)
+        value = UOp(Op.MATMUL, node.dtype, (a, _start(unit, b, own), *axes), unit)
+        if unit.held:
+            value = node.replace(src=(value, *node.src[1:]))
+        sink = substitute(sink, {node: value})
+    return sink
+
+
+def _start(unit: GroupUnit, load: UOp, own: set[UOp]) -> UOp:
+    """The address at which an operand begins."""
+    if load.op is not Op.LOAD or len(load.src) > 1:
+        raise GraphError(f"[lower] {unit.name} reads LOCAL memory; an operand is elsewhere")
+    terms, _ = linear_form(load.src[0].src[1])
+    if any(t.ranges & own and t not in own for t in terms):
+        raise GraphError(f"[lower] {unit.name}: an operand lies in another order")
+    buffer, position = load.src[0].src
+    return buffer.index(substitute_ranges(position, {r: UOp.const(0) for r in own}))
+
+
+def start_from_sums(sink: UOp) -> UOp:
+    """`sink` with products that begin at what was added to them."""
+    changes: dict[UOp, UOp] = {}
+    for node in nodes_of(sink):
+        if node.op is Op.ADD:
+            for product, other in (node.src, node.src[::-1]):
+                if product.op is Op.MATMUL and isinstance(product.arg, GroupUnit):
+                    changes[node] = _from(product, other)
+                    break
     return substitute(sink, changes) if changes else sink
 
 
+def _from(product: UOp, start: UOp) -> UOp:
+    before = product.src[2]
+    start = _from(before, start) if before.op is Op.MATMUL else start
+    return product.replace(src=(*product.src[:2], start))
+
+
 def _digits(unit: GroupUnit, node: UOp) -> list[UOp]:
-    count = len(unit.row_digits) + len(unit.column_digits)
-    ids = range(unit.first, unit.first + count)
-    return [r for r in node.ranges if r.arg.id in ids]
+    return [r for r in node.ranges if r.arg.id in unit.axes]
 
 
 def _id(r: UOp) -> int:

@@ -98,7 +98,7 @@ def _unit_strides(sink: UOp) -> dict[UOp, int]:
         if isinstance(node.arg, GroupUnit):
             stride = 1
             for n, place in node.arg.thread_digits:
-                strides[by_id[node.arg.first + place]] = stride
+                strides[by_id[node.arg.axes[place]]] = stride
                 stride *= n
     return strides
 

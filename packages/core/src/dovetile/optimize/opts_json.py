@@ -11,9 +11,10 @@ from dovetile.ir.ops import AddressSpace, AxisKind
 from dovetile.optimize import opts as _opts
 from dovetile.optimize.keep import Keep
 from dovetile.optimize.online import Online
+from dovetile.optimize.online_registers import OnlineRegisters
 from dovetile.optimize.opts import Opt
 from dovetile.optimize.pad import Pad
-from dovetile.optimize.use_group_unit import UseGroupUnit
+from dovetile.optimize.use_group_unit import FollowGroupUnit, UseGroupUnit
 from dovetile.optimize.use_matrix_unit import UseMatrixUnit
 from dovetile.plugins.matrix_unit import MatrixUnit
 
@@ -21,7 +22,8 @@ _CLASSES: dict[str, type] = {
     c.__name__: c
     for c in (
         _opts.Split, _opts.Bind, _opts.Order, _opts.ReduceOrder, _opts.GroupReduce, _opts.Tail,
-        _opts.Stage, _opts.Accumulate, _opts.Stream, Keep, Online, Pad, UseMatrixUnit, UseGroupUnit,
+        _opts.Stage, _opts.Accumulate, _opts.Stream, Keep, Online, OnlineRegisters,
+        Pad, UseMatrixUnit, UseGroupUnit, FollowGroupUnit,
     )
 }  # fmt: skip
 _ENUMERATIONS = {"kind": AxisKind, "space": AddressSpace}

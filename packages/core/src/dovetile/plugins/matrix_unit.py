@@ -71,14 +71,19 @@ class GroupUnit(MatrixUnit):
     significant first, are parts of a thread's index or of the lane in what that thread holds:
     `row_digits` and `column_digits` have (size, kind, place), kind "thread" or "lane"; the lower
     its place, the more significant a digit of the lane is, and the less one of the thread.
+
+    A may also be `held` by the threads, where it lies as a C of as many columns as it is deep: what
+    one product has left there is an operand of the next. Then the depth may be any multiple of what
+    the instruction multiplies: it is several of them.
     """
 
     row_digits: tuple[tuple[int, str, int], ...] = ()
     column_digits: tuple[tuple[int, str, int], ...] = ()
     a_transposed: bool = False
     b_transposed: bool = False
-    first: int = 0
-    """In a kernel: the id of its first axis; a digit's is that plus its place."""
+    held: bool = False
+    axes: tuple[int, ...] = ()
+    """In a kernel: the id of each digit's axis, by its place."""
 
     @property
     def threads(self) -> int:

@@ -319,10 +319,15 @@ def _matmul(node: UOp) -> Verdict:
     if not isinstance(unit, MatrixUnit):
         return f"arg {unit!r}; right is a MatrixUnit"
     if isinstance(unit, GroupUnit):
-        addresses = [s.op for s in node.src[:2]] == [Op.INDEX, Op.INDEX]
+        a, b, c = node.src
+        depth = unit.rows * unit.depth // unit.threads
+        from_a = a.dtype.name == unit.a and (
+            a.dtype.lanes == depth if unit.held else a.op is Op.INDEX
+        )
         held = unit.rows * unit.columns // unit.threads
-        fits = addresses and node.src[2].dtype is node.dtype and node.dtype.lanes == held
-        return True if fits else f"type {node.dtype!r}; right are two addresses and {held} lanes"
+        fits = from_a and b.op is Op.INDEX and c.dtype is node.dtype and c.dtype.lanes == held
+        what = f"{depth} lanes, an address" if unit.held else "two addresses"
+        return True if fits else f"type {node.dtype!r}; right are {what} and {held} lanes"
     held = unit.rows * unit.columns
     right = [
         (unit.a, unit.rows * unit.depth), (unit.b, unit.depth * unit.columns),
