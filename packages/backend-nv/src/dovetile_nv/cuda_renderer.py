@@ -9,9 +9,9 @@ import numpy as np
 from dovetile import dtypes
 from dovetile.dtypes import DType, Scalar
 from dovetile.errors import UnsupportedError
-from dovetile.ir.ops import Op
+from dovetile.ir.ops import AddressSpace, Op
 from dovetile.ir.uop import UOp
-from dovetile.lower.linear import LinearKernel
+from dovetile.lower.linear import LinearKernel, buffer_of
 from dovetile.plugins import Capabilities
 from dovetile.render import CStyleRenderer, Writer, in_lanes, indices_fit
 from dovetile_nv import warpgroup
@@ -121,17 +121,40 @@ class _Text(CStyleRenderer):
             name = f"v{writer.counter}"
             writer.lines.append(f"{self.type(node.dtype, writer)} {name} = {start};")
             writer.lines.append('asm volatile("wgmma.fence.sync.aligned;" ::: "memory");')
-        writer.lines.append(warpgroup.instruction(node.arg, name, a, b))
+        if node.arg.held:
+            pairs = self._packed(node.src[0], writer)
+            writer.lines += warpgroup.instructions_of_held(node.arg, name, pairs, b)
+        else:
+            writer.lines.append(warpgroup.instruction(node.arg, name, a, b))
         if all(node is not other.src[2] for other in warpgroup.products(writer.kernel)):
             writer.lines.append('asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");')
-            # In a loop, those of one step go on during the next, and are awaited behind the loop.
-            writer.lines.append(_awaited(1 if node.ranges else 0))
+            # In a loop, those of one step that are only added up go on during the next, and are
+            # awaited behind the loop.
+            if node.ranges and _only_kept(node, writer.kernel):
+                writer.lines.append(warpgroup.awaited(1))
+            else:
+                writer.lines.append(warpgroup.awaited(0, name, node.dtype.lanes))
         return name
+
+    def _packed(self, value: UOp, writer: Writer) -> list[str]:
+        """The lanes of an operand that a unit takes from registers, two in each."""
+        function, text = warpgroup.pack_helper(value.dtype.name)
+        writer.declarations[text] = None
+        lanes = [
+            writer.names[lane.src[0]] if lane.op is Op.CAST else f"float({writer.names[lane]})"
+            for lane in value.src
+        ]
+        pairs = []
+        for low, high in zip(lanes[::2], lanes[1::2]):
+            writer.counter += 1
+            pairs.append(f"v{writer.counter}")
+            writer.lines.append(f"const unsigned {pairs[-1]} = {function}({low}, {high});")
+        return pairs
 
     def _end(self, node: UOp, writer: Writer) -> None:
         writer.lines.append("}")
         if any(node.src[1] in product.ranges for product in warpgroup.products(writer.kernel)):
-            writer.lines.append(_awaited(0))
+            writer.lines.append(warpgroup.awaited(0))
 
     def shuffle(self, node: UOp, writer: Writer) -> str:
         value, dtype = writer.names[node.src[0]], node.dtype
@@ -253,6 +276,11 @@ class _Text(CStyleRenderer):
         return name
 
 
-def _awaited(groups: int) -> str:
-    """Waits until only so many groups of products are under way."""
-    return f'asm volatile("wgmma.wait_group.sync.aligned {groups};" ::: "memory");'
+def _only_kept(product: UOp, kernel: LinearKernel) -> bool:
+    """Whether all that becomes of a product is to be stored in registers, lane by lane."""
+    lanes = {node for node in kernel.uops if node.op is Op.EXTRACT and node.src[0] is product}
+    users = [node for node in kernel.uops if not lanes.isdisjoint(node.src)]
+    return all(
+        node.op is Op.STORE and buffer_of(node.src[0]).arg.space is AddressSpace.REG
+        for node in users
+    )

@@ -7,12 +7,15 @@ says of wgmma's register fragments, matrix descriptors and the 128-byte swizzle.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from dovetile.ir.ops import Op
 from dovetile.ir.uop import UOp
 from dovetile.lower.linear import LinearKernel
 from dovetile.plugins.matrix_unit import ROW_BYTES, GroupUnit
 
 _COLUMNS = (256, 128, 64)
+_STEP = 16
 _TYPES = {"float16": "f16", "bfloat16": "bf16"}
 
 
@@ -40,6 +43,13 @@ static __device__ inline unsigned long long panel(const void* place, unsigned le
          (unsigned long long)(1024 >> 4) << 32 | 1ull << 62;
 }
 """
+PACK = """
+static __device__ inline unsigned packed_KIND(float low, float high) {
+  unsigned pair;
+  asm("cvt.rn.KINDx2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+}
+"""
 COPY = """
 static __device__ inline void copy_ahead_BYTES(void* to, const void* from, bool really) {
   asm volatile("cp.async.CACHE.shared.global [%0], [%1], BYTES, %2;" ::
@@ -49,9 +59,21 @@ static __device__ inline void copy_ahead_BYTES(void* to, const void* from, bool 
 """
 
 
+def pack_helper(dtype: str) -> tuple[str, str]:
+    """(name, text) of the function that makes two floats a register of these."""
+    return f"packed_{_TYPES[dtype]}", PACK.replace("KIND", _TYPES[dtype])
+
+
 def copy_helper(nbytes: int) -> str:
     """The function that begins a copy of 4, 8 or 16 bytes, or of zeros."""
     return COPY.replace("BYTES", str(nbytes)).replace("CACHE", "cg" if nbytes == 16 else "ca")
+
+
+def awaited(groups: int, value: str = "", lanes: int = 0) -> str:
+    """Waits until only so many groups of products are under way; what reads the lanes of `value`
+    comes later."""
+    ties = ", ".join(f'"+f"({value}._{lane})' for lane in range(lanes))
+    return f'asm volatile("wgmma.wait_group.sync.aligned {groups};" : {ties} : : "memory");'
 
 
 def products(kernel: LinearKernel) -> list[UOp]:
@@ -61,17 +83,42 @@ def products(kernel: LinearKernel) -> list[UOp]:
 
 def instruction(unit: GroupUnit, value: str, a: str, b: str) -> str:
     """The statement that adds to `value`, a struct of all lanes; a, b: pointers to the operands."""
-    lanes = unit.rows * unit.columns // unit.threads
-    held = ", ".join(f"%{lane}" for lane in range(lanes))
-    kind = _TYPES[unit.a]
-    shape = f"m{unit.rows}n{unit.columns}k{unit.depth}"
     block = ROW_BYTES // 2 * ROW_BYTES
     leading = [block if t else 16 for t in (unit.a_transposed, unit.b_transposed)]
+    inputs = [f'"l"(panel({a}, {leading[0]}))', f'"l"(panel({b}, {leading[1]}))']
+    ways = f"{int(unit.a_transposed)}, {int(unit.b_transposed)}"
+    lanes = unit.rows * unit.columns // unit.threads
+    return _statement(unit, value, f"%{lanes}", inputs, ways)
+
+
+def instructions_of_held(unit: GroupUnit, value: str, a: Sequence[str], b: str) -> list[str]:
+    """The same where the threads hold A, for all steps of the depth. a: its lanes, packed in pairs;
+    b: a pointer to the first step."""
+    lanes, itemsize = unit.rows * unit.columns // unit.threads, 2
+    each = len(a) * _STEP // unit.depth
+    leading = unit.depth * ROW_BYTES if unit.b_transposed else 16
+    row = ROW_BYTES // itemsize
+    statements = []
+    for start in range(0, unit.depth, _STEP):
+        away = start * ROW_BYTES
+        if not unit.b_transposed:
+            away = start % row * itemsize + start // row * unit.columns * ROW_BYTES
+        packed = a[start // _STEP * each : (start // _STEP + 1) * each]
+        inputs = [f'"r"({x})' for x in packed]
+        inputs.append(f'"l"(panel((const char*){b} + {away}, {leading}))')
+        operand = "{" + ", ".join(f"%{lanes + i}" for i in range(each)) + "}"
+        statements.append(_statement(unit, value, operand, inputs, f"{int(unit.b_transposed)}"))
+    return statements
+
+
+def _statement(unit: GroupUnit, value: str, a: str, inputs: Sequence[str], ways: str) -> str:
+    lanes, kind = unit.rows * unit.columns // unit.threads, _TYPES[unit.a]
+    held = ", ".join(f"%{lane}" for lane in range(lanes))
+    shape = f"m{unit.rows}n{unit.columns}k{_STEP}"
     text = (
         f"{{ .reg .pred p; setp.eq.u32 p, 0, 0; "
         f"wgmma.mma_async.sync.aligned.{shape}.f32.{kind}.{kind} {{{held}}}, "
-        f"%{lanes}, %{lanes + 1}, p, 1, 1, {int(unit.a_transposed)}, {int(unit.b_transposed)}; }}"
+        f"{a}, %{lanes + len(inputs) - 1}, p, 1, 1, {ways}; }}"
     )
     outputs = ", ".join(f'"+f"({value}._{lane})' for lane in range(lanes))
-    inputs = f'"l"(panel({a}, {leading[0]})), "l"(panel({b}, {leading[1]}))'
-    return f'asm volatile("{text}" : {outputs} : {inputs} : "memory");'
+    return f'asm volatile("{text}" : {outputs} : {", ".join(inputs)} : "memory");'
