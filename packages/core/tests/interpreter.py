@@ -114,7 +114,10 @@ def _panel(run: _Run, address: UOp, count: int, depth: int, transposed: bool) ->
     memory, start = run.memory[buffer_of(address)], int(run.values[address])
     row, piece = ROW_BYTES // memory.itemsize, PIECE_BYTES // memory.itemsize
     i, k = np.mgrid[:count, :depth]
-    place = start + (i // row * row * row + k * row + i % row if transposed else i * row + k)
+    if transposed:
+        place = start + i // row * max(row, depth) * row + k * row + i % row
+    else:
+        place = start + k // row * count * row + i * row + k % row
     # Pieces are exchanged within the rows of memory, wherever the panel begins.
     return memory[place ^ (place // row % (row // piece) * piece)]
 

@@ -24,6 +24,11 @@ static __device__ inline float minimum(float a, float b) {
 }
 static __device__ inline double maximum(double a, double b) { return a > b | a != a ? a : b; }
 static __device__ inline double minimum(double a, double b) { return a < b | a != a ? a : b; }
+static __device__ inline float exp2_flushed(float x) {
+  float r;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
+  return r;
+}
 static __device__ inline float fused(float a, float b, float c) { return fmaf(a, b, c); }
 static __device__ inline double fused(double a, double b, double c) { return fma(a, b, c); }
 """
@@ -37,6 +42,11 @@ template <class T, class S> static __device__ inline T bits_as(S source) {
 }
 template <class T> static __device__ inline T maximum(T a, T b) { return a > b | a != a ? a : b; }
 template <class T> static __device__ inline T minimum(T a, T b) { return a < b | a != a ? a : b; }
+static __device__ inline float exp2_flushed(float x) {
+  float r;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
+  return r;
+}
 static __device__ inline float fused(float a, float b, float c) { return fmaf(a, b, c); }
 static __device__ inline double fused(double a, double b, double c) { return fma(a, b, c); }
 """

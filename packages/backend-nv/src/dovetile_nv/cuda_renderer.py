@@ -202,6 +202,11 @@ class _Text(CStyleRenderer):
             f"fused({', '.join(writer.names[s] for s in node.src)})", node.dtype, writer
         )
 
+    def _function(self, node: UOp, writer: Writer) -> str:
+        if node.arg == "flush" and node.dtype is dtypes.float32:
+            return self._let(f"exp2_flushed({writer.names[node.src[0]]})", node.dtype, writer)
+        return super()._function(node, writer)
+
     def _maximum(self, node: UOp, writer: Writer) -> str:
         if node.dtype.kind != "f":
             return super()._maximum(node, writer)

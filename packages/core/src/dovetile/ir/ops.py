@@ -115,7 +115,7 @@ class Op(Enum):
     # -- one operand
     CAST = auto()
     BITCAST = auto()
-    EXP2 = auto()
+    EXP2 = auto()  # arg: None, or "flush": a subnormal result may be zero
     LOG2 = auto()
     SIN = auto()
     SQRT = auto()

@@ -229,7 +229,7 @@ def pipelined(copies: Sequence[Copy], ids: Iterator[int]) -> list[UOp]:
         stores = []
         for c in copies:
             value = substitute_ranges(c.value, {loop: step})
-            if step.maximum >= loop.src[0].arg:
+            if step.maximum >= loop.src[0].minimum:
                 value = _only_if(step < loop.src[0], value)
             stores.append(c.nests(value, step % depth, ready))
         return UOp(Op.COMMIT, dtypes.void, tuple(stores))

@@ -85,10 +85,15 @@ def _conversion(node: UOp) -> Verdict:
     return True
 
 
+def _exact(node: UOp) -> UOp:
+    return node.replace(arg=None) if node.arg == "flush" else node
+
+
 _FORMS = [
     form(Op.CONST, _constant),
     form((Op.CAST, Op.BITCAST), _conversion),
-    form((Op.EXP2, Op.LOG2, Op.SIN, Op.SQRT, Op.TRUNC), _arithmetic(1, "f")),
+    form(Op.EXP2, lambda node: _arithmetic(1, "f")(_exact(node))),
+    form((Op.LOG2, Op.SIN, Op.SQRT, Op.TRUNC), _arithmetic(1, "f")),
     form((Op.ADD, Op.MUL, Op.MAX, Op.MIN), _arithmetic(2, "buif")),
     form(Op.DIV, _arithmetic(2, "f")),
     form((Op.FLOORDIV, Op.FLOORMOD), _arithmetic(2, "ui")),
