@@ -9,9 +9,9 @@ import numpy as np
 from dovetile import dtypes
 from dovetile.dtypes import DType, Scalar
 from dovetile.errors import UnsupportedError
-from dovetile.ir.ops import AddressSpace, Op
+from dovetile.ir.ops import Op
 from dovetile.ir.uop import UOp
-from dovetile.lower.linear import LinearKernel, buffer_of
+from dovetile.lower.linear import LinearKernel
 from dovetile.plugins import Capabilities
 from dovetile.render import CStyleRenderer, Writer, in_lanes, indices_fit
 from dovetile_nv import warpgroup
@@ -129,11 +129,9 @@ class _Text(CStyleRenderer):
         if all(node is not other.src[2] for other in warpgroup.products(writer.kernel)):
             writer.lines.append('asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");')
             # In a loop, those of one step that are only added up go on during the next, and are
-            # awaited behind the loop.
-            if node.ranges and _only_kept(node, writer.kernel):
-                writer.lines.append(warpgroup.awaited(1))
-            else:
-                writer.lines.append(warpgroup.awaited(0, name, node.dtype.lanes))
+            # awaited behind the loop; others where they are used.
+            if warpgroup.only_kept(node, writer.kernel):
+                writer.lines.append(warpgroup.awaited(1 if node.ranges else 0))
         return name
 
     def _packed(self, value: UOp, writer: Writer) -> list[str]:
@@ -238,6 +236,11 @@ class _Text(CStyleRenderer):
         return self._let(f"{text}{{{', '.join(values)}}}", node.dtype, writer)
 
     def _extract(self, node: UOp, writer: Writer) -> str:
+        if node.src[0].op is Op.MATMUL:
+            groups = warpgroup.first_uses(writer.kernel).get(node)
+            if groups is not None:
+                name, lanes = writer.names[node.src[0]], node.src[0].dtype.lanes
+                writer.lines.append(warpgroup.awaited(groups, name, lanes))
         truth = " != 0" if node.dtype.kind == "b" else ""
         value = f"{writer.names[node.src[0]]}._{node.arg[0]}{truth}"
         return self._let(value, node.dtype, writer)
@@ -281,11 +284,3 @@ class _Text(CStyleRenderer):
         return name
 
 
-def _only_kept(product: UOp, kernel: LinearKernel) -> bool:
-    """Whether all that becomes of a product is to be stored in registers, lane by lane."""
-    lanes = {node for node in kernel.uops if node.op is Op.EXTRACT and node.src[0] is product}
-    users = [node for node in kernel.uops if not lanes.isdisjoint(node.src)]
-    return all(
-        node.op is Op.STORE and buffer_of(node.src[0]).arg.space is AddressSpace.REG
-        for node in users
-    )

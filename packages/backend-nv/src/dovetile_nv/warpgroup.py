@@ -8,10 +8,11 @@ says of wgmma's register fragments, matrix descriptors and the 128-byte swizzle.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
-from dovetile.ir.ops import Op
+from dovetile.ir.ops import AddressSpace, Op
 from dovetile.ir.uop import UOp
-from dovetile.lower.linear import LinearKernel
+from dovetile.lower.linear import LinearKernel, buffer_of
 from dovetile.plugins.matrix_unit import ROW_BYTES, GroupUnit
 
 _COLUMNS = (256, 128, 64)
@@ -79,6 +80,35 @@ def awaited(groups: int, value: str = "", lanes: int = 0) -> str:
 def products(kernel: LinearKernel) -> list[UOp]:
     """The MATMULs of a kernel."""
     return [node for node in kernel.uops if node.op is Op.MATMUL]
+
+
+def only_kept(product: UOp, kernel: LinearKernel) -> bool:
+    """Whether all that becomes of a product is to be stored in registers, lane by lane."""
+    lanes = {node for node in kernel.uops if node.op is Op.EXTRACT and node.src[0] is product}
+    users = [node for node in kernel.uops if not lanes.isdisjoint(node.src)]
+    return all(
+        node.op is Op.STORE and buffer_of(node.src[0]).arg.space is AddressSpace.REG
+        for node in users
+    )
+
+
+@lru_cache(maxsize=4)
+def first_uses(kernel: LinearKernel) -> dict[UOp, int]:
+    """The first lane of each sum of products that is used for more than to be kept, and how many
+    sums have been begun after it by then."""
+    found: dict[UOp, int] = {}
+    begun: list[UOp] = []
+    for node in kernel.uops:
+        if node.op is Op.MATMUL:
+            if node.src[2] in begun:
+                begun.remove(node.src[2])
+            begun.append(node)
+        elif node.op is Op.EXTRACT and node.src[0] in begun:
+            product = node.src[0]
+            if not only_kept(product, kernel):
+                found[node] = len(begun) - 1 - begun.index(product)
+                begun.remove(product)
+    return found
 
 
 def instruction(unit: GroupUnit, value: str, a: str, b: str) -> str:

@@ -2,36 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
-from loop_kernels import GROUPS, cast_matmul
+from group_units import target
+from loop_kernels import cast_matmul
 
 from dovetile.ir.ops import Op
 from dovetile.lower import lower
 from dovetile.optimize.bounds_check import prove
 from dovetile.optimize.heuristic import heuristic
 from dovetile.optimize.opts import apply_opts
-from dovetile.plugins import Capabilities
-from dovetile.plugins.matrix_unit import GroupUnit
-
-
-def unit(columns: int) -> GroupUnit:
-    """64 rows, held by four warps of 32: a quad of threads has the pairs of a row."""
-    return GroupUnit(
-        f"group{columns}", 64, columns, 16, "bfloat16", "bfloat16", "float32",
-        row_digits=((4, "thread", 6), (2, "lane", 2), (8, "thread", 5)),
-        column_digits=(
-            (columns // 64, "lane", 0), (8, "lane", 1), (4, "thread", 4), (2, "lane", 3),
-        ),
-    )  # fmt: skip
-
-
-def target(copies: bool) -> Capabilities:
-    return replace(
-        GROUPS, warp=32, group_threads=512, matrix_units=(unit(64), unit(128)),
-        asynchronous_copies=copies, local_bytes=200 << 10,
-    )  # fmt: skip
 
 
 @pytest.mark.parametrize("copies", [False, True])

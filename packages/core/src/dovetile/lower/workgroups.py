@@ -28,7 +28,7 @@ from dovetile.plugins.matrix_unit import GroupUnit
 
 def bind_parts(sink: UOp) -> UOp:
     """THREAD and GROUP axes become the launch indices "part" and "group"."""
-    from dovetile.optimize.opts import replace_axes
+    from dovetile.optimize.opts import replace_axes, simplify
 
     for kind, name in ((AxisKind.THREAD, "part"), (AxisKind.GROUP, "group")):
         end = sink.src[0]
@@ -43,7 +43,8 @@ def bind_parts(sink: UOp) -> UOp:
         for r in reversed(bound):
             values[r] = _digit(flat, stride, r.src[0].arg, total)
             stride *= r.src[0].arg
-        sink = replace_axes(sink, values, dict.fromkeys(bound, ()))
+        # Lengths of loops may depend on them, which are to be the same wherever a pass goes by.
+        sink = simplify(replace_axes(sink, values, dict.fromkeys(bound, ())))
     return sink
 
 

@@ -30,6 +30,8 @@ _KEYS = (128, 64)
 _WIDE = 128
 # Places for blocks of keys and of values: two are read, one is filled.
 _DEPTH = 3
+import os
+_LATE = bool(int(os.environ.get('LATE','0')))
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,9 @@ def closed_units(found: Closing, capabilities: Capabilities) -> ClosedUnits | No
     if len(inner) != 1 or len(inner[0].src) != 2 or len(columns) != 1 or len(values) != 1:
         return None
     (scores,), (column,), (value,) = inner, columns, values
+    stored = {n.src[1].dtype for n in nodes_of(found.kernel) if n.op is Op.STORE}
+    if value.op is not Op.CAST or stored != {value.src[0].dtype}:
+        return None  # weights are rounded as the values are: no less exactly than the result
     keys, depth = found.axis, scores.src[1]
     if scores.src[0].op is not Op.MUL or any(not r.src[0].is_const for r in (keys, depth)):
         return None
@@ -130,7 +135,7 @@ class _ClosedNest(Nest):
         grid = [*others, *([] if rows is None else [rows])]
         held = [] if down is None else [down]
         opts: list[Opt] = [*self.splits, Order((*grid, *held, row, column))]
-        opts.append(OnlineRegisters((*held, row), first.columns))
+        opts.append(OnlineRegisters((*held, row), first.columns, late=_LATE))
         kernel = apply_opts(self.facts.kernel, opts)
         (top,) = [n for n in nodes_of(kernel) if n.op is Op.REDUCE and n.arg is Op.MAX]
         opts.append(UseGroupUnit(first, row, top.src[1].arg.id, depth))

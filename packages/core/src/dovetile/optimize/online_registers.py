@@ -27,10 +27,13 @@ class OnlineRegisters:
     time.
 
     rows: axes that blocks are not cut for: what no point of them needs is skipped.
+    late: whether the weights of a block wait for what they are weights of until the next round, so
+    that it can be summed up while that round's weights are computed. The last round only does that.
     """
 
     rows: tuple[int, ...]
     size: int
+    late: bool = False
 
     def apply(self, kernel: UOp) -> UOp:
         found = closing(kernel)
@@ -40,73 +43,101 @@ class OnlineRegisters:
             n = found.axis.src[0].arg
             raise OptError(f"[OnlineRegisters] blocks of {self.size}; the axis has {n}")
         rows = frozenset(axis(found.kernel, id) for id in self.rows)
-        return _Loop(found, rows, self.size).kernel()
+        return _Loop(found, rows, self.size, self.late).kernel()
 
 
 class _Loop:
     """The loop over blocks of the reduced axis."""
 
-    def __init__(self, found: Closing, rows: frozenset[UOp], size: int) -> None:
-        self.found = found
+    def __init__(self, found: Closing, rows: frozenset[UOp], size: int, late: bool) -> None:
+        self.found, self.size, self.late = found, size, late
         ids, self.slots = unused_ids(found.kernel), unused_slots(found.kernel)
-        n = int(found.axis.src[0].arg)
         first, end = visible(found.score, found.axis, rows)
-        first, end = first // size, (end + (size - 1)) // size
-        self.block = UOp.range((end + first * -1).maximum_with(0), AxisKind.REDUCE, next(ids))
+        self.first, end = first // size, (end + (size - 1)) // size
+        self.count = (end + self.first * -1).maximum_with(0)
+        self.block = UOp.range(self.count + late, AxisKind.REDUCE, next(ids))
         self.inner = UOp.range(size, AxisKind.REDUCE, next(ids))
-        begin = (first + self.block) * size
-        # The last block overlaps the one before it: what that has counted is masked.
-        self.point = self.inner + (begin.minimum_with(n - size) if n % size else begin)
-        self.counted = begin if n % size else None
 
     def kernel(self) -> UOp:
-        found, effects = self.found, []
+        found = self.found
+        tops = _State(found.top, self)
         score, scale = unscaled(found.score)
-        score = substitute_ranges(score, {found.axis: self.point})
-        if self.counted is not None:
-            again = self.point < self.counted
+        score = self._at_block(score, self.block)
+        rest = int(found.axis.src[0].arg) % self.size
+        if rest:
+            again = self._point(self.block) < (self.first + self.block) * self.size
             score = again.where(UOp.const(-math.inf, score.dtype), score)
-        states = {node: self._state(node) for node in (found.top, *(n for n, _ in found.sums))}
-        address = states[found.top][1]
-        old = address.load()
-        new = old.maximum_with(UOp(Op.REDUCE, score.dtype, (score, self.inner), Op.MAX))
-        effects.append(address.store(new))
+        old = tops.place.load()
+        new = UOp(Op.REDUCE, score.dtype, (score, self.inner), Op.MAX)
+        new = self._unless_last(old.maximum_with(new), old)
         # Where all scores so far are minus infinity there is no difference to a maximum: any finite
         # number in its place gives weights of 0.
         safe = new.eq(-math.inf).where(new.const_like(0), new)
-        for node, k in found.sums:
-            address = states[node][1]
+        effects, states = [tops.place.store(new)], {found.top: tops}
+        # Sums of the weights alone come first: another may still be under way.
+        for node, k in sorted(found.sums, key=lambda s: not s[0].ranges <= found.rows):
+            states[node] = state = _State(node, self)
             correction = ((safe - old) * (k * scale)).alu(Op.EXP2).cast(node.dtype)
-            total = self._sum(node, score, safe, scale)
-            effects.append(address.store(address.load() * correction + total))
+            parts = factors(terms_of(node, found, score, safe, scale))
+            effects += self._added(state, parts, correction)
         done = UOp.group(*effects).end(self.block)
-        results = {n: self._at(memory.after(done), n).load() for n, (memory, _) in states.items()}
+        results = {node: state.at(state.memory.after(done)).load() for node, state in states.items()}
         results[found.top] = results[found.top] * scale
         return substitute(found.kernel, results)
 
-    def _state(self, node: UOp) -> tuple[UOp, UOp]:
-        """Memory for a running reduction, and its address inside of the loop."""
-        axes = self._axes(node)
-        count = math.prod(int(r.src[0].maximum) for r in axes)
-        memory = UOp.buffer(count, node.dtype, slot=next(self.slots), space=AddressSpace.REG)
-        start = UOp.const(identity(node.arg, node.dtype), node.dtype)
-        started = self._at(memory, node).store(start)
-        return memory, self._at(memory.after(started, self.block), node)
-
-    def _axes(self, node: UOp) -> tuple[UOp, ...]:
-        return tuple(r for r in output_axes(self.found.kernel) if r in node.ranges)
-
-    def _at(self, memory: UOp, node: UOp) -> UOp:
-        axes = self._axes(node)
-        return memory.index(position(axes, [int(r.src[0].maximum) for r in axes]))
-
-    def _sum(self, node: UOp, score: UOp, safe: UOp, scale: float) -> UOp:
-        """The sum of a block's terms, weights apart from what they are weights of."""
-        found = self.found
-        columns = frozenset(output_axes(found.kernel)) - found.rows
-        parts = factors(terms_of(node, found, score, safe, scale))
-        parts = [substitute_ranges(part, {found.axis: self.point}) for part in parts]
-        weight = product([f for f in parts if f.ranges.isdisjoint(columns)])
+    def _added(self, state: _State, parts: list[UOp], correction: UOp) -> list[UOp]:
+        """The effects that correct a sum and add the terms of a block, which are the products of
+        weights and of what these are weights of."""
+        columns = frozenset(output_axes(self.found.kernel)) - self.found.rows
         others = [f for f in parts if not f.ranges.isdisjoint(columns)]
-        term = weight * product(others) if others else weight
-        return UOp(Op.REDUCE, node.dtype, (term, self.inner), Op.ADD)
+        weight = product([f for f in parts if f.ranges.isdisjoint(columns)])
+        weight, place = self._at_block(weight, self.block), state.place
+        if not others:
+            total = self._sum(weight)
+            total = self._unless_last(total, total.const_like(0))
+        elif not self.late:
+            total = self._sum(weight * self._at_block(product(others), self.block))
+        else:
+            tile = _State(weight, self, self.inner)
+            before = self._at_block(product(others), (self.block + -1).maximum_with(0))
+            total = self._sum(tile.place.load() * before)
+            added = place.store((place.load() + total) * correction)
+            memory = tile.memory.after(tile.started, self.block, added)
+            return [added, tile.at(memory).store(weight).end(self.inner)]
+        return [place.store(place.load() * correction + total)]
+
+    def _unless_last(self, value: UOp, other: UOp) -> UOp:
+        """The value but in a last round that adds no scores."""
+        return (self.block < self.count).where(value, other) if self.late else value
+
+    def _sum(self, term: UOp) -> UOp:
+        return UOp(Op.REDUCE, term.dtype, (term, self.inner), Op.ADD)
+
+    def _at_block(self, value: UOp, block: UOp) -> UOp:
+        """The value at the points of a block."""
+        return substitute_ranges(value, {self.found.axis: self._point(block)})
+
+    def _point(self, block: UOp) -> UOp:
+        # Where the axis is no multiple of blocks, the last one overlaps the one before.
+        begin, n = (self.first + block) * self.size, int(self.found.axis.src[0].arg)
+        inside = n % self.size == 0 and not self.late
+        return self.inner + (begin if inside else begin.minimum_with(n - self.size))
+
+
+class _State:
+    """A value that goes from one round to the next, and begins as a reduction begins.
+
+    place: its address in a round. inner: an axis of the round that it has an element for, too.
+    """
+
+    def __init__(self, node: UOp, loop: _Loop, *inner: UOp) -> None:
+        outer = output_axes(loop.found.kernel)
+        self.axes = (*(r for r in outer if r in node.ranges), *inner)
+        count = math.prod(int(r.src[0].maximum) for r in self.axes)
+        self.memory = UOp.buffer(count, node.dtype, slot=next(loop.slots), space=AddressSpace.REG)
+        start = identity(node.arg, node.dtype) if node.op is Op.REDUCE else 0
+        self.started = self.at(self.memory).store(UOp.const(start, node.dtype)).end(*inner)
+        self.place = self.at(self.memory.after(self.started, loop.block))
+
+    def at(self, memory: UOp) -> UOp:
+        return memory.index(position(self.axes, [int(r.src[0].maximum) for r in self.axes]))

@@ -1,0 +1,28 @@
+"""A target with a unit that several threads use together."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from loop_kernels import GROUPS
+
+from dovetile.plugins import Capabilities
+from dovetile.plugins.matrix_unit import GroupUnit
+
+
+def unit(columns: int) -> GroupUnit:
+    """64 rows, held by four warps of 32: a quad of threads has the pairs of a row."""
+    return GroupUnit(
+        f"group{columns}", 64, columns, 16, "bfloat16", "bfloat16", "float32",
+        row_digits=((4, "thread", 6), (2, "lane", 2), (8, "thread", 5)),
+        column_digits=(
+            (columns // 64, "lane", 0), (8, "lane", 1), (4, "thread", 4), (2, "lane", 3),
+        ),
+    )  # fmt: skip
+
+
+def target(copies: bool) -> Capabilities:
+    return replace(
+        GROUPS, warp=32, group_threads=512, matrix_units=(unit(64), unit(128)),
+        asynchronous_copies=copies, local_bytes=200 << 10,
+    )  # fmt: skip

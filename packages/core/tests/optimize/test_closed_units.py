@@ -1,0 +1,105 @@
+"""Dependent reductions that share a loop, on units of several threads."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import loop_kernels as kernels
+import numpy as np
+import pytest
+from group_units import target
+from loop_kernels import GROUPS
+
+from dovetile import dtypes
+from dovetile.ir.ops import AddressSpace, Op
+from dovetile.ir.uop import nodes_of
+from dovetile.lower import lower
+from dovetile.optimize.analysis import Analysis
+from dovetile.optimize.bounds_check import prove
+from dovetile.optimize.closed_units import closed_unit_opts
+from dovetile.optimize.heuristic import heuristic
+from dovetile.optimize.online_registers import OnlineRegisters
+from dovetile.optimize.opts import OptError, apply_opts
+from dovetile.optimize.use_group_unit import FollowGroupUnit
+
+UNITS = target(True)
+
+
+def attention(queries: int, keys: int, width: int, **options) -> kernels.Case:
+    return kernels.attention(
+        queries, keys, (64, width), heads=1, dtype=dtypes.bfloat16, capabilities=UNITS, **options
+    )
+
+
+def compare(case: kernels.Case, opts: list, capabilities=UNITS) -> None:
+    """Weights are rounded to 8 bits, as a value of this type is wherever it is held."""
+    results = case.results(apply_opts(case.kernel, opts), capabilities)
+    for slot, expected in case.expected.items():
+        found = results[slot].astype(np.float64)
+        np.testing.assert_allclose(found, expected, rtol=0.02, atol=0.01, err_msg=case.name)
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("sizes", [(20, 28, 7), (20, 28, 10), (8, 36, 36)], ids=str)
+def test_the_loop_without_units(sizes: tuple, causal: bool, late: bool):
+    """28 = 4 * 7; of blocks of 10 the last one overlaps; 36 is the whole axis."""
+    queries, keys, size = sizes
+    case = kernels.attention(queries, keys, causal=causal)
+    opts = [OnlineRegisters((1,), size)]
+    case.run(opts)
+    assert prove(apply_opts(case.kernel, opts)) is None
+
+
+def test_only_what_a_thread_holds_is_in_registers():
+    case = attention(64, 256, 64)
+    program = lower(apply_opts(case.kernel, heuristic(case.kernel, UNITS)), UNITS)
+    held = [n.arg.size for n in program.uops if n.op is Op.BUFFER]
+    spaces = [n.arg.space for n in program.uops if n.op is Op.BUFFER]
+    registers = sorted(n for n, space in zip(held, spaces) if space is AddressSpace.REG)
+    # Two rows of maxima and of sums; of sums of values 64 * 64 elements for 128 threads.
+    assert registers[:3] == [2, 2, 32]
+
+
+@pytest.mark.parametrize("copies", [False, True])
+@pytest.mark.parametrize(
+    "case",
+    [
+        attention(64, 128, 64), attention(64, 128, 128), attention(128, 256, 64, causal=True),
+        attention(72, 200, 64), attention(128, 128, 128), attention(64, 128, 64, transposed=True),
+    ],
+    ids=lambda c: c.name,
+)  # fmt: skip
+def test_heuristics(case: kernels.Case, copies: bool):
+    capabilities = target(copies)
+    opts = heuristic(case.kernel, capabilities)
+    assert any(isinstance(o, FollowGroupUnit) for o in opts)
+    assert prove(apply_opts(case.kernel, opts)) is None
+    compare(case, opts, capabilities)
+
+
+def test_blocks_that_no_row_sees_are_skipped():
+    case = attention(256, 256, 64, causal=True)
+    program = lower(apply_opts(case.kernel, heuristic(case.kernel, UNITS)), UNITS)
+    (loop,) = [n for n in program.uops if n.op is Op.RANGE and not n.src[0].is_const]
+    assert loop.src[0].minimum < loop.src[0].maximum
+
+
+def test_other_types_and_targets_do_not_fit():
+    case = kernels.attention(64, 128, (64, 64), heads=1)
+    assert closed_unit_opts(Analysis(case.kernel), UNITS) is None
+    assert closed_unit_opts(Analysis(attention(64, 128, 64).kernel), GROUPS) is None
+    # Weights would be rounded to 8 bits for a result of 24.
+    wide = kernels.attention(
+        64, 128, (64, 64), heads=1, dtype=dtypes.bfloat16, capabilities=UNITS, rounded=False
+    )
+    assert closed_unit_opts(Analysis(wide.kernel), UNITS) is None
+
+
+def test_what_cannot_be_applied():
+    case = attention(64, 128, 64)
+    for opt, reason in (
+        (OnlineRegisters((1,), 300), "blocks of 300"), (FollowGroupUnit(UNITS.matrix_units[0], 1), "no unit"),
+    ):  # fmt: skip
+        with pytest.raises(OptError, match=reason):
+            opt.apply(case.kernel)
