@@ -21,8 +21,8 @@ def unit(columns: int) -> GroupUnit:
     )  # fmt: skip
 
 
-def target(copies: bool) -> Capabilities:
+def target(copies: str) -> Capabilities:
     return replace(
         GROUPS, warp=32, group_threads=512, matrix_units=(unit(64), unit(128)),
-        asynchronous_copies=copies, local_bytes=200 << 10,
+        asynchronous_copies=bool(copies), bulk_copies=copies == "boxes", local_bytes=200 << 10,
     )  # fmt: skip

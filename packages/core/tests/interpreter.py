@@ -12,7 +12,7 @@ import numpy as np
 
 from dovetile import dtypes
 from dovetile.dtypes import DType
-from dovetile.ir.ops import AddressSpace, Op
+from dovetile.ir.ops import AddressSpace, Box, Op
 from dovetile.ir.uop import UOp
 from dovetile.lower.linear import LinearKernel, buffer_of
 from dovetile.plugins.matrix_unit import PIECE_BYTES, ROW_BYTES, GroupUnit, MatrixUnit
@@ -34,7 +34,8 @@ def _workgroup(kernel: LinearKernel, slots: dict[int, np.ndarray], part: int) ->
     own, so that what one reads too early is missing."""
     # Unwritten scratch memory holds anything: NaN where it is read as float.
     scratch = np.full(kernel.local_bytes, 255, np.uint8)
-    runs = [_Run(kernel, slots, part, thread, scratch) for thread in range(kernel.threads)]
+    boxes = _Boxes()
+    runs = [_Run(kernel, slots, part, thread, scratch, boxes) for thread in range(kernel.threads)]
     steps = [run.block(0, len(kernel.uops)) for run in runs]
     backwards = False
     while True:
@@ -45,6 +46,9 @@ def _workgroup(kernel: LinearKernel, slots: dict[int, np.ndarray], part: int) ->
         assert all(other is node for other in met.values()), "threads meet at different places"
         if node is None:
             return
+        if node.op is Op.WAIT:
+            place, turn = (runs[0].values[s] for s in node.src[:2])
+            boxes.wait(int(place), int(turn))
         if node.op is Op.MATMUL:
             for first in range(0, len(runs), node.arg.threads):
                 _multiply(node, runs[first : first + node.arg.threads])
@@ -109,6 +113,19 @@ def _digits(digits: Sequence[tuple[int, str, int]], at: dict[int, int]) -> int:
     return value
 
 
+def _box(memory: np.ndarray, box: Box, starts: list[int]) -> np.ndarray:
+    """The elements of a box in the order of LOCAL memory; zero outside of the array."""
+    grid = np.meshgrid(*(s + np.arange(n) for s, n in zip(starts, box.sizes)), indexing="ij")
+    inside = np.all([(i >= 0) & (i < n) for i, n in zip(grid, box.extents)], axis=0)
+    places = sum(i * stride for i, stride in zip(grid, box.strides))
+    values = np.where(inside, memory[np.where(inside, places, 0)], 0).ravel(order="F")
+    if box.exchanged:
+        row, piece = ROW_BYTES // memory.itemsize, PIECE_BYTES // memory.itemsize
+        i = np.arange(values.size)
+        values = values[i ^ (i // row % (row // piece) * piece)]
+    return values
+
+
 def _panel(run: _Run, address: UOp, count: int, depth: int, transposed: bool) -> np.ndarray:
     """(count, depth): an operand, read from LOCAL memory as the unit does."""
     memory, start = run.memory[buffer_of(address)], int(run.values[address])
@@ -122,14 +139,32 @@ def _panel(run: _Run, address: UOp, count: int, depth: int, transposed: bool) ->
     return memory[place ^ (place // row % (row // piece) * piece)]
 
 
+class _Boxes:
+    """What a workgroup fetches: it is there as soon as somebody waits for it, and no sooner."""
+
+    def __init__(self) -> None:
+        self.counts: dict[int, int] = {}
+        self.rounds: dict[int, int] = {}
+        self.begun: dict[int, list[tuple]] = {}
+
+    def wait(self, place: int, turn: int) -> None:
+        begun = self.begun.pop(place)
+        assert len(begun) == self.counts[place], "not all that arrives was begun"
+        assert self.rounds[place] == turn
+        self.rounds[place] += 1
+        for memory, start, box in begun:
+            memory[start : start + box.size] = box
+
+
 class _Run:
     def __init__(
         self, kernel: LinearKernel, slots: dict[int, np.ndarray], part: int, thread: int,
-        scratch: np.ndarray,
+        scratch: np.ndarray, boxes: _Boxes,
     ) -> None:  # fmt: skip
         self.uops = kernel.uops
         self.slots, self.scratch = slots, scratch
         self.pending: list[list[tuple]] = [[]]
+        self.boxes = boxes
         self.indices = {"part": part, "group": part, "local": thread}
         self.memory: dict[UOp, np.ndarray] = {}
         self.values: dict[UOp, np.ndarray] = {}
@@ -147,7 +182,8 @@ class _Run:
                     yield from self.block(i + 1, end)
                 i = end + 1
                 continue
-            if node.op in (Op.BARRIER, Op.SHUFFLE) or isinstance(node.arg, GroupUnit):
+            waits = node.op is Op.WAIT and node.arg is None
+            if waits or node.op in (Op.BARRIER, Op.SHUFFLE) or isinstance(node.arg, GroupUnit):
                 yield node
             else:
                 self.execute(node)
@@ -167,6 +203,16 @@ class _Run:
             self.values[node] = self.load(node)
         elif op is Op.STORE and node.arg == "async":
             self.pending[-1].append(self.written(node))
+        elif op is Op.STORE and node.arg == "arrivals":
+            if len(src) == 2 or self.values[src[2]]:
+                self.boxes.counts[int(self.values[src[0]])] = int(self.values[src[1]])
+                self.boxes.rounds[int(self.values[src[0]])] = 0
+        elif op is Op.FETCH:
+            if self.values[src[2]]:
+                place, starts = int(self.values[src[1]]), [int(self.values[s]) for s in src[4:]]
+                memory, start = self.memory[buffer_of(src[0])], int(self.values[src[0]])
+                box = _box(self.memory[src[3]], node.arg, starts)
+                self.boxes.begun.setdefault(place, []).append((memory, start, box))
         elif op is Op.STORE:
             memory, places, value = self.written(node)
             memory[places] = value

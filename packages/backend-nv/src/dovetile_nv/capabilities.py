@@ -106,5 +106,6 @@ def capabilities_of(architecture: Architecture) -> Capabilities:
         launch_seconds=2e-6,
         supports_barrier=True,
         asynchronous_copies=architecture.number >= 80,
+        bulk_copies=architecture.number == 90,
         matrix_units=UNITS if architecture.number == 90 else (),
     )

@@ -14,7 +14,7 @@ from dovetile.ir.uop import UOp
 from dovetile.lower.linear import LinearKernel
 from dovetile.plugins import Capabilities
 from dovetile.render import CStyleRenderer, Writer, in_lanes, indices_fit
-from dovetile_nv import warpgroup
+from dovetile_nv import boxes, warpgroup
 from dovetile_nv.capabilities import ACCESS_BYTES, architecture_of
 from dovetile_nv.cuda_prelude import prelude
 from dovetile_nv.program_form import (
@@ -67,12 +67,25 @@ class _Text(CStyleRenderer):
 
     def parameters(self, kernel: LinearKernel) -> list[str]:
         buffers = super().parameters(kernel)[: len(kernel.buffers)]
-        return buffers + [f"const long long value_{v.arg.name}" for v in kernel.variables]
+        values = [f"const long long value_{v.arg.name}" for v in kernel.variables]
+        count = len(boxes.tensor_maps(kernel))
+        return (
+            buffers + values + [f"const __grid_constant__ tensor_map map_{i}" for i in range(count)]
+        )
 
     def epilogue(self, kernel: LinearKernel) -> str:
-        if not is_dynamic(kernel):
-            return ""
-        return f'extern "C" __device__ unsigned {size_name(kernel)} = {kernel.local_bytes};'
+        lines = []
+        if is_dynamic(kernel):
+            size = kernel.local_bytes
+            lines.append(f'extern "C" __device__ unsigned {size_name(kernel)} = {size};')
+        maps = boxes.tensor_maps(kernel)
+        if maps:
+            words = boxes.data_words(maps.values())
+            name, text = boxes.data_name(kernel.name), ", ".join(map(str, words))
+            lines.append(
+                f'extern "C" __device__ unsigned long long {name}[{len(words)}] = {{{text}}};'
+            )
+        return "\n".join(lines)
 
     def _handlers(self) -> dict[Op, Callable[[UOp, Writer], str | None]]:
         return {**super()._handlers(), Op.VARIABLE: self._variable, Op.END: self._end}
@@ -102,12 +115,29 @@ class _Text(CStyleRenderer):
             return super().barrier(node, writer)
         # The matrix unit reads memory past the threads' own way to it.
         fence = 'asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); '
-        return (fence if warpgroup.products(writer.kernel) else "") + "__syncthreads();"
+        return (fence if warpgroup.reads_stores(writer.kernel) else "") + "__syncthreads();"
 
     def commit(self, node: UOp, writer: Writer) -> str:
         return 'asm volatile("cp.async.commit_group;" ::: "memory");'
 
+    def fetch(self, node: UOp, writer: Writer) -> str:
+        rank = len(node.arg.sizes)
+        self._declare_boxes(writer, rank)
+        number = list(boxes.tensor_maps(writer.kernel)).index((node.src[3], node.arg))
+        to, place, gate = (writer.names[s] for s in node.src[:3])
+        starts = ", ".join(f"(int){writer.names[s]}" for s in node.src[4:])
+        call = f"fetch_{rank}({to}, {place}, map_{number}, {boxes.box_bytes(node)}, {starts});"
+        return f"if ({gate}) {call}"
+
+    def _declare_boxes(self, writer: Writer, rank: int = 0) -> None:
+        writer.declarations[boxes.HELPERS] = None
+        if rank:
+            writer.declarations[boxes.fetch_helper(rank)] = None
+
     def wait(self, node: UOp, writer: Writer) -> str:
+        if node.arg is None:
+            place, number = (writer.names[s] for s in node.src[:2])
+            return f"await_round({place}, (unsigned){number});"
         return f'asm volatile("cp.async.wait_group {node.arg};" ::: "memory");'
 
     def matmul(self, node: UOp, writer: Writer) -> str:
@@ -260,6 +290,12 @@ class _Text(CStyleRenderer):
         address, value = node.src[:2]
         if node.arg == "async":
             return self._copy_ahead(address, value, writer)
+        if node.arg == "arrivals":
+            self._declare_boxes(writer)
+            guard = f"if ({writer.names[node.src[2]]}) " if len(node.src) == 3 else ""
+            place, count = writer.names[address], writer.names[value]
+            writer.lines.append(f"{guard}begin_rounds({place}, (unsigned){count});")
+            return None
         if value.dtype.lanes == 1:
             return super()._store(node, writer)
         guard = f"if ({writer.names[node.src[2]]}) " if len(node.src) == 3 else ""

@@ -39,7 +39,9 @@ class NvDevice(Device):
         capable = _capabilities(interface.number, interface.multiprocessors)
         if selection.compiler.language != "cuda":
             # Only CUDA C++ is written with the matrix unit and with copies ahead.
-            capable = replace(capable, matrix_units=(), asynchronous_copies=False)
+            capable = replace(
+                capable, matrix_units=(), asynchronous_copies=False, bulk_copies=False
+            )
         self.capabilities = capable
         if selection.architecture is not None:
             _check_architecture(selection.architecture, interface.number)

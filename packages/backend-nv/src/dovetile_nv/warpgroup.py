@@ -111,6 +111,13 @@ def first_uses(kernel: LinearKernel) -> dict[UOp, int]:
     return found
 
 
+def reads_stores(kernel: LinearKernel) -> bool:
+    """Whether the unit reads what threads have stored."""
+    operands = [operand for product in products(kernel) for operand in product.src[:2]]
+    read = {buffer_of(operand) for operand in operands if operand.op is Op.INDEX}
+    return any(n.op is Op.STORE and buffer_of(n.src[0]) in read for n in kernel.uops)
+
+
 def instruction(unit: GroupUnit, value: str, a: str, b: str) -> str:
     """The statement that adds to `value`, a struct of all lanes; a, b: pointers to the operands."""
     block = ROW_BYTES // 2 * ROW_BYTES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from functools import cache
 
 from dovetile_nv.cubin import Kernel
@@ -30,6 +31,8 @@ _COMMON = {
     "CWD_MEMBAR_TYPE": 1,
     "PROGRAM_PREFETCH_TYPE": 0,
 }
+# Of a multiprocessor.
+_REGISTERS, _THREADS, _GROUPS = 65536, 2048, 32
 _GRID = 2  # QMD_TYPE_GRID_CTA
 
 
@@ -92,7 +95,8 @@ def template(
     major, minor = generation.descriptor
     shared = -(-kernel.shared_bytes // 128) * 128
     sizes = generation.shared_kilobytes
-    smallest = next((size for size in sizes if size * 1024 >= shared), sizes[-1])
+    smallest = _carved(sizes, shared)
+    wanted = _carved(sizes, shared * _resident(kernel))
     local = local_bytes(kernel)
     values = {
         **_COMMON,
@@ -103,7 +107,7 @@ def template(
         "SHARED_MEMORY_SIZE": shared,
         "SHARED_MEMORY_SIZE_SHIFTED7": shared >> 7,
         "MIN_SM_CONFIG_SHARED_MEM_SIZE": smallest // 4 + 1,
-        "TARGET_SM_CONFIG_SHARED_MEM_SIZE": smallest // 4 + 1,
+        "TARGET_SM_CONFIG_SHARED_MEM_SIZE": wanted // 4 + 1,
         "MAX_SM_CONFIG_SHARED_MEM_SIZE": sizes[-1] // 4 + 1,
         "SHADER_LOCAL_MEMORY_HIGH_SIZE": local,
         "SHADER_LOCAL_MEMORY_HIGH_SIZE_SHIFTED4": local >> 4,
@@ -137,6 +141,18 @@ def template(
         indexed["CONSTANT_BUFFER_ADDR_LOWER_SHIFTED6", bank] = address >> 6 & 0xFFFFFFFF
         indexed["CONSTANT_BUFFER_ADDR_UPPER_SHIFTED6", bank] = address >> 38
     return shape.build(values, indexed)
+
+
+def _carved(sizes: Sequence[int], nbytes: int) -> int:
+    """The smallest size of shared memory, in KiB, that holds so much, or the largest."""
+    return next((size for size in sizes if size * 1024 >= nbytes), sizes[-1])
+
+
+def _resident(kernel: Kernel) -> int:
+    """How many workgroups of a kernel registers and threads leave room for at a time."""
+    threads = kernel.threads or 1024
+    registers = max(1, -(-kernel.registers // 8) * 8 * -(-threads // 32) * 32)
+    return max(1, min(_REGISTERS // registers, _THREADS // threads, _GROUPS))
 
 
 class Patcher:

@@ -40,7 +40,8 @@ class RawReplay(Replay):
         self._stream = stream
         self.slots = []
         self.values = []
-        self._offsets: dict[int, int] = {}  # of arguments in the block, by their number
+        # Where in the block an argument stands, by its number: in maps of it as well.
+        self._offsets: dict[int, list[int]] = {}
         steps = [step for command in commands for step in self._steps(command)]
         size = sum(step.program.launch_bytes for step in steps if isinstance(step, _Start))
         self._block = interface.visible.take(size)
@@ -110,7 +111,9 @@ class RawReplay(Replay):
             if number >= 0:
                 first = at + DESCRIPTOR_BYTES + program.kernel.arguments_offset
                 for index in range(len(arguments)):
-                    self._offsets[number + index] = first + 8 * index
+                    self._offsets[number + index] = [first + 8 * index]
+                for offset, found in program.kernel.maps:
+                    self._offsets[number + found.argument].append(first + offset)
             self._stream.prepare(program)
             memory[at : at + program.launch_bytes] = program.template
             address = self._block.address + at
@@ -125,12 +128,10 @@ class RawReplay(Replay):
 
     def run(self, changed: Sequence[int], idle: bool, position: int) -> None:
         for number in changed:
-            offset = self._offsets.get(number)
-            if offset is None:  # of a launch without workgroups
-                continue
             value = unsigned(self.values[number])
-            if idle:
-                struct.pack_into("<Q", self._bytes, offset, value)
-            else:  # a replay that is still to run reads the old words
-                self._stream.write(self._block.address + offset, value)
+            for offset in self._offsets.get(number, ()):  # none of a launch without workgroups
+                if idle:
+                    struct.pack_into("<Q", self._bytes, offset, value)
+                else:  # a replay that is still to run reads the old words
+                    self._stream.write(self._block.address + offset, value)
         self._stream.call(self._segment.address, self._count, position)

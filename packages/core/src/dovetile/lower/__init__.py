@@ -3,7 +3,7 @@
 The steps, each a module with one entry function:
 
     workgroups  THREAD, GROUP and LOCAL axes become launch indices; what threads exchange
-    stages      STAGE becomes a buffer and the nest that fills it
+    stages      STAGE becomes a buffer and the nest that fills it, or boxes that are fetched
     group_units sums of products by units of several threads
     registers   REG memory of points is each thread's own
     expand      UNROLL axes become copies, VECTOR axes lanes
@@ -48,7 +48,8 @@ def lower(sink: UOp, capabilities: Capabilities, name: str = "kernel") -> Linear
     from dovetile.plugins.passes import run_passes
 
     sink = bind_parts(sink)
-    sink = lower_stages(sink, capabilities.vector_bytes, threads_of(thread_strides(sink)))
+    threads = threads_of(thread_strides(sink))
+    sink = lower_stages(sink, capabilities.vector_bytes, threads, capabilities.bulk_copies)
     sink = own_registers(lower_group_units(sink))
     sink = start_from_sums(expand(sink))
     sink = bind_threads(sink, thread_strides(sink))

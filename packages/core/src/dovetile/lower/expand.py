@@ -23,6 +23,10 @@ from dovetile.plugins.matrix_unit import MatrixUnit
 _WIDEST_SPAN = 4
 # Lanes in so many stretches far from each other are loaded as these stretches.
 _RUNS = (2, 4)
+# What has no lanes itself.
+_PLAIN = frozenset(
+    {Op.AFTER, Op.GROUP, Op.SINK, Op.BARRIER, Op.COMMIT, Op.WAIT, Op.FETCH, Op.RANGE}
+)
 Copies = tuple[tuple[UOp, ...], list[UOp]]
 
 
@@ -105,7 +109,7 @@ class _Expander:
         if op is Op.MATMUL:
             return self._group_products(node, node.src, dims)
         sources = [self._select(s, dims) for s in node.src]
-        if op in (Op.AFTER, Op.GROUP, Op.SINK, Op.BARRIER, Op.COMMIT, Op.WAIT, Op.RANGE):
+        if op in _PLAIN:
             return [node.with_sources(src) for src in zip(*sources)]
         axes = lane_axes(node)
         if op in (Op.LOAD, Op.STORE):

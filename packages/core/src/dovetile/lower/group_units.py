@@ -9,6 +9,9 @@ from dovetile.ir.symbolic import linear_form
 from dovetile.ir.uop import UOp, nodes_of
 from dovetile.plugins.matrix_unit import PIECE_BYTES, ROW_BYTES, GroupUnit
 
+# Of a panel in LOCAL memory, in bytes: where the exchange of pieces begins again.
+PANEL_ALIGNMENT = ROW_BYTES * ROW_BYTES // PIECE_BYTES
+
 
 def group_unit_sums(sink: UOp) -> list[UOp]:
     """The REDUCEs that such units do."""

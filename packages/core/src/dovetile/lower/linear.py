@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dovetile import dtypes
 from dovetile.ir.ops import AddressSpace, Op
 from dovetile.ir.uop import UOp
 
@@ -80,6 +81,11 @@ def buffer_of(address: UOp) -> UOp:
     while address.op is not Op.BUFFER:
         address = address.src[0]
     return address
+
+
+def barrier(*effects: UOp) -> UOp:
+    """All threads of the workgroup have done these."""
+    return UOp(Op.BARRIER, dtypes.void, effects, "workgroup")
 
 
 def known_divisor(node: UOp, known: dict[UOp, int]) -> int:

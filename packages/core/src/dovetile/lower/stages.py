@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dovetile import dtypes
@@ -19,8 +19,9 @@ from dovetile.ir.ops import AddressSpace, AxisKind, Op
 from dovetile.ir.rewrite import rewrite, substitute, substitute_ranges
 from dovetile.ir.symbolic import fold_gates, linear_form, simplify_index
 from dovetile.ir.uop import UOp, nodes_of
-from dovetile.lower.group_units import exchanged, unit_panels
-from dovetile.lower.linear import local_end
+from dovetile.lower.ahead import box_of, fetched, loop_of, pipelined
+from dovetile.lower.group_units import PANEL_ALIGNMENT, exchanged, unit_panels
+from dovetile.lower.linear import barrier, local_end
 
 _ALIGNMENT = 64
 # Rows of a panel at multiples of so many bytes fall into few places of a cache.
@@ -33,15 +34,18 @@ _FOLDED = simplify_index + fold_gates
 Ranges = tuple[UOp, ...]
 
 
-def lower_stages(sink: UOp, vector_bytes: int = 0, threads: int = 1) -> UOp:
+def lower_stages(
+    sink: UOp, vector_bytes: int = 0, threads: int = 1, bulk_copies: bool = False
+) -> UOp:
     """`sink` without STAGE nodes.
 
     vector_bytes: size of the vectors with which a panel is copied along an axis that is contiguous
     in the source; 0 for one element at a time.
     threads: of the workgroup, which fill LOCAL memory together.
+    bulk_copies: whether memory that is filled ahead is fetched in boxes, where that can be.
     """
     ids, panels = unused_ids(sink), unit_panels(sink)
-    offset = local_bytes(sink)
+    offset = 0  # what lies in LOCAL memory by now comes there once no STAGE is read any more
     while stages := [n for n in nodes_of(sink) if n.op is Op.STAGE]:
         # Innermost first: the list is sorted sources first, and one replacement may hold others.
         stage = stages[0]
@@ -49,10 +53,20 @@ def lower_stages(sink: UOp, vector_bytes: int = 0, threads: int = 1) -> UOp:
         copies = []
         for node in together or [stage]:
             space, depth = node.arg
+            if node in panels:
+                offset = -(-offset // PANEL_ALIGNMENT) * PANEL_ALIGNMENT
             copy = Copy(node, offset, ids, node in panels, vector_bytes, threads)
             offset += aligned(copy.nbytes * depth) if space is AddressSpace.LOCAL else 0
             copies.append(copy)
-        held = pipelined(copies, ids) if together else [copies[0].held()]
+        boxes = [box_of(c) for c in copies] if together and bulk_copies else []
+        if boxes and None not in boxes:
+            arrivals = UOp.buffer(
+                min(c.depth for c in copies), dtypes.uint64, slot=offset, space=AddressSpace.LOCAL
+            )
+            offset += aligned(arrivals.arg.size * arrivals.dtype.itemsize)
+            held = fetched(copies, boxes, arrivals, ids)
+        else:
+            held = pipelined(copies, ids) if together else [copies[0].held()]
         sink = substitute(sink, {c.stage: h for c, h in zip(copies, held)})
     return sink
 
@@ -109,6 +123,14 @@ class Copy:
         filled = self.nests(self.value)
         return filled if self.threads == 1 else barrier(filled)
 
+    def plain(self, value: UOp) -> tuple[UOp, Ranges, list[int]]:
+        """The value with ordinary loops for its ranges, as few as can be, and their sizes."""
+        plain: dict[UOp, UOp] = {}
+        for r in self.ranges:
+            length = substitute_ranges(r.src[0], plain)
+            plain[r] = UOp.range(length, AxisKind.LOOP, r.arg.id)
+        return _merged(substitute_ranges(value, plain), tuple(plain.values()), self.sizes)
+
     def nests(
         self, value: UOp, turn: UOp | None = None, ready: tuple[UOp, ...] | None = None
     ) -> UOp:
@@ -121,12 +143,7 @@ class Copy:
         ranges, sizes, lanes = self.ranges, self.sizes, 0
         # The lanes of a fragment are more than those of a vector: they are copied like other axes.
         if self.threads > 1 or sum(r.arg.kind is AxisKind.VECTOR for r in ranges) != 1:
-            plain: dict[UOp, UOp] = {}
-            for r in ranges:
-                length = substitute_ranges(r.src[0], plain)
-                plain[r] = UOp.range(length, AxisKind.LOOP, r.arg.id)
-            value, ranges = substitute_ranges(value, plain), tuple(plain.values())
-            value, ranges, sizes = _merged(value, ranges, sizes)
+            value, ranges, sizes = self.plain(value)
             lanes = self.vector_bytes // value.dtype.itemsize
         nest = _Nest(self, sizes, turn, ready)
         cut = _unconditional(value, ranges) if turn is None else None
@@ -203,49 +220,6 @@ class _Nest:
             stride *= size
         store = rewrite(substitute_ranges(store, values), simplify_index)
         return store.end(*own, *lanes)
-
-
-def barrier(*effects: UOp) -> UOp:
-    """All threads of the workgroup have done these."""
-    return UOp(Op.BARRIER, dtypes.void, effects, "workgroup")
-
-
-def loop_of(stage: UOp) -> UOp | None:
-    """The loop for whose steps a STAGE of some depth is filled ahead; None for any other."""
-    loops = [r for r in stage.ranges if r.arg.kind is not AxisKind.LOCAL]
-    return loops[0] if stage.arg[1] > 1 and len(loops) == 1 else None
-
-
-def pipelined(copies: Sequence[Copy], ids: Iterator[int]) -> list[UOp]:
-    """The values of STAGEs that are filled some steps of their loop ahead, by asynchronous stores:
-    the first before the loop; in it, each step waits for its own and begins those of a later step,
-    into places that every thread is done with: those of the step before, or of that before it,
-    where a unit may still read what it was last given."""
-    loop, depth = loop_of(copies[0].stage), min(c.depth for c in copies)
-    lead = depth - (2 if any(c.panel for c in copies) else 1)
-    assert loop is not None
-
-    def fill(step: UOp, ready: tuple[UOp, ...]) -> UOp:
-        stores = []
-        for c in copies:
-            value = substitute_ranges(c.value, {loop: step})
-            if step.maximum >= loop.src[0].minimum:
-                value = _only_if(step < loop.src[0], value)
-            stores.append(c.nests(value, step % depth, ready))
-        return UOp(Op.COMMIT, dtypes.void, tuple(stores))
-
-    first = UOp.range(lead, AxisKind.LOOP, next(ids))
-    begun = fill(first, ()).end(first)
-    met = barrier(UOp(Op.WAIT, dtypes.void, (begun, loop), lead - 1))
-    ahead = fill(loop + lead, (met,))
-    return [c.held(met, ahead, turn=loop % depth) for c in copies]
-
-
-def _only_if(condition: UOp, value: UOp) -> UOp:
-    """A LOAD that is zero elsewhere, and reads nothing there."""
-    zero, gate = value.src[1:] if len(value.src) == 3 else (value.const_like(0), condition)
-    gate = gate if gate is condition else gate & condition
-    return value.replace(src=(value.src[0], zero, gate))
 
 
 def _unconditional(value: UOp, ranges: Ranges) -> tuple[UOp, int] | None:

@@ -19,8 +19,8 @@ from dovetile.ir.rewrite import substitute
 from dovetile.ir.symbolic import linear_form
 from dovetile.ir.uop import UOp, nodes_of
 from dovetile.lower.expand import combined
-from dovetile.lower.linear import buffer_of
-from dovetile.lower.stages import aligned, barrier, local_bytes
+from dovetile.lower.linear import barrier, buffer_of
+from dovetile.lower.stages import aligned, local_bytes
 from dovetile.plugins.matrix_unit import GroupUnit
 
 # -- The grid --------------------------------------------------------------------------------------
@@ -146,6 +146,9 @@ def bind_threads(sink: UOp, strides: dict[UOp, int]) -> UOp:
             if new.op is Op.GROUP:
                 new = combined(node.arg, list(new.src))
             new = UOp(Op.COMBINE, node.dtype, (new,), (node.arg, mask)) if mask else new
+        elif node.op is Op.FETCH:
+            by_one = new.src[2] & _bits(local, threads - 1).eq(0)
+            new = new.replace(src=(*new.src[:2], by_one, *new.src[3:]))
         elif node.op is Op.STORE and buffer_of(node.src[0]).arg.space is not AddressSpace.REG:
             unused = threads - 1 & ~_masks(node.ranges, strides)
             new = _by_first(new, local, unused) if unused else new

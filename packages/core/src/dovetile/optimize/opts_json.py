@@ -9,6 +9,7 @@ from typing import Any
 from dovetile.errors import ArgumentError
 from dovetile.ir.ops import AddressSpace, AxisKind
 from dovetile.optimize import opts as _opts
+from dovetile.optimize.exchange import Exchange
 from dovetile.optimize.keep import Keep
 from dovetile.optimize.online import Online
 from dovetile.optimize.online_registers import OnlineRegisters
@@ -22,8 +23,8 @@ _CLASSES: dict[str, type] = {
     c.__name__: c
     for c in (
         _opts.Split, _opts.Bind, _opts.Order, _opts.ReduceOrder, _opts.GroupReduce, _opts.Tail,
-        _opts.Stage, _opts.Accumulate, _opts.Stream, Keep, Online, OnlineRegisters,
-        Pad, UseMatrixUnit, UseGroupUnit, FollowGroupUnit,
+        _opts.Stage, _opts.Accumulate, _opts.Stream, Exchange, Keep, Online, OnlineRegisters, Pad,
+        UseMatrixUnit, UseGroupUnit, FollowGroupUnit,
     )
 }  # fmt: skip
 _ENUMERATIONS = {"kind": AxisKind, "space": AddressSpace}
@@ -60,6 +61,8 @@ def _value(field: str, value: Any) -> Any:
     if field == "unit":
         return MatrixUnit(*value)
     if isinstance(value, list):
+        if field == "groups":
+            return tuple(_value("axes", group) for group in value)
         if not all(isinstance(i, int) for i in value):
             raise ValueError(value)
         return tuple(value)

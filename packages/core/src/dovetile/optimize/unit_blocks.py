@@ -7,6 +7,7 @@ can copy while it computes. What follows the sum is done on the digits that each
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -15,15 +16,21 @@ from dovetile.ir.ops import AxisKind, Op
 from dovetile.ir.symbolic import linear_form
 from dovetile.ir.uop import UOp
 from dovetile.optimize.analysis import Access, Analysis, access, extent, size
+from dovetile.optimize.exchange import Exchange
 from dovetile.optimize.nest import Nest
-from dovetile.optimize.opts import Bind, Opt, Order, Stage, contracted_product
+from dovetile.optimize.opts import Bind, Opt, Order, Split, Stage, contracted_product
 from dovetile.optimize.use_group_unit import UseGroupUnit, numbered, unit_axes
 from dovetile.optimize.use_matrix_unit import fits
 from dovetile.plugins.matrix_unit import PIECE_BYTES, ROW_BYTES, GroupUnit
 from dovetile.plugins.specs import Capabilities
 
-# Places for each operand's panels: one is multiplied while the others are filled.
-_DEPTH = 4
+# Places for the panels of so many steps: one is multiplied while the others are filled.
+_LEAST_PLACES, _MOST_PLACES = 3, 8
+_RESERVE = 2 << 10  # bytes of LOCAL memory for what else a workgroup needs
+# Columns of the units of a thread: as many as leave registers for anything else.
+_MOST_COLUMNS = 256
+# (units above each other, units of the same threads, workgroups at a time)
+_SHAPES = ((2, 1, 1), (1, 1, 1), (2, 2, 1), (1, 2, 2), (1, 1, 2))
 
 
 def group_unit_opts(facts: Analysis, capabilities: Capabilities) -> list[Opt] | None:
@@ -36,7 +43,14 @@ def group_unit_opts(facts: Analysis, capabilities: Capabilities) -> list[Opt] | 
         return None
     if any(not r.src[0].is_const for r in (*facts.outputs, *total.src[1:])):
         return None
-    best = min(_unit_blocks(facts, capabilities, product), key=lambda b: b.price, default=None)
+    blocks = _unit_blocks(facts, capabilities, product)
+    # Threads hold neighbours along the columns: best where the output is contiguous along these.
+    across = facts.stores[0]
+    best = min(
+        blocks,
+        key=lambda b: (b.price(facts, capabilities), across.stride(b.column) != 1),
+        default=None,
+    )
     return None if best is None else _UnitBlockNest(facts, capabilities, product, best).opts()
 
 
@@ -50,7 +64,35 @@ class UnitBlock:
     column: UOp
     depth: UOp
     down: int
-    price: float
+    """Units of rows above each other, each of threads of its own."""
+    over: int
+    """Of the same threads: how many such units each has."""
+    resident: int
+    """How many workgroups share what can run at a time."""
+
+    @property
+    def rows(self) -> int:
+        return self.unit.rows * self.down * self.over
+
+    def places(self, capabilities: Capabilities) -> int:
+        """For how many steps of the sum there is LOCAL memory."""
+        step = (self.rows + self.unit.columns) * ROW_BYTES
+        return min((capabilities.local_bytes // self.resident - _RESERVE) // step, _MOST_PLACES)
+
+    def fits(self, capabilities: Capabilities) -> bool:
+        return (
+            self.over * self.unit.columns <= _MOST_COLUMNS
+            and self.places(capabilities) >= _LEAST_PLACES
+        )
+
+    def price(self, facts: Analysis, capabilities: Capabilities) -> float:
+        """About the time that all blocks take."""
+        groups = extent(facts.outputs) // (size(self.row) * size(self.column))
+        groups *= -(-size(self.row) // self.rows) * -(-size(self.column) // self.unit.columns)
+        rounds = -(-groups // (capabilities.threads * self.resident))
+        # Small blocks read their operands more often, and leave the unit idle.
+        area = self.rows * self.unit.columns
+        return rounds * self.resident * (area + 40 * (self.rows + self.unit.columns))
 
 
 def _unit_blocks(facts: Analysis, capabilities: Capabilities, product: UOp) -> Iterator[UnitBlock]:
@@ -81,10 +123,10 @@ def _unit_blocks(facts: Analysis, capabilities: Capabilities, product: UOp) -> I
                         if of_rows is None or of_columns is None:
                             continue
                         used = replace(unit, a_transposed=of_rows, b_transposed=of_columns)
-                        for down in (2, 1):
-                            if down * unit.rows <= size(row):
-                                price = _unit_price(facts, capabilities, unit, row, column, down)
-                                yield UnitBlock(used, operand, row, column, depth, down, price)
+                        for shape in _SHAPES:
+                            block = UnitBlock(used, operand, row, column, depth, *shape)
+                            if block.rows <= size(row) and block.fits(capabilities):
+                                yield block
 
 
 def operand_bytes(unit: GroupUnit) -> int:
@@ -105,17 +147,6 @@ def transposed(load: Access, side: UOp, depth: UOp) -> bool | None:
     return None
 
 
-def _unit_price(
-    facts: Analysis, capabilities: Capabilities, unit: GroupUnit, row: UOp, column: UOp, down: int
-) -> float:
-    groups = extent(facts.outputs) // (size(row) * size(column))
-    groups *= -(-size(row) // (down * unit.rows)) * -(-size(column) // unit.columns)
-    rounds = -(-groups // capabilities.threads)
-    # Small blocks read their operands more often, and leave the unit idle.
-    area = down * unit.rows * unit.columns
-    return rounds * (area + 40 * (down * unit.rows + unit.columns))
-
-
 class _UnitBlockNest(Nest):
     """The loops around the units of a workgroup."""
 
@@ -130,21 +161,22 @@ class _UnitBlockNest(Nest):
         row, column, depth = block.row.arg.id, block.column.arg.id, block.depth.arg.id
         step = ROW_BYTES // operand_bytes(unit)
         columns = self.split(column, unit.columns)
-        rows = self.split(row, unit.rows * block.down)
-        down = self.group(row, unit.rows)
+        rows = self.split(row, block.rows)
+        down, over = self.group(row, unit.rows * block.over), self.group(row, unit.rows)
         self.split(depth, step)
         inside = self.split(depth, unit.depth)
         others = [r.arg.id for r in self.facts.outputs if r not in (block.row, block.column)]
         grid = [*others, rows, columns]
-        held = [] if down is None else [down]
+        held = [x for x in (down, over) if x is not None]
         use = UseGroupUnit(unit, row, column, depth)
         rows_of, columns_of = unit_axes(numbered(unit, self.fresh))
         own_rows, own_columns = ([r.arg.id for r in x] for x in (rows_of, columns_of))
         opts: list[Opt] = [*self.splits, Order((*grid, *held, row, column)), use]
         opts += [Bind(x, AxisKind.GROUP) for x in grid]
-        opts += [Bind(x, AxisKind.LOCAL) for x in held]
-        opts.append(Bind(inside, AxisKind.UNROLL))
-        ahead = _DEPTH if self.capabilities.asynchronous_copies else 1
+        opts += [Bind(down, AxisKind.LOCAL)] if down is not None else []
+        opts += [Bind(x, AxisKind.UNROLL) for x in (inside, over) if x is not None]
+        capable = self.capabilities.asynchronous_copies
+        ahead = block.places(self.capabilities) if capable else 1
         of_a = (*held, *own_rows, inside, depth)
         if unit.a_transposed:
             of_a = (*held, inside, depth, *own_rows)
@@ -153,4 +185,25 @@ class _UnitBlockNest(Nest):
             of_b = (own_columns[0], inside, depth, *own_columns[1:])
         for number, axes in ((0, of_a), (1, of_b)):
             opts.append(Stage(number, axes, depth=ahead))
-        return opts
+        return opts + self._exchange(((*held, *own_rows), tuple(own_columns)))
+
+    def _exchange(self, groups: tuple[tuple[int, ...], ...]) -> list[Opt]:
+        """Opts by which neighbouring threads store whole vectors next to each other."""
+        store = self.facts.stores[0]
+        unit, block = self.block.unit, self.block
+        sizes = (block.rows, unit.columns)
+        if store.stride(block.row) == 1:
+            groups, sizes = (groups[1], groups[0]), (sizes[1], sizes[0])
+        itemsize = store.node.src[1].dtype.itemsize
+        room = math.prod(sizes) * itemsize * 9 // 8 <= self.capabilities.local_bytes
+        alone = len(self.facts.stores) == 1 and len(store.node.src) == 2
+        if not (alone and room) or 1 not in (store.stride(block.row), store.stride(block.column)):
+            return []
+        lanes = PIECE_BYTES // itemsize
+        across = sizes[1] // lanes
+        down = unit.threads * block.down // across
+        rows = numbered(unit, self.fresh).axes[-1] + 1
+        columns = rows + 1
+        opts: list[Opt] = [Exchange(groups), Split(columns, lanes), Split(rows, down)]
+        opts += [Bind(columns, AxisKind.VECTOR), Bind(columns + 1, AxisKind.LOCAL)]
+        return [*opts, Bind(rows, AxisKind.LOCAL), Bind(columns + 2, AxisKind.UNROLL)]

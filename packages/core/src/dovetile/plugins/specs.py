@@ -97,6 +97,8 @@ class Capabilities:
     """Whether the workers of a workgroup can wait for each other."""
     asynchronous_copies: bool = False
     """Whether LOCAL memory can be filled by asynchronous stores of 4, 8 or 16 bytes."""
+    bulk_copies: bool = False
+    """Whether one thread can begin a copy of a whole box of memory into LOCAL memory (FETCH)."""
     matrix_units: tuple[MatrixUnit, ...] = ()
     """Instructions that multiply small matrices; of equal ones the first is taken."""
     streaming_stores: bool = False

@@ -122,6 +122,9 @@ class CStyleRenderer:
     def commit(self, node: UOp, writer: Writer) -> str:
         raise UnsupportedError("[render] asynchronous stores; this target has none")
 
+    def fetch(self, node: UOp, writer: Writer) -> str:
+        raise UnsupportedError("[render] a box is fetched; this target cannot")
+
     def wait(self, node: UOp, writer: Writer) -> str:
         raise UnsupportedError("[render] asynchronous stores; this target has none")
 
@@ -232,6 +235,7 @@ class CStyleRenderer:
             Op.BARRIER: lambda node, writer: writer.lines.append(self.barrier(node, writer)),
             Op.COMMIT: lambda node, writer: writer.lines.append(self.commit(node, writer)),
             Op.WAIT: lambda node, writer: writer.lines.append(self.wait(node, writer)),
+            Op.FETCH: lambda node, writer: writer.lines.append(self.fetch(node, writer)),
             Op.INDEX: self._index,
             Op.LOAD: self._load,
             Op.STORE: self._store,

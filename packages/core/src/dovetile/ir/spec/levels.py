@@ -12,6 +12,7 @@ from dovetile.ir.ops import (
     REDUCTIONS,
     AddressSpace,
     AxisKind,
+    Box,
     BufferArg,
     Op,
     RangeArg,
@@ -60,8 +61,8 @@ def _special(node: UOp) -> Verdict:
 
 _ORDERED = frozenset(
     {
-        Op.STORE, Op.END, Op.GROUP, Op.BARRIER, Op.COMMIT, Op.WAIT, Op.RANGE, Op.SPECIAL, Op.AFTER,
-        Op.COPY, Op.SINK, Op.LOAD,
+        Op.STORE, Op.END, Op.GROUP, Op.BARRIER, Op.COMMIT, Op.WAIT, Op.FETCH, Op.RANGE, Op.SPECIAL,
+        Op.AFTER, Op.COPY, Op.SINK, Op.LOAD,
     }
 )  # fmt: skip
 
@@ -81,13 +82,27 @@ def _effects(node: UOp) -> Verdict:
 def _barrier(node: UOp) -> Verdict:
     if node.arg not in ("workgroup", "grid"):
         return f'arg {node.arg!r}; right is "workgroup" or "grid"'
-    return _effects(node)
+    return True
 
 
 def _wait(node: UOp) -> Verdict:
+    if node.arg is None:
+        if len(node.src) < 2 or node.src[0].op is not Op.INDEX:
+            return "no address of arrivals; right is (INDEX, round, *effects)"
+        return True
     if type(node.arg) is not int or node.arg < 0:
         return f"arg {node.arg!r}; right is how many groups may still be under way"
     return _effects(node)
+
+
+def _fetch(node: UOp) -> Verdict:
+    if not isinstance(node.arg, Box) or len(node.src) != 4 + len(node.arg.sizes):
+        return f"{len(node.src)} sources for {node.arg!r}; right is a coordinate for every axis"
+    place, arrivals, gate, source = node.src[:4]
+    kinds = (place.op, arrivals.op, gate.dtype.kind, source.op)
+    if kinds != (Op.INDEX, Op.INDEX, "b", Op.BUFFER):
+        return f"sources {kinds}; right is (INDEX, INDEX, gate, BUFFER, *coordinates)"
+    return True
 
 
 def _stage(node: UOp) -> Verdict:
@@ -286,8 +301,8 @@ def _load(node: UOp) -> Verdict:
 def _store(node: UOp) -> Verdict:
     if len(node.src) not in (2, 3) or node.dtype is not dtypes.void:
         return f"{len(node.src)} sources, type {node.dtype!r}; right is (INDEX, x) or with a gate"
-    if node.arg not in (None, "streaming", "async"):
-        return f"arg {node.arg!r}; right is None, 'streaming' or 'async'"
+    if node.arg not in (None, "streaming", "async", "arrivals"):
+        return f"arg {node.arg!r}; right is None, 'streaming', 'async' or 'arrivals'"
     verdict = _access_dtype(node.src[0], node.src[1].dtype)
     if verdict is not True or len(node.src) == 2:
         return verdict
@@ -385,6 +400,7 @@ _KERNEL = [
     form(Op.BARRIER, _barrier),
     form(Op.COMMIT, _effects),
     form(Op.WAIT, _wait),
+    form(Op.FETCH, _fetch),
     form(Op.SINK, _sink),
     form(Op.VECTOR, _vector),
     form(Op.EXTRACT, _extract),
