@@ -144,18 +144,20 @@ class _Text(CStyleRenderer):
         """Products of one sum follow each other: begun together, and awaited together."""
         writer.declarations[warpgroup.HELPERS] = None
         a, b, start = (writer.names[s] for s in node.src)
+        first = all(lane.constant == 0 for lane in node.src[2].src)
         if node.src[2].op is Op.MATMUL:
             name = start
         else:
             writer.counter += 1
             name = f"v{writer.counter}"
-            writer.lines.append(f"{self.type(node.dtype, writer)} {name} = {start};")
+            begun = "" if first else f" = {start}"
+            writer.lines.append(f"{self.type(node.dtype, writer)} {name}{begun};")
             writer.lines.append('asm volatile("wgmma.fence.sync.aligned;" ::: "memory");')
         if node.arg.held:
             pairs = self._packed(node.src[0], writer)
-            writer.lines += warpgroup.instructions_of_held(node.arg, name, pairs, b)
+            writer.lines += warpgroup.instructions_of_held(node.arg, name, pairs, b, first)
         else:
-            writer.lines.append(warpgroup.instruction(node.arg, name, a, b))
+            writer.lines.append(warpgroup.instruction(node.arg, name, a, b, first))
         if all(node is not other.src[2] for other in warpgroup.products(writer.kernel)):
             writer.lines.append('asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");')
             # In a loop, those of one step that are only added up go on during the next, and are

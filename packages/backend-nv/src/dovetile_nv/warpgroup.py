@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 
-from dovetile.ir.ops import AddressSpace, Op
+from dovetile.ir.ops import Op
 from dovetile.ir.uop import UOp
 from dovetile.lower.linear import LinearKernel, buffer_of
 from dovetile.plugins.matrix_unit import ROW_BYTES, GroupUnit
@@ -83,12 +83,15 @@ def products(kernel: LinearKernel) -> list[UOp]:
 
 
 def only_kept(product: UOp, kernel: LinearKernel) -> bool:
-    """Whether all that becomes of a product is to be stored in registers, lane by lane."""
+    """Whether a sum of products is what is stored in registers, lane by lane, and what was there
+    before it: they do not leave their place, and nothing else needs them."""
     lanes = {node for node in kernel.uops if node.op is Op.EXTRACT and node.src[0] is product}
     users = [node for node in kernel.uops if not lanes.isdisjoint(node.src)]
-    return all(
-        node.op is Op.STORE and buffer_of(node.src[0]).arg.space is AddressSpace.REG
-        for node in users
+    while product.op is Op.MATMUL:
+        product = product.src[2]
+    started = {buffer_of(lane.src[0]) for lane in product.src if lane.op is Op.LOAD}
+    return len(started) == 1 and all(
+        node.op is Op.STORE and buffer_of(node.src[0]) in started for node in users
     )
 
 
@@ -118,17 +121,20 @@ def reads_stores(kernel: LinearKernel) -> bool:
     return any(n.op is Op.STORE and buffer_of(n.src[0]) in read for n in kernel.uops)
 
 
-def instruction(unit: GroupUnit, value: str, a: str, b: str) -> str:
-    """The statement that adds to `value`, a struct of all lanes; a, b: pointers to the operands."""
+def instruction(unit: GroupUnit, value: str, a: str, b: str, first: bool = False) -> str:
+    """The statement that adds to `value`, a struct of all lanes, or that is the first to set it;
+    a, b: pointers to the operands."""
     block = ROW_BYTES // 2 * ROW_BYTES
     leading = [block if t else 16 for t in (unit.a_transposed, unit.b_transposed)]
     inputs = [f'"l"(panel({a}, {leading[0]}))', f'"l"(panel({b}, {leading[1]}))']
     ways = f"{int(unit.a_transposed)}, {int(unit.b_transposed)}"
     lanes = unit.rows * unit.columns // unit.threads
-    return _statement(unit, value, f"%{lanes}", inputs, ways)
+    return _statement(unit, value, f"%{lanes}", inputs, ways, first)
 
 
-def instructions_of_held(unit: GroupUnit, value: str, a: Sequence[str], b: str) -> list[str]:
+def instructions_of_held(
+    unit: GroupUnit, value: str, a: Sequence[str], b: str, first: bool = False
+) -> list[str]:
     """The same where the threads hold A, for all steps of the depth. a: its lanes, packed in pairs;
     b: a pointer to the first step."""
     lanes, itemsize = unit.rows * unit.columns // unit.threads, 2
@@ -144,18 +150,22 @@ def instructions_of_held(unit: GroupUnit, value: str, a: Sequence[str], b: str) 
         inputs = [f'"r"({x})' for x in packed]
         inputs.append(f'"l"(panel((const char*){b} + {away}, {leading}))')
         operand = "{" + ", ".join(f"%{lanes + i}" for i in range(each)) + "}"
-        statements.append(_statement(unit, value, operand, inputs, f"{int(unit.b_transposed)}"))
+        ways = str(int(unit.b_transposed))
+        statements.append(_statement(unit, value, operand, inputs, ways, first and not start))
     return statements
 
 
-def _statement(unit: GroupUnit, value: str, a: str, inputs: Sequence[str], ways: str) -> str:
+def _statement(
+    unit: GroupUnit, value: str, a: str, inputs: Sequence[str], ways: str, first: bool = False
+) -> str:
     lanes, kind = unit.rows * unit.columns // unit.threads, _TYPES[unit.a]
     held = ", ".join(f"%{lane}" for lane in range(lanes))
     shape = f"m{unit.rows}n{unit.columns}k{_STEP}"
     text = (
-        f"{{ .reg .pred p; setp.eq.u32 p, 0, 0; "
+        f"{{ .reg .pred p; setp.eq.u32 p, {int(first)}, 0; "
         f"wgmma.mma_async.sync.aligned.{shape}.f32.{kind}.{kind} {{{held}}}, "
         f"{a}, %{lanes + len(inputs) - 1}, p, 1, 1, {ways}; }}"
     )
-    outputs = ", ".join(f'"+f"({value}._{lane})' for lane in range(lanes))
+    kind = "=f" if first else "+f"
+    outputs = ", ".join(f'"{kind}"({value}._{lane})' for lane in range(lanes))
     return f'asm volatile("{text}" : {outputs} : {", ".join(inputs)} : "memory");'

@@ -26,14 +26,13 @@ def loop_of(stage: UOp) -> UOp | None:
     return loops[0] if stage.arg[1] > 1 and len(loops) == 1 else None
 
 
-def pipelined(copies: Sequence[Copy], ids: Iterator[int]) -> list[UOp]:
+def pipelined(copies: Sequence[Copy], lag: int, ids: Iterator[int]) -> list[UOp]:
     """The values of STAGEs that are filled some steps of their loop ahead, by asynchronous stores:
     the first before the loop; in it, each step waits for its own and begins those of a later step,
-    into places that every thread is done with: those of the step before, or of that before it,
-    where a unit may still read what it was last given."""
+    into places that every thread is done with: those of `lag` steps before."""
     loop, depth = loop_of(copies[0].stage), min(c.depth for c in copies)
     assert loop is not None
-    lead = _lead(copies, depth)
+    lead = depth - lag
 
     def fill(step: UOp, ready: tuple[UOp, ...]) -> UOp:
         stores = []
@@ -49,11 +48,6 @@ def pipelined(copies: Sequence[Copy], ids: Iterator[int]) -> list[UOp]:
     met = barrier(UOp(Op.WAIT, dtypes.void, (begun, loop), lead - 1))
     ahead = fill(loop + lead, (met,))
     return [c.held(met, ahead, turn=loop % depth) for c in copies]
-
-
-def _lead(copies: Sequence[Copy], depth: int) -> int:
-    """How many steps ahead places are filled."""
-    return depth - (2 if any(c.panel for c in copies) else 1)
 
 
 def _only_if(condition: UOp, value: UOp) -> UOp:
@@ -72,13 +66,13 @@ class Part(NamedTuple):
 
 
 def fetched(
-    copies: Sequence[Copy], parts: Sequence[Part], arrivals: UOp, ids: Iterator[int]
+    copies: Sequence[Copy], parts: Sequence[Part], arrivals: UOp, lag: int, ids: Iterator[int]
 ) -> list[UOp]:
     """The same by boxes that one thread fetches. arrivals: LOCAL memory, a place for each step that
     is under way; in a round of a place all boxes of one step arrive."""
     loop, depth = loop_of(copies[0].stage), arrivals.arg.size
     assert loop is not None
-    steps, lead = loop.src[0], _lead(copies, depth)
+    steps, lead = loop.src[0], depth - lag
     place = UOp.range(depth, AxisKind.LOOP, next(ids))
     count = UOp.const(len(copies), dtypes.uint64)
     counted = barrier(arrivals.index(place).store(count, arg="arrivals").end(place))

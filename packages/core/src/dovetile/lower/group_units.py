@@ -18,6 +18,12 @@ def group_unit_sums(sink: UOp) -> list[UOp]:
     return [n for n in nodes_of(sink) if n.op is Op.REDUCE and isinstance(n.arg, GroupUnit)]
 
 
+def group_unit_totals(sink: UOp) -> list[UOp]:
+    """The REDUCEs that add up what such units have done, step by step."""
+    sums = set(group_unit_sums(sink))
+    return [n for n in nodes_of(sink) if n.op is Op.REDUCE and n.src[0] in sums]
+
+
 def unit_panels(sink: UOp) -> set[UOp]:
     """The STAGEs whose memory such units read, which lie as these want them."""
     operands = [s.src[0] for n in group_unit_sums(sink) for s in n.src[0].src if s.op is Op.CAST]

@@ -20,7 +20,7 @@ from dovetile.ir.rewrite import rewrite, substitute, substitute_ranges
 from dovetile.ir.symbolic import fold_gates, linear_form, simplify_index
 from dovetile.ir.uop import UOp, nodes_of
 from dovetile.lower.ahead import box_of, fetched, loop_of, pipelined
-from dovetile.lower.group_units import PANEL_ALIGNMENT, exchanged, unit_panels
+from dovetile.lower.group_units import PANEL_ALIGNMENT, exchanged, group_unit_totals, unit_panels
 from dovetile.lower.linear import barrier, local_end
 
 _ALIGNMENT = 64
@@ -58,15 +58,17 @@ def lower_stages(
             copy = Copy(node, offset, ids, node in panels, vector_bytes, threads)
             offset += aligned(copy.nbytes * depth) if space is AddressSpace.LOCAL else 0
             copies.append(copy)
+        # A unit that only sums up may still read what it was given the step before.
+        lag = 2 if any(loop_of(stage) in n.src[1:] for n in group_unit_totals(sink)) else 1
         boxes = [box_of(c) for c in copies] if together and bulk_copies else []
         if boxes and None not in boxes:
             arrivals = UOp.buffer(
                 min(c.depth for c in copies), dtypes.uint64, slot=offset, space=AddressSpace.LOCAL
             )
             offset += aligned(arrivals.arg.size * arrivals.dtype.itemsize)
-            held = fetched(copies, boxes, arrivals, ids)
+            held = fetched(copies, boxes, arrivals, lag, ids)
         else:
-            held = pipelined(copies, ids) if together else [copies[0].held()]
+            held = pipelined(copies, lag, ids) if together else [copies[0].held()]
         sink = substitute(sink, {c.stage: h for c, h in zip(copies, held)})
     return sink
 

@@ -29,8 +29,8 @@ _KEYS = (128, 64)
 # workgroup then, whose products would go on during this one's exponentials.
 _WIDE = 128
 # Places for blocks of keys and of values: two are read, one is filled.
-_DEPTH = 3
 import os
+_DEPTH = int(os.environ.get('DEPTH','2'))
 _LATE = bool(int(os.environ.get('LATE','0')))
 
 
@@ -132,7 +132,8 @@ class _ClosedNest(Nest):
         panels = self.group(depth, ROW_BYTES // operand_bytes(first))
         inside = self.split(depth, first.depth)
         others = [r.arg.id for r in self.facts.outputs if r not in (units.row, units.column)]
-        grid = [*others, *([] if rows is None else [rows])]
+        # Blocks of rows first: those of one length begin together.
+        grid = [*([] if rows is None else [rows]), *others]
         held = [] if down is None else [down]
         opts: list[Opt] = [*self.splits, Order((*grid, *held, row, column))]
         opts.append(OnlineRegisters((*held, row), first.columns, late=_LATE))
