@@ -161,11 +161,9 @@ def cast_matmul(
 def attention(
     queries: int, keys: int, sizes: tuple[int, int] = (8, 8), heads: int = 2, causal: bool = False,
     dtype: DType = dtypes.float32, capabilities: Capabilities = WIDE, transposed: bool = False,
-    rounded: bool = True,
 ) -> Case:  # fmt: skip
     """softmax(q @ k.T) @ v with base 2; sizes: of a key and of a value. Axes: 0 heads, 1 queries,
-    2 columns. dtype: of inputs and, where it is rounded, of the result. transposed: whether keys
-    and values lie by columns."""
+    2 columns. dtype: of inputs and result. transposed: whether keys and values lie by columns."""
     width, columns = sizes
     inputs = [(heads, n, m) for n, m in ((queries, width), (keys, width), (keys, columns))]
     if transposed:
@@ -185,7 +183,7 @@ def attention(
     weights = grown * (total.const_like(1.0) / total).expand((keys,))
     values = v.expand((queries,)).permute((0, 3, 2, 1))
     value = (weights.expand((columns,)).permute((0, 1, 3, 2)) * values).reduce(Op.ADD, 1)
-    value = value.cast(dtype) if dtype is not dtypes.float32 and rounded else value
+    value = value.cast(dtype) if dtype is not dtypes.float32 else value
 
     def reference(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
         q, k, v = (x.astype(np.float64) for x in (q, k, v))

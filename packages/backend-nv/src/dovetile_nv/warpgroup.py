@@ -17,6 +17,7 @@ from dovetile.plugins.matrix_unit import ROW_BYTES, GroupUnit
 
 _COLUMNS = (256, 128, 64)
 _STEP = 16
+_EFFECTS = frozenset({Op.END, Op.GROUP, Op.STORE})
 _TYPES = {"float16": "f16", "bfloat16": "bf16"}
 
 
@@ -114,11 +115,20 @@ def first_uses(kernel: LinearKernel) -> dict[UOp, int]:
     return found
 
 
-def reads_stores(kernel: LinearKernel) -> bool:
-    """Whether the unit reads what threads have stored."""
+def reads_stores(kernel: LinearKernel, barrier: UOp) -> bool:
+    """Whether the unit reads what threads have stored before a barrier: those that it waits for,
+    or, where stores are asynchronous, any."""
     operands = [operand for product in products(kernel) for operand in product.src[:2]]
     read = {buffer_of(operand) for operand in operands if operand.op is Op.INDEX}
-    return any(n.op is Op.STORE and buffer_of(n.src[0]) in read for n in kernel.uops)
+    stores = [n for n in kernel.uops if n.op is Op.STORE and buffer_of(n.src[0]) in read]
+    if any(store.arg == "async" for store in stores):
+        return True
+    effects, awaited = [barrier], set()
+    while effects:
+        effect = effects.pop()
+        awaited.add(effect)
+        effects += [s for s in effect.src if s.op in _EFFECTS]
+    return any(store in awaited for store in stores)
 
 
 def instruction(unit: GroupUnit, value: str, a: str, b: str, first: bool = False) -> str:

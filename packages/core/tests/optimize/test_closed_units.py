@@ -22,7 +22,7 @@ from dovetile.optimize.online_registers import OnlineRegisters
 from dovetile.optimize.opts import OptError, apply_opts
 from dovetile.optimize.use_group_unit import FollowGroupUnit
 
-UNITS = target(True)
+UNITS = target("stores")
 
 
 def attention(queries: int, keys: int, width: int, **options) -> kernels.Case:
@@ -39,13 +39,11 @@ def compare(case: kernels.Case, opts: list, capabilities=UNITS) -> None:
         np.testing.assert_allclose(found, expected, rtol=0.02, atol=0.01, err_msg=case.name)
 
 
-@pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("sizes", [(20, 28, 7), (20, 28, 10), (8, 36, 36)], ids=str)
-def test_the_loop_without_units(sizes: tuple, causal: bool, late: bool):
-    """28 = 4 * 7; of blocks of 10 the last one overlaps; 36 is the whole axis."""
-    queries, keys, size = sizes
-    case = kernels.attention(queries, keys, causal=causal)
+@pytest.mark.parametrize("size", [3, 5, 12])
+def test_the_loop_without_units(size: int, causal: bool):
+    """12 = 4 * 3; of blocks of 5 the last one overlaps; 12 is the whole axis."""
+    case = kernels.attention(6, 12, (2, 2), heads=1, causal=causal)
     opts = [OnlineRegisters((1,), size)]
     case.run(opts)
     assert prove(apply_opts(case.kernel, opts)) is None
@@ -61,16 +59,16 @@ def test_only_what_a_thread_holds_is_in_registers():
     assert registers[:3] == [2, 2, 32]
 
 
-@pytest.mark.parametrize("copies", [False, True])
+@pytest.mark.parametrize("copies", ["stores", "boxes"])
 @pytest.mark.parametrize(
     "case",
     [
-        attention(64, 128, 64), attention(64, 128, 128), attention(128, 256, 64, causal=True),
-        attention(72, 200, 64), attention(128, 128, 128), attention(64, 128, 64, transposed=True),
+        attention(128, 128, 128), attention(72, 200, 64, causal=True),
+        attention(64, 128, 64, transposed=True),
     ],
     ids=lambda c: c.name,
 )  # fmt: skip
-def test_heuristics(case: kernels.Case, copies: bool):
+def test_heuristics(case: kernels.Case, copies: str):
     capabilities = target(copies)
     opts = heuristic(case.kernel, capabilities)
     assert any(isinstance(o, FollowGroupUnit) for o in opts)
@@ -89,11 +87,6 @@ def test_other_types_and_targets_do_not_fit():
     case = kernels.attention(64, 128, (64, 64), heads=1)
     assert closed_unit_opts(Analysis(case.kernel), UNITS) is None
     assert closed_unit_opts(Analysis(attention(64, 128, 64).kernel), GROUPS) is None
-    # Weights would be rounded to 8 bits for a result of 24.
-    wide = kernels.attention(
-        64, 128, (64, 64), heads=1, dtype=dtypes.bfloat16, capabilities=UNITS, rounded=False
-    )
-    assert closed_unit_opts(Analysis(wide.kernel), UNITS) is None
 
 
 def test_what_cannot_be_applied():

@@ -28,9 +28,12 @@ def own_registers(sink: UOp) -> UOp:
     """`sink` with such buffers indexed by the copies and lanes alone. They are those that are read
     and written at one place only, which depends on the axes around."""
     places: dict[UOp, set[UOp]] = {}
+    around: dict[UOp, set[UOp]] = {}
     for node in nodes_of(sink):
         if node.op is Op.INDEX and _registers(buffer_of(node)):
             places.setdefault(buffer_of(node), set()).add(node.src[1])
+            loops = (r for r in node.ranges if r.arg.kind is AxisKind.LOOP)
+            around.setdefault(buffer_of(node), set()).update(loops)
     own = {buffer: index.pop() for buffer, index in places.items() if len(index) == 1}
     if not own:
         return sink
@@ -42,9 +45,9 @@ def own_registers(sink: UOp) -> UOp:
             done[node] = node.replace(arg=node.arg._replace(size=count))
         elif node.op is Op.INDEX and buffer_of(node) in own:
             axes = _held(node.src[1])
-            loops = [r for r in node.src[1].ranges if r.arg.kind is AxisKind.LOOP]
+            loops = sorted(around[buffer_of(node)], key=lambda r: r.arg.id)
             place = position(axes, [int(r.src[0].arg) for r in axes])
-            done[node] = src[0].after(*sorted(loops, key=lambda r: r.arg.id)).index(place)
+            done[node] = src[0].after(*(done[r] for r in loops)).index(place)
         else:
             done[node] = node.with_sources(src)
     return done[sink]

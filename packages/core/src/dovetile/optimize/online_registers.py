@@ -18,7 +18,7 @@ from dovetile.lower.registers import unused_slots
 from dovetile.lower.stages import position, unused_ids
 from dovetile.optimize.opts import OptError, axis, output_axes
 from dovetile.optimize.rescale import Closing, closing, factors, product, terms_of, unscaled
-from dovetile.optimize.visible import visible
+from dovetile.optimize.visible import settled, unmasked, visible
 
 
 @dataclass(frozen=True)
@@ -48,21 +48,23 @@ class OnlineRegisters:
 
 class _Loop:
     """The loop over blocks of the reduced axis."""
+    import os
+    APART = bool(int(os.environ.get("APART", "1")))
 
     def __init__(self, found: Closing, rows: frozenset[UOp], size: int, late: bool) -> None:
-        self.found, self.size, self.late = found, size, late
-        ids, self.slots = unused_ids(found.kernel), unused_slots(found.kernel)
+        self.found, self.rows, self.size, self.late = found, rows, size, late
+        self.ids, self.slots = unused_ids(found.kernel), unused_slots(found.kernel)
         first, end = visible(found.score, found.axis, rows)
         self.first, end = first // size, (end + (size - 1)) // size
         self.count = (end + self.first * -1).maximum_with(0)
-        self.block = UOp.range(self.count + late, AxisKind.REDUCE, next(ids))
-        self.inner = UOp.range(size, AxisKind.REDUCE, next(ids))
+        self.block = UOp.range(self.count + late, AxisKind.REDUCE, next(self.ids))
+        self.inner = UOp.range(size, AxisKind.REDUCE, next(self.ids))
 
     def kernel(self) -> UOp:
         found = self.found
         tops = _State(found.top, self)
         score, scale = unscaled(found.score)
-        score = self._at_block(score, self.block)
+        score = self._masked(score)
         rest = int(found.axis.src[0].arg) % self.size
         if rest:
             again = self._point(self.block) < (self.first + self.block) * self.size
@@ -84,6 +86,24 @@ class _Loop:
         results = {node: state.at(state.memory.after(done)).load() for node, state in states.items()}
         results[found.top] = results[found.top] * scale
         return substitute(found.kernel, results)
+
+    def _masked(self, score: UOp) -> UOp:
+        """The scores of a block. Of a mask whose conditions hold for whole blocks only those that
+        it cuts see anything, in a loop of one round or none."""
+        whole = settled(score, self.found.axis, self.rows)
+        plain = unmasked(score)
+        if not self.APART or whole is None or plain is score:
+            return self._at_block(score, self.block)
+        first, end = whole
+        begin = (self.first + self.block) * self.size
+        cut = (begin + self.size + end * -1).maximum_with(first + begin * -1)
+        once = UOp.range(cut.maximum_with(0).minimum_with(1), AxisKind.REDUCE, next(self.ids))
+        tile = _State(plain, self, self.inner)
+        put = tile.at(tile.memory.after(self.block)).store(self._at_block(plain, self.block))
+        place = tile.at(tile.memory.after(put.end(self.inner), once))
+        masked = self._at_block(substitute(score, {plain: place.load()}), self.block)
+        done = place.store(masked).end(self.inner).end(once)
+        return tile.at(tile.memory.after(done)).load()
 
     def _added(self, state: _State, parts: list[UOp], correction: UOp) -> list[UOp]:
         """The effects that correct a sum and add the terms of a block, which are the products of
