@@ -22,6 +22,7 @@ import torch
 import torch.nn.attention
 
 from dovetile import Tensor, dtypes, jit
+from dovetile.environment import context
 from dovetile.runtime import get_device
 
 Operation = Callable[..., Any]
@@ -41,6 +42,8 @@ class Row:
     ours: Operation
     theirs: Operation
     tolerance: float = 1e-2
+    precision: str = "highest"
+    """Of float32 products, in PyTorch's words and ours."""
 
     @property
     def inputs(self) -> int:
@@ -89,7 +92,31 @@ def rows() -> list[Row]:
         for causal in (False, True):
             for dtype in ("bfloat16", "float16"):
                 found.append(_attention(dtype, width, causal))
-    return found
+    return found + narrow_products()
+
+
+def narrow_products() -> list[Row]:
+    """Products whose operands have few digits, both with their sums contiguous."""
+    one = torch.ones((), device="cuda")
+
+    def scaled(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return torch._scaled_mm(
+            a, b.t(), one, one, out_dtype=torch.bfloat16, use_fast_accum=True
+        )  # fmt: skip
+
+    kinds = {
+        "tf32": ("float32", lambda a, b: a @ b.transpose(0, 1), lambda a, b: a @ b.t()),
+        "float8": ("float8_e4m3fn",
+                   lambda a, b: (a.float() @ b.float().transpose(0, 1)).bfloat16(), scaled),
+        "int8": ("int8", lambda a, b: a.int() @ b.int().transpose(0, 1),
+                 lambda a, b: torch._int_mm(a, b.t())),
+    }  # fmt: skip
+    return [
+        Row(f"matmul-{name}-{size}-nt", dtype, ((size, size),) * 2, 2 * size**3, "TFLOP/s",
+            ours, theirs, precision="high" if name == "tf32" else "highest")
+        for name, (dtype, ours, theirs) in kinds.items()
+        for size in (1024, 2048, 4096, 8192)
+    ]  # fmt: skip
 
 
 def _attention(dtype: str, width: int, causal: bool, heads: int = 64, length: int = 4096) -> Row:
@@ -110,10 +137,7 @@ def _attention(dtype: str, width: int, causal: bool, heads: int = 64, length: in
 def measure(row: Row, compiled: bool) -> tuple[float, list[float]]:
     """Seconds of one operation: ours, and theirs in each form."""
     device = get_device()
-    sets = [
-        [torch.randn(s, device="cuda", dtype=getattr(torch, row.dtype)) for s in row.shapes]
-        for _ in range(row.inputs)
-    ]
+    sets = [[_numbers(s, getattr(torch, row.dtype)) for s in row.shapes] for _ in range(row.inputs)]
     mine = [[_tensor(x, row.dtype) for x in inputs] for inputs in sets]
     step = jit(lambda *inputs: [row.ours(*x) for x in _grouped(inputs, len(row.shapes))])
     flat = [x for inputs in mine for x in inputs]
@@ -133,6 +157,11 @@ def measure(row: Row, compiled: bool) -> tuple[float, list[float]]:
             found.append(_turn(run, wait) / row.inputs)
     first, *others = (statistics.median(t) for t in times)
     return first, others
+
+
+def _numbers(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    numbers = torch.randn(shape, device="cuda")
+    return (numbers if dtype.is_floating_point else numbers * 30).to(dtype)
 
 
 def _turn(run: Callable[[], Any], wait: Callable[[], Any]) -> float:
@@ -199,7 +228,9 @@ def main() -> None:
     for row in rows():
         if arguments.rows and not row.name.startswith(tuple(arguments.rows)):
             continue
-        seconds, others = measure(row, arguments.compile)
+        torch.set_float32_matmul_precision(row.precision)
+        with context(MATMUL_PRECISION=row.precision):
+            seconds, others = measure(row, arguments.compile)
         scale = 1e9 if row.unit == "GB/s" else 1e12
         rate = row.work / seconds / scale
         ratios = "  ".join(f"{other / seconds:5.2f}" for other in others)

@@ -4,9 +4,10 @@ tested with, without any backend. Every access is checked against its buffer."""
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 
@@ -16,6 +17,9 @@ from dovetile.ir.ops import AddressSpace, Box, Op
 from dovetile.ir.uop import UOp
 from dovetile.lower.linear import LinearKernel, buffer_of
 from dovetile.plugins.matrix_unit import PIECE_BYTES, ROW_BYTES, GroupUnit, MatrixUnit
+
+Value = np.ndarray | int
+"""Single indices are ints."""
 
 
 def run(kernel: LinearKernel, arrays: Sequence[np.ndarray], parts: Sequence[int] = ()) -> None:
@@ -58,6 +62,7 @@ def _workgroup(kernel: LinearKernel, slots: dict[int, np.ndarray], part: int) ->
                 run.values[node] = values[thread ^ node.arg]
 
 
+@cache
 def host(dtype: DType) -> np.dtype:
     """The NumPy type of one lane."""
     return np.dtype(np.int64) if dtype.name == "index" else dtypes.to_numpy(dtype.scalar)
@@ -167,7 +172,7 @@ class _Run:
         self.boxes = boxes
         self.indices = {"part": part, "group": part, "local": thread}
         self.memory: dict[UOp, np.ndarray] = {}
-        self.values: dict[UOp, np.ndarray] = {}
+        self.values: dict[UOp, Value] = {}
         self.ends: dict[UOp, int] = {n.src[1]: i for i, n in enumerate(self.uops) if n.op is Op.END}
 
     def block(self, first: int, last: int) -> Iterator[UOp]:
@@ -178,7 +183,7 @@ class _Run:
             if node.op is Op.RANGE:
                 end = self.ends[node]
                 for counter in range(int(self.values[node.src[0]])):
-                    self.values[node] = np.int64(counter)
+                    self.values[node] = counter
                     yield from self.block(i + 1, end)
                 i = end + 1
                 continue
@@ -194,9 +199,10 @@ class _Run:
         if op is Op.BUFFER:
             self.memory[node] = self.buffer(node)
         elif op is Op.CONST:
-            self.values[node] = np.asarray(node.arg).astype(host(node.dtype))
+            index = node.dtype is dtypes.index and type(node.arg) is int
+            self.values[node] = node.arg if index else np.asarray(node.arg).astype(host(node.dtype))
         elif op is Op.SPECIAL:
-            self.values[node] = np.int64(self.indices[node.arg])
+            self.values[node] = self.indices[node.arg]
         elif op is Op.INDEX:
             self.values[node] = self.values[src[1]]
         elif op is Op.LOAD:
@@ -223,7 +229,8 @@ class _Run:
                 for memory, places, value in self.pending.pop(0):
                     memory[places] = value
         elif op not in (Op.AFTER, Op.GROUP, Op.SINK, Op.END):
-            self.values[node] = compute(node, [self.values[s] for s in src])
+            value = compute(node, [self.values[s] for s in src])
+            self.values[node] = int(value) if node.dtype is dtypes.index else value
 
     def buffer(self, node: UOp) -> np.ndarray:
         count, dtype = node.arg.size * node.dtype.lanes, host(node.dtype)
@@ -238,8 +245,13 @@ class _Run:
             self.memory[node] = np.zeros(count, dtype)
         return self.memory[node]
 
-    def places(self, address: UOp, lanes: int, gate: np.ndarray | None) -> np.ndarray:
-        position = np.asarray(self.values[address])
+    def places(self, address: UOp, lanes: int, gate: np.ndarray | None) -> np.ndarray | int | slice:
+        position = self.values[address]
+        if type(position) is int and gate is None:
+            if not 0 <= position <= self.memory[buffer_of(address)].size - lanes:
+                raise IndexError(f"elements {position} of {buffer_of(address)}")
+            return position if lanes == 1 else slice(position, position + lanes)
+        position = np.asarray(position)
         if position.ndim == 0 and lanes > 1:
             position = position + np.arange(lanes)
         size = self.memory[buffer_of(address)].size
@@ -255,9 +267,11 @@ class _Run:
         gate = np.asarray(self.values[rest[1]], bool) if rest else None
         places = self.places(address, node.dtype.lanes, gate)
         value = self.memory[buffer_of(address)][places]
+        if type(places) is slice:
+            return value.copy()  # not what is stored there later
         return value if gate is None else np.where(gate, value, self.values[rest[0]])
 
-    def written(self, node: UOp) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def written(self, node: UOp) -> tuple[np.ndarray, np.ndarray | int | slice, np.ndarray]:
         """(memory, places there, values) of a STORE."""
         address, value, rest = node.src[0], np.asarray(self.values[node.src[1]]), node.src[2:]
         gate = np.asarray(self.values[rest[0]], bool) if rest else None
@@ -269,9 +283,12 @@ class _Run:
         return memory, places[gate], value[gate]
 
 
-def compute(node: UOp, values: list[np.ndarray]) -> np.ndarray:
+def compute(node: UOp, values: list[Value]) -> Value:
     """The value of an elementwise operation, a VECTOR or an EXTRACT."""
-    op, dtype = node.op, host(node.dtype)
+    op = node.op
+    if node.dtype is dtypes.index and op in _ON_INDICES and all(type(v) is int for v in values):
+        return _ON_INDICES[op](*values)
+    dtype = host(node.dtype)
     if op is Op.VECTOR:
         lanes = node.dtype.lanes
         if len(values) == 1:
@@ -304,6 +321,17 @@ def _matmul(unit: MatrixUnit, a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np
     b = b.transpose(0, 2, 1).reshape(unit.depth, unit.columns)
     return (a @ b + c.reshape(unit.rows, unit.columns)).reshape(-1)
 
+
+# Single indices are most of what there is to compute, and Python's own numbers are the fastest.
+_ON_INDICES = {
+    Op.ADD: operator.add,
+    Op.SUB: operator.sub,
+    Op.MUL: operator.mul,
+    Op.MAX: max,
+    Op.MIN: min,
+    Op.FLOORDIV: lambda a, b: a // b if b else 0,
+    Op.FLOORMOD: lambda a, b: a % b if b else 0,
+}
 
 _FUNCTIONS = {
     Op.ADD: np.add,

@@ -14,7 +14,7 @@ from dovetile.ir.uop import UOp
 from dovetile.lower.linear import LinearKernel
 from dovetile.plugins import Capabilities
 from dovetile.render import CStyleRenderer, Writer, in_lanes, indices_fit
-from dovetile_nv import boxes, warpgroup
+from dovetile_nv import boxes, matrix_units, warpgroup
 from dovetile_nv.capabilities import ACCESS_BYTES, architecture_of
 from dovetile_nv.cuda_prelude import prelude
 from dovetile_nv.program_form import (
@@ -26,6 +26,14 @@ from dovetile_nv.program_form import (
 
 _TYPES = {"bool": "bool", "float16": "float16", "bfloat16": "bfloat16"}
 _SMALL = ("float16", "bfloat16")
+_PANELS = """
+static __device__ inline unsigned shared_address(const void* place) {
+  return (unsigned)__cvta_generic_to_shared(place);
+}
+static __device__ inline unsigned long long panel(const void* place, unsigned long long form) {
+  return (shared_address(place) & 0x3ffff) >> 4 | form;
+}
+"""
 _INDICES = {"group": "blockIdx.x", "local": "threadIdx.x"}
 
 
@@ -115,7 +123,9 @@ class _Text(CStyleRenderer):
             return super().barrier(node, writer)
         # The matrix unit reads memory past the threads' own way to it.
         fence = 'asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); '
-        return (fence if warpgroup.reads_stores(writer.kernel, node) else "") + "__syncthreads();"
+        return (
+            fence if matrix_units.reads_stores(writer.kernel, node) else ""
+        ) + "__syncthreads();"
 
     def commit(self, node: UOp, writer: Writer) -> str:
         return 'asm volatile("cp.async.commit_group;" ::: "memory");'
@@ -142,33 +152,56 @@ class _Text(CStyleRenderer):
 
     def matmul(self, node: UOp, writer: Writer) -> str:
         """Products of one sum follow each other: begun together, and awaited together."""
-        writer.declarations[warpgroup.HELPERS] = None
+        unit = node.arg
+        writer.declarations[_PANELS] = None
         a, b, start = (writer.names[s] for s in node.src)
         first = all(lane.constant == 0 for lane in node.src[2].src)
+        goes_on = matrix_units.goes_on(unit)
         if node.src[2].op is Op.MATMUL:
             name = start
         else:
             writer.counter += 1
             name = f"v{writer.counter}"
-            begun = "" if first else f" = {start}"
+            # What an instruction that adds nothing to it sets needs no start.
+            begun = "" if first and goes_on else f" = {start}"
             writer.lines.append(f"{self.type(node.dtype, writer)} {name}{begun};")
-            writer.lines.append('asm volatile("wgmma.fence.sync.aligned;" ::: "memory");')
-        if node.arg.held:
-            pairs = self._packed(node.src[0], writer)
-            writer.lines += warpgroup.instructions_of_held(node.arg, name, pairs, b, first)
-        else:
-            writer.lines.append(warpgroup.instruction(node.arg, name, a, b, first))
-        if all(node is not other.src[2] for other in warpgroup.products(writer.kernel)):
-            writer.lines.append('asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");')
+            if goes_on:
+                _assembly("wgmma.fence.sync.aligned;", writer)
+        panels = [f'"r"(shared_address({x}))' for x in (a, b)]
+        if goes_on:
+            forms = warpgroup.panel_forms(unit)
+            panels = [f'"l"(panel({x}, {form}ull))' for x, form in zip((a, b), forms)]
+        steps = [panels]
+        if unit.held:
+            packed, form = self._packed(node.src[0], writer), warpgroup.panel_forms(unit)[1]
+            steps = [
+                [
+                    *(f'"r"({x})' for x in packed[begin:end]),
+                    f'"l"(panel((const char*){b} + {away}, {form}ull))',
+                ]
+                for begin, end, away in warpgroup.held_steps(unit)
+            ]
+        register = "r" if unit.accumulator == "int32" else "f"
+        for number, operands in enumerate(steps):
+            adds = not (first and goes_on) or number > 0
+            kind = "+" if adds else "="
+            lanes = ", ".join(f'"{kind}{register}"({name}._{lane})' for lane in range(unit.lanes))
+            text = matrix_units.assembly(unit, "%", "%%", unit.lanes, adds)
+            writer.lines.append(
+                f'asm volatile("{text}" : {lanes} : {", ".join(operands)} : "memory");'
+            )
+        last = all(node is not other.src[2] for other in matrix_units.products(writer.kernel))
+        if last and goes_on:
+            _assembly("wgmma.commit_group.sync.aligned;", writer)
             # In a loop, those of one step that are only added up go on during the next, and are
             # awaited behind the loop; others where they are used.
-            if warpgroup.only_kept(node, writer.kernel):
-                writer.lines.append(warpgroup.awaited(1 if node.ranges else 0))
+            if matrix_units.only_kept(node, writer.kernel):
+                _assembly(warpgroup.awaited(1 if node.ranges else 0), writer)
         return name
 
     def _packed(self, value: UOp, writer: Writer) -> list[str]:
         """The lanes of an operand that a unit takes from registers, two in each."""
-        function, text = warpgroup.pack_helper(value.dtype.name)
+        function, text = matrix_units.pack_helper(value.dtype.name)
         writer.declarations[text] = None
         lanes = [
             writer.names[lane.src[0]] if lane.op is Op.CAST else f"float({writer.names[lane]})"
@@ -183,8 +216,8 @@ class _Text(CStyleRenderer):
 
     def _end(self, node: UOp, writer: Writer) -> None:
         writer.lines.append("}")
-        if any(node.src[1] in product.ranges for product in warpgroup.products(writer.kernel)):
-            writer.lines.append(warpgroup.awaited(0))
+        if matrix_units.ends_products(node, writer.kernel):
+            _assembly(warpgroup.awaited(0), writer)
 
     def shuffle(self, node: UOp, writer: Writer) -> str:
         value, dtype = writer.names[node.src[0]], node.dtype
@@ -218,7 +251,16 @@ class _Text(CStyleRenderer):
 
     # -- arithmetic --------------------------------------------------------------------------------
 
+    def _function(self, node: UOp, writer: Writer) -> str:
+        if node.arg == "approximate" and node.dtype is dtypes.float32:
+            value = f"approximate_exp2({writer.names[node.src[0]]})"
+            return self._let(value, node.dtype, writer)
+        return super()._function(node, writer)
+
     def _operator(self, operator: str, node: UOp, writer: Writer) -> str:
+        if node.arg == "approximate" and node.dtype is dtypes.float32:
+            a, b = (writer.names[s] for s in node.src)
+            return self._let(f"approximate_quotient({a}, {b})", node.dtype, writer)
         if node.op in (Op.FLOORDIV, Op.FLOORMOD) and node.dtype.name == "index":
             # Neither is negative, and unsigned division is shorter.
             a, b = (writer.names[s] for s in node.src)
@@ -231,11 +273,6 @@ class _Text(CStyleRenderer):
         return self._let(
             f"fused({', '.join(writer.names[s] for s in node.src)})", node.dtype, writer
         )
-
-    def _function(self, node: UOp, writer: Writer) -> str:
-        if node.arg == "flush" and node.dtype is dtypes.float32:
-            return self._let(f"exp2_flushed({writer.names[node.src[0]]})", node.dtype, writer)
-        return super()._function(node, writer)
 
     def _maximum(self, node: UOp, writer: Writer) -> str:
         if node.dtype.kind != "f":
@@ -268,11 +305,15 @@ class _Text(CStyleRenderer):
         return self._let(f"{text}{{{', '.join(values)}}}", node.dtype, writer)
 
     def _extract(self, node: UOp, writer: Writer) -> str:
-        if node.src[0].op is Op.MATMUL:
-            groups = warpgroup.first_uses(writer.kernel).get(node)
+        product = node.src[0]
+        if product.op is Op.MATMUL and matrix_units.goes_on(product.arg):
+            groups = matrix_units.first_uses(writer.kernel).get(node)
             if groups is not None:
-                name, lanes = writer.names[node.src[0]], node.src[0].dtype.lanes
-                writer.lines.append(warpgroup.awaited(groups, name, lanes))
+                # What reads the lanes comes later.
+                name, lanes = writer.names[product], range(product.dtype.lanes)
+                ties = ", ".join(f'"+f"({name}._{lane})' for lane in lanes)
+                text = warpgroup.awaited(groups)
+                writer.lines.append(f'asm volatile("{text}" : {ties} : : "memory");')
         truth = " != 0" if node.dtype.kind == "b" else ""
         value = f"{writer.names[node.src[0]]}._{node.arg[0]}{truth}"
         return self._let(value, node.dtype, writer)
@@ -322,3 +363,5 @@ class _Text(CStyleRenderer):
         return name
 
 
+def _assembly(text: str, writer: Writer) -> None:
+    writer.lines.append(f'asm volatile("{text}" ::: "memory");')

@@ -54,6 +54,9 @@ class Interface(ABC):
     stream: Stream
     copies: CopyKernels
     """For interfaces that copy by kernels; the device sets it."""
+    abandoned = False
+    """Whether this process is the child of a fork: what there is belongs to the parent, and must
+    not be given back here."""
 
     @abstractmethod
     def allocate(self, nbytes: int) -> Allocation:
@@ -167,6 +170,10 @@ class Timeline:
     @value.setter
     def value(self, value: int) -> None:
         self._word.value = value
+
+    def abandon(self) -> None:
+        """Reads as zero from now on."""
+        self._word = ctypes.c_uint64()
 
 
 RECORD_BYTES = 16

@@ -8,11 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dovetile.dtypes import DType
+from dovetile.errors import UnsupportedError
 from dovetile.ir.ops import AddressSpace, Op
 from dovetile.ir.uop import UOp
 from dovetile.lower.linear import LinearKernel
 from dovetile.plugins import Capabilities
-from dovetile.render import LlvmIrRenderer, Writer, indices_fit
+from dovetile.render import LlvmIrRenderer, Writer, in_lanes, indices_fit
+from dovetile_nv import matrix_units, warpgroup
+from dovetile_nv.capabilities import ACCESS_BYTES
 from dovetile_nv.program_form import (
     GLOBAL_ALIGNMENT,
     LOCAL_ALIGNMENT,
@@ -34,6 +37,9 @@ class PtxRenderer:
     def render(self, kernel: LinearKernel) -> str:
         """The module with this one kernel. Indices have 32 bits where that is enough: arithmetic
         on 64 takes several instructions each."""
+        if any(node.op is Op.COMMIT for node in kernel.uops):
+            # What is copied ahead depends on one condition for all lanes of an access.
+            kernel = in_lanes(kernel, ACCESS_BYTES, GLOBAL_ALIGNMENT)
         return (self._narrow if indices_fit(kernel, 32) else self._wide).render(kernel)
 
 
@@ -59,7 +65,12 @@ class _Text(LlvmIrRenderer):
         return f"@{size_name(kernel)} = addrspace(1) global i32 {kernel.local_bytes}"
 
     def _handlers(self) -> dict[Op, Callable[[UOp, Writer], str | None]]:
-        return {**super()._handlers(), Op.VARIABLE: self._variable}
+        return {
+            **super()._handlers(),
+            Op.VARIABLE: self._variable,
+            Op.COMMIT: self._commit,
+            Op.WAIT: self._wait,
+        }
 
     def _variable(self, node: UOp, writer: Writer) -> str:
         name = node.arg.name
@@ -92,7 +103,93 @@ class _Text(LlvmIrRenderer):
     def barrier(self, node: UOp, writer: Writer) -> None:
         if node.arg != "workgroup":
             return super().barrier(node, writer)
-        writer.lines.append(f"  call void {writer.intrinsic('llvm.nvvm.barrier0', 'void')}()")
+        if any(matrix_units.goes_on(p.arg) for p in matrix_units.products(writer.kernel)):
+            _statement("fence.proxy.async.shared::cta;", writer)
+        self._do("llvm.nvvm.barrier0", writer)
+
+    def _do(self, name: str, writer: Writer, *arguments: str) -> None:
+        """Calls an intrinsic that has no result."""
+        function = writer.intrinsic(name, "void", *(a.rsplit(" ", 1)[0] for a in arguments))
+        writer.lines.append(f"  call void {function}({', '.join(arguments)})")
+
+    # -- the matrix unit, and copies ahead ---------------------------------------------------------
+
+    def matmul(self, node: UOp, writer: Writer) -> str:
+        """Products of one sum follow each other: begun together, and awaited together."""
+        unit, total = node.arg, node.src[2]
+        goes_on = matrix_units.goes_on(unit)
+        if goes_on and total.op is not Op.MATMUL:
+            _statement("wgmma.fence.sync.aligned;", writer)
+        vector, scalar, lanes = (
+            self.type(node.dtype),
+            self.type(node.dtype.scalar),
+            node.dtype.lanes,
+        )
+        held = [
+            writer.emit(f"extractelement {vector} {writer.names[total]}, i64 {lane}")
+            for lane in range(lanes)
+        ]
+        forms = warpgroup.panel_forms(unit) if goes_on else (None, None)
+        panels = [
+            self._panel(writer.names[address], form, writer)
+            for address, form in zip(node.src, forms)
+        ]
+        text = matrix_units.assembly(unit, "$", "%", 2 * lanes)
+        kind, place = "r" if scalar == "i32" else "f", "l" if goes_on else "r"
+        constraints = [*[f"={kind}"] * lanes, *map(str, range(lanes)), place, place]
+        results = f"{{ {', '.join([scalar] * lanes)} }}"
+        arguments = [*(f"{scalar} {value}" for value in held), *panels]
+        result = writer.emit(
+            f'call {results} asm sideeffect "{text}", "{",".join(constraints)},~{{memory}}"'
+            f"({', '.join(arguments)})"
+        )
+        value = "poison"
+        for lane in range(lanes):
+            one = writer.emit(f"extractvalue {results} {result}, {lane}")
+            value = writer.emit(f"insertelement {vector} {value}, {scalar} {one}, i64 {lane}")
+        last = all(node is not other.src[2] for other in matrix_units.products(writer.kernel))
+        if last and goes_on:
+            _statement("wgmma.commit_group.sync.aligned;", writer)
+            # In a loop, those of one step go on during the next, and are awaited behind the loop.
+            _statement(warpgroup.awaited(1 if node.ranges else 0), writer)
+        return value
+
+    def _panel(self, pointer: str, form: int | None, writer: Writer) -> str:
+        """Where an operand lies: its address, or the descriptor of this form."""
+        place = writer.emit(f"ptrtoint {pointer} to i32")
+        if form is None:
+            return f"i32 {place}"
+        place = writer.emit(f"and i32 {place}, {0x3FFFF}")
+        place = writer.emit(f"lshr i32 {place}, 4")
+        place = writer.emit(f"zext i32 {place} to i64")
+        return f"i64 {writer.emit(f'or disjoint i64 {place}, {form}')}"
+
+    def _end(self, node: UOp, writer: Writer) -> None:
+        super()._end(node, writer)
+        if matrix_units.ends_products(node, writer.kernel):
+            _statement(warpgroup.awaited(0), writer)
+
+    def _commit(self, node: UOp, writer: Writer) -> None:
+        self._do("llvm.nvvm.cp.async.commit.group", writer)
+
+    def _wait(self, node: UOp, writer: Writer) -> None:
+        self._do("llvm.nvvm.cp.async.wait.group", writer, f"i32 {node.arg}")
+
+    def _store(self, node: UOp, writer: Writer) -> None:
+        if node.arg != "async":
+            return super()._store(node, writer)
+        to, load = node.src
+        nbytes = load.dtype.itemsize * load.dtype.lanes
+        if load.op is not Op.LOAD or nbytes not in (4, 8, 16):
+            raise UnsupportedError(
+                f"[render] an asynchronous store of {nbytes} bytes from {load.op.name}"
+            )
+        name = f"llvm.nvvm.cp.async.{'cg' if nbytes == 16 else 'ca'}.shared.global.{nbytes}"
+        arguments = [writer.names[to], writer.names[load.src[0]]]
+        if len(load.src) == 3:
+            really = f"select i1 {writer.names[load.src[2]]}, i32 {nbytes}, i32 0"
+            name, arguments = f"{name}.s", [*arguments, f"i32 {writer.emit(really)}"]
+        self._do(name, writer, *arguments)
 
     def shuffle(self, node: UOp, writer: Writer) -> str:
         dtype, value = node.dtype, writer.names[node.src[0]]
@@ -130,3 +227,8 @@ class _Text(LlvmIrRenderer):
             low = writer.emit(f"zext i32 {low} to i64")
             word = writer.emit(f"or disjoint i64 {high}, {low}")
         return writer.emit(f"bitcast i{bits} {word} to {text}")
+
+
+def _statement(text: str, writer: Writer) -> None:
+    """Assembly that reads and changes nothing but memory."""
+    writer.lines.append(f'  call void asm sideeffect "{text}", "~{{memory}}"()')

@@ -92,7 +92,18 @@ class NvQueue(Queue):
         self._lock = threading.RLock()
         # Of what was launched last, for messages about faults.
         self._recent: deque[str] = deque(maxlen=4)
-        self._dead: str | None = None
+        self._dead: DeviceError | None = None
+
+    def require(self) -> None:
+        """Raises DeviceError where the device cannot be used any more."""
+        if self._dead is not None:
+            raise self._dead.with_traceback(None)
+
+    def abandon(self, error: DeviceError) -> None:
+        """Leaves the device to the parent of this process."""
+        self._dead = error
+        self._lock = threading.RLock()  # a thread that the child does not have may hold the other
+        self.timeline.abandon()
 
     # -- Recording ---------------------------------------------------------------------------
 
@@ -109,8 +120,7 @@ class NvQueue(Queue):
             return
         arguments = [buffer.address for buffer in buffers]
         arguments += scalars
-        if self._dead is not None:
-            raise DeviceFault(self._dead)
+        self.require()
         with self._lock:
             self.stream.launch(program, count, threads, arguments, self.position + 1)  # type: ignore[arg-type]
             self._recent.append(program.name)
@@ -120,6 +130,7 @@ class NvQueue(Queue):
         nbytes = same_size(destination, source)
         if nbytes:
             to, start = destination.address, source.address
+            self.require()
             with self._lock:
                 self.stream.copy(to, start, nbytes, self.position + 1)
                 self._advance()
@@ -155,8 +166,7 @@ class NvQueue(Queue):
 
     def submit(self) -> int:
         with self._lock:
-            if self._dead is not None:
-                raise DeviceFault(self._dead)
+            self.require()
             position = self.position
             if position != self._submitted:
                 try:
@@ -209,23 +219,24 @@ class NvQueue(Queue):
                 self._submitted = self.position
                 self.timeline.value = self.position
             else:
-                self._dead = f"{text}; the device cannot be used again in this process"
-                text = self._dead
+                text += "; the device cannot be used again in this process"
+                self._dead = DeviceFault(text)
         raise DeviceFault(text)
 
     # -- Captured lists ----------------------------------------------------------------------
 
     def capture(self, commands: Sequence[Command]) -> CommandList:
-        with self._lock:
-            return NvCommandList(self, commands, self.stream.build(commands))
+        return NvCommandList(self, commands, self.build(commands))
 
     def build(self, commands: Sequence[Command]) -> Replay:
         """A list, ready to be replayed."""
+        self.require()
         with self._lock:
             return self.stream.build(commands)
 
     def replay(self, commands: NvCommandList, changed: Sequence[int]) -> int:
         """Execute a list, of whose arguments some have changed."""
+        self.require()
         with self._lock:
             commands.replay.run(changed, self.is_complete(commands.end), self.position + 1)
             self.position += 1

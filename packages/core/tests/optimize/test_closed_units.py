@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import loop_kernels as kernels
 import numpy as np
 import pytest
@@ -12,7 +10,6 @@ from loop_kernels import GROUPS
 
 from dovetile import dtypes
 from dovetile.ir.ops import AddressSpace, Op
-from dovetile.ir.uop import nodes_of
 from dovetile.lower import lower
 from dovetile.optimize.analysis import Analysis
 from dovetile.optimize.bounds_check import prove

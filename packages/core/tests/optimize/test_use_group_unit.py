@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-import pytest
-from group_units import target
-from loop_kernels import cast_matmul
+from dataclasses import replace
 
+import pytest
+from group_units import target, unit
+from loop_kernels import Case, cast_matmul
+
+from dovetile import dtypes
+from dovetile.dtypes import DType
+from dovetile.environment import context
 from dovetile.ir.ops import Op
 from dovetile.lower import lower
 from dovetile.optimize.bounds_check import prove
 from dovetile.optimize.heuristic import heuristic
 from dovetile.optimize.opts import apply_opts
+from dovetile.optimize.persist import Persist
+from dovetile.plugins import Capabilities
 
 
 @pytest.mark.parametrize("copies", ["", "stores", "boxes"])
@@ -34,4 +41,44 @@ def test_rows_above_each_other_and_blocks_that_overlap(layout: str, copies: str)
     case, capabilities = cast_matmul(136, 128, 72, layout), target(copies)
     kernel = apply_opts(case.kernel, heuristic(case.kernel, capabilities))
     assert lower(kernel, capabilities).threads == 256
+    case.compare(case.results(kernel, capabilities))
+
+
+def compared(case: Case, capabilities: Capabilities) -> bool:
+    """Whether the units are used; the results are right in any case."""
+    kernel = apply_opts(case.kernel, heuristic(case.kernel, capabilities))
+    assert prove(kernel) is None
+    case.compare(case.results(kernel, capabilities))
+    return any(n.op is Op.MATMUL for n in lower(kernel, capabilities).uops)
+
+
+@pytest.mark.parametrize("dtype", [dtypes.int8, dtypes.uint8], ids=lambda d: d.name)
+def test_operands_of_a_byte(dtype: DType):
+    """A row of a panel holds 128 of them; a unit that does not transpose takes them as they lie."""
+    capabilities = target("stores", unit(64, dtype))
+    assert compared(cast_matmul(64, 256, 64, "nt", (dtype, dtype)), capabilities)
+    assert not compared(cast_matmul(64, 128, 64, "nn", (dtype, dtype)), capabilities)
+
+
+def test_units_that_round_are_used_on_request():
+    case = cast_matmul(64, 64, 64, "nt", (dtypes.float32, dtypes.float32))
+    capabilities = target("stores", unit(64, dtypes.float32))
+    assert not compared(case, capabilities)
+    with context(MATMUL_PRECISION="high"):
+        assert compared(case, capabilities)
+
+
+def test_columns_that_are_no_power_of_two():
+    assert compared(cast_matmul(64, 64, 384, "nn"), target("stores", unit(192)))
+
+
+@pytest.mark.parametrize("layout", ["nt", "tn"])
+def test_workgroups_that_do_several_blocks_each(layout: str):
+    capabilities = replace(target("boxes", unit(64)), threads=4)
+    case = cast_matmul(136, 128, 136, layout)
+    opts = heuristic(case.kernel, capabilities)
+    assert Persist(4) in opts
+    kernel = apply_opts(case.kernel, opts)
+    assert prove(kernel) is None
+    assert lower(kernel, capabilities).parts == 4
     case.compare(case.results(kernel, capabilities))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from functools import cached_property
 
@@ -25,6 +26,16 @@ class Process:
 
 _process: Process | None = None
 _process_lock = threading.Lock()
+
+
+def _after_fork() -> None:
+    """The child is a client of its own: the driver knows the other by its process."""
+    global _process, _process_lock
+    _process, _process_lock = None, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def process() -> Process:

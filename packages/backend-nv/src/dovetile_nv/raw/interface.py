@@ -137,4 +137,5 @@ class RawInterface(Interface):
         return taken.address, pair_bytes
 
     def _release(self, released: Memory) -> None:
-        memory.release(self.card, released)
+        if not self.abandoned:
+            memory.release(self.card, released)

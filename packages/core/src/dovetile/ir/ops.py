@@ -134,7 +134,9 @@ class Op(Enum):
     # -- one operand
     CAST = auto()
     BITCAST = auto()
-    EXP2 = auto()  # arg: None, or "flush": a subnormal result may be zero
+    # program level: arg None, or "approximate" where a few units in the last place do not matter,
+    # nor results too small to be normal numbers
+    EXP2 = auto()
     LOG2 = auto()
     SIN = auto()
     SQRT = auto()
@@ -144,7 +146,7 @@ class Op(Enum):
     ADD = auto()
     SUB = auto()
     MUL = auto()
-    DIV = auto()  # floats
+    DIV = auto()  # floats; arg as of EXP2
     FLOORDIV = auto()  # integers, rounds to minus infinity; 0 where the divisor is 0
     FLOORMOD = auto()  # integers, sign of the divisor; 0 where the divisor is 0
     MAX = auto()  # NaN if either is NaN

@@ -7,6 +7,7 @@ The steps, each a module with one entry function:
     group_units sums of products by units of several threads
     registers   REG memory of points is each thread's own
     expand      UNROLL axes become copies, VECTOR axes lanes
+    loosen      what ends in small floats need not be exact
     reductions  REDUCE becomes a loop over a REG buffer
     decompose   what the target lacks becomes what it has
     linearize   the graph becomes a list
@@ -24,8 +25,9 @@ from dovetile.lower.expand import expand
 from dovetile.lower.group_units import lower_group_units, start_from_sums
 from dovetile.lower.linear import LinearKernel
 from dovetile.lower.linearize import linearize
-from dovetile.lower.registers import own_registers
+from dovetile.lower.loosen import loosen
 from dovetile.lower.reductions import lower_reductions
+from dovetile.lower.registers import own_registers
 from dovetile.lower.stages import lower_stages
 from dovetile.lower.workgroups import (
     bind_parts,
@@ -52,8 +54,8 @@ def lower(sink: UOp, capabilities: Capabilities, name: str = "kernel") -> Linear
     sink = lower_stages(sink, capabilities.vector_bytes, threads, capabilities.bulk_copies)
     sink = own_registers(lower_group_units(sink))
     sink = start_from_sums(expand(sink))
-    sink = bind_threads(sink, thread_strides(sink))
-    sink = lower_reductions(sink)
+    sink = bind_threads(sink, thread_strides(sink, capabilities.line_bytes))
+    sink = lower_reductions(loosen(sink))
     sink = lower_combines(sink, capabilities.warp)
     sink = rewrite(widen(sink, capabilities), decompositions(capabilities))
     sink = run_passes("lower", sink, capabilities)

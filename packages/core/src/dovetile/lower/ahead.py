@@ -20,18 +20,21 @@ if TYPE_CHECKING:
 _MOST_AXES, _LONGEST_AXIS, _LARGEST_COORDINATE = 5, 256, 1 << 31
 
 
-def loop_of(stage: UOp) -> UOp | None:
-    """The loop for whose steps a STAGE of some depth is filled ahead; None for any other."""
+def loops_of(stage: UOp) -> tuple[UOp, ...]:
+    """The loops for whose steps a STAGE of some depth is filled ahead: one, or that of a sum in
+    that of a workgroup's blocks. Of any other STAGE none."""
     loops = [r for r in stage.ranges if r.arg.kind is not AxisKind.LOCAL]
-    return loops[0] if stage.arg[1] > 1 and len(loops) == 1 else None
+    loops.sort(key=lambda r: r.arg.kind is AxisKind.REDUCE)
+    blocks = [r.arg.kind for r in loops] == [AxisKind.LOOP, AxisKind.REDUCE]
+    fits = len(loops) == 1 or blocks and loops[1].src[0].is_const
+    return tuple(loops) if stage.arg[1] > 1 and fits else ()
 
 
 def pipelined(copies: Sequence[Copy], lag: int, ids: Iterator[int]) -> list[UOp]:
     """The values of STAGEs that are filled some steps of their loop ahead, by asynchronous stores:
     the first before the loop; in it, each step waits for its own and begins those of a later step,
     into places that every thread is done with: those of `lag` steps before."""
-    loop, depth = loop_of(copies[0].stage), min(c.depth for c in copies)
-    assert loop is not None
+    (loop,), depth = loops_of(copies[0].stage), min(c.depth for c in copies)
     lead = depth - lag
 
     def fill(step: UOp, ready: tuple[UOp, ...]) -> UOp:
@@ -70,9 +73,18 @@ def fetched(
 ) -> list[UOp]:
     """The same by boxes that one thread fetches. arrivals: LOCAL memory, a place for each step that
     is under way; in a round of a place all boxes of one step arrive."""
-    loop, depth = loop_of(copies[0].stage), arrivals.arg.size
-    assert loop is not None
-    steps, lead = loop.src[0], depth - lag
+    *around, loop = loops_of(copies[0].stage)
+    depth = arrivals.arg.size
+    now, steps, lead = loop, loop.src[0], depth - lag
+    for block in around:  # the steps of all blocks follow each other
+        now, steps = block * loop.src[0] + loop, block.src[0] * loop.src[0]
+
+    def at_step(index: UOp, step: UOp) -> UOp:
+        points = {loop: step}
+        if around:
+            points = {around[0]: step // loop.src[0], loop: step % loop.src[0]}
+        return rewrite(substitute_ranges(index, points), simplify_index)
+
     place = UOp.range(depth, AxisKind.LOOP, next(ids))
     count = UOp.const(len(copies), dtypes.uint64)
     counted = barrier(arrivals.index(place).store(count, arg="arrivals").end(place))
@@ -82,34 +94,32 @@ def fetched(
         begun = []
         for copy, (box, source, coordinates) in zip(copies, parts):
             at = copy.buffer.after(ready).index(step % depth * copy.count)
-            starts = (
-                rewrite(substitute_ranges(c, {loop: step}), simplify_index) for c in coordinates
-            )
+            starts = (at_step(c, step) for c in coordinates)
             operands = (at, arrivals.index(step % depth), step < steps, source, *starts)
             begun.append(UOp(Op.FETCH, dtypes.void, operands, box))
         return UOp.group(*begun)
 
     first = UOp.range(lead, AxisKind.LOOP, next(ids))
     begun = fetch(first, counted).end(first)
-    come = UOp(Op.WAIT, dtypes.void, (arrivals.index(loop % depth), loop // depth, begun))
+    come = UOp(Op.WAIT, dtypes.void, (arrivals.index(now % depth), now // depth, begun))
     met = barrier(come)
-    ahead = fetch(loop + lead, met)
-    return [c.held(met, ahead, turn=loop % depth) for c in copies]
+    ahead = fetch(now + lead, met)
+    return [c.held(met, ahead, turn=now % depth) for c in copies]
 
 
 def box_of(copy: Copy) -> Part | None:
     """What a step fills the memory with, as one box; None where it is none."""
-    value, ranges, sizes = copy.plain(copy.value)
-    if value.op is not Op.LOAD or len(value.src) > 1 or not copy.panel:
+    value, ranges, _ = copy.plain(copy.value)
+    if value.op is not Op.LOAD or len(value.src) != 1 or not copy.panel:
         return None
-    if any(not r.src[0].is_const or r.src[0].arg != n for r, n in zip(ranges, sizes)):
+    if any(not r.src[0].is_const for r in ranges):
         return None
     address = value.src[0]
     source, itemsize = buffer_of(address), value.dtype.itemsize
     terms, constant = linear_form(address.src[1])
     strides = tuple(terms.get(r, 0) for r in reversed(ranges))
     rest = {t: factor for t, factor in terms.items() if t not in ranges}
-    sizes, row = tuple(reversed(sizes)), ROW_BYTES // itemsize
+    sizes, row = tuple(r.src[0].arg for r in reversed(ranges)), ROW_BYTES // itemsize
     if sizes[0] > row:  # rows that lie behind each other in the source as well
         sizes, strides = (row, sizes[0] // row, *sizes[1:]), (strides[0], row, *strides[1:])
     inner = copy.count % row == 0 and sizes[0] == row and strides[0] == 1

@@ -17,6 +17,7 @@ from dovetile.dtypes import DType
 from dovetile.ir.ops import AxisKind, Op
 from dovetile.ir.symbolic import linear_form
 from dovetile.ir.uop import UOp, nodes_of
+from dovetile.lower.group_units import operand_of
 from dovetile.plugins.matrix_unit import MatrixUnit
 
 # Lanes that are spread over at most so many times their number are loaded as one stretch.
@@ -64,7 +65,7 @@ class _Expander:
         units = [n for n in nodes_of(sink) if n.op is Op.REDUCE and isinstance(n.arg, MatrixUnit)]
         # What a unit computes is not written out: the product, and the casts of its operands.
         inside = {unit.src[0] for unit in units}
-        inside |= {n for product in inside if product.op is Op.MUL for n in product.src}
+        inside |= {n for p in inside if p.op is Op.MUL for n in p.src if n.op is Op.CAST}
         for node in nodes_of(sink):
             if node in inside:
                 continue
@@ -227,7 +228,7 @@ class _Expander:
 
     def _matrix_products(self, node: UOp, dims: tuple[UOp, ...]) -> list[UOp]:
         """Each a MATMUL that adds to zero; a sum of them adds to its accumulator instead."""
-        a, b = (cast.src[0] for cast in node.src[0].src)
+        a, b = (operand_of(factor) for factor in node.src[0].src)
         dtype = node.dtype.vec(lanes_of(node))
         zero = UOp(Op.VECTOR, dtype, (UOp.const(0, node.dtype),))
         fragments = zip(self._select(a, dims), self._select(b, dims))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dovetile.errors import GraphError
-from dovetile.ir.ops import Op
+from dovetile.ir.ops import AddressSpace, Op
 from dovetile.ir.rewrite import substitute, substitute_ranges
 from dovetile.ir.symbolic import linear_form
 from dovetile.ir.uop import UOp, nodes_of
+from dovetile.lower.linear import buffer_of
 from dovetile.plugins.matrix_unit import PIECE_BYTES, ROW_BYTES, GroupUnit
 
 # Of a panel in LOCAL memory, in bytes: where the exchange of pieces begins again.
@@ -18,16 +19,29 @@ def group_unit_sums(sink: UOp) -> list[UOp]:
     return [n for n in nodes_of(sink) if n.op is Op.REDUCE and isinstance(n.arg, GroupUnit)]
 
 
-def group_unit_totals(sink: UOp) -> list[UOp]:
-    """The REDUCEs that add up what such units have done, step by step."""
+def only_adds(sink: UOp, loop: UOp) -> bool:
+    """Whether such a unit does nothing in the steps of a loop but to add to registers. It may then
+    still read what it was given the step before."""
     sums = set(group_unit_sums(sink))
-    return [n for n in nodes_of(sink) if n.op is Op.REDUCE and n.src[0] in sums]
+    for node in nodes_of(sink):
+        if node.op is Op.REDUCE and loop in node.src[1:] and node.src[0] in sums:
+            return True
+        if node.op is Op.STORE and loop in node.ranges and node.src[1].op is Op.ADD:
+            registers = buffer_of(node.src[0]).arg.space is AddressSpace.REG
+            if registers and not sums.isdisjoint(node.src[1].src):
+                return True
+    return False
 
 
 def unit_panels(sink: UOp) -> set[UOp]:
     """The STAGEs whose memory such units read, which lie as these want them."""
-    operands = [s.src[0] for n in group_unit_sums(sink) for s in n.src[0].src if s.op is Op.CAST]
+    operands = [operand_of(s) for n in group_unit_sums(sink) for s in n.src[0].src]
     return {node for node in operands if node.op is Op.STAGE}
+
+
+def operand_of(factor: UOp) -> UOp:
+    """What a unit multiplies where the product has this factor: the unit casts by itself."""
+    return factor.src[0] if factor.op is Op.CAST else factor
 
 
 def exchanged(position: UOp, itemsize: int) -> UOp:
@@ -45,7 +59,7 @@ def lower_group_units(sink: UOp) -> UOp:
         node = sums[0]  # what others are made from comes first
         unit, axes = node.arg, sorted(_digits(node.arg, node), key=_id)
         own = {*axes, *node.src[1:]}
-        a, b = (cast.src[0] for cast in node.src[0].src)
+        a, b = (operand_of(s) for s in node.src[0].src)
         a = a if unit.held else _start(unit, a, own)
         value = UOp(Op.MATMUL, node.dtype, (a, _start(unit, b, own), *axes), unit)
         if unit.held:

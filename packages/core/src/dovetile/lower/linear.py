@@ -107,7 +107,7 @@ def _divisor(node: UOp, known: dict[UOp, int], depth: int) -> int:
         result = math.gcd(int(node.arg), 64)
     elif depth == 0:
         return 1
-    elif op is Op.ADD or op is Op.XOR or op is Op.FLOORMOD:
+    elif op in (Op.ADD, Op.XOR, Op.FLOORMOD, Op.MIN, Op.MAX):
         result = math.gcd(_divisor(src[0], known, depth - 1), _divisor(src[1], known, depth - 1))
     elif op is Op.MUL:
         product = _divisor(src[0], known, depth - 1) * _divisor(src[1], known, depth - 1)

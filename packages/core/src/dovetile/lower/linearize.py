@@ -1,16 +1,14 @@
 """The order of a program: a graph of effects and loops becomes a list.
 
 A value stands in the innermost loop it depends on, which hoists everything else out. Inside a loop
-the order is that of the graph: sources before users; a nested loop stands where its END does. Products that
-threads begin together, and await later, come first.
+the order is that of the graph: sources before users; a nested loop stands where its END does.
 """
 
 from __future__ import annotations
 
 from dovetile.errors import GraphError
 from dovetile.ir.ops import Op
-from dovetile.ir.uop import UOp, nodes_of, toposort
-from dovetile.plugins.matrix_unit import GroupUnit
+from dovetile.ir.uop import UOp, nodes_of
 
 
 def linearize(sink: UOp) -> list[UOp]:
@@ -31,7 +29,7 @@ def linearize(sink: UOp) -> list[UOp]:
     program: list[UOp] = []
 
     def emit(block: UOp | None) -> None:
-        for node in _products_first(blocks.get(block, [])):
+        for node in blocks.get(block, ()):
             if node.op is Op.END:
                 program.append(node.src[1])
                 emit(node.src[1])
@@ -39,19 +37,6 @@ def linearize(sink: UOp) -> list[UOp]:
 
     emit(None)
     return program
-
-
-def _products_first(block: list[UOp]) -> list[UOp]:
-    """The nodes of a block with the products of units of several threads as early as what they need
-    allows: they go on while the threads do other things."""
-    products = [n for n in block if n.op is Op.MATMUL and isinstance(n.arg, GroupUnit)]
-    if len(products) < 2:
-        return block
-    needed = [set(toposort(product)).intersection(block) for product in products]
-    first: dict[UOp, None] = {}
-    for nodes in sorted(needed, key=len):
-        first.update(dict.fromkeys(n for n in block if n in nodes))
-    return list({**first, **dict.fromkeys(block)})
 
 
 def _one_loop_each(sink: UOp) -> UOp:

@@ -46,7 +46,7 @@ def own_registers(sink: UOp) -> UOp:
         elif node.op is Op.INDEX and buffer_of(node) in own:
             axes = _held(node.src[1])
             loops = sorted(around[buffer_of(node)], key=lambda r: r.arg.id)
-            place = position(axes, [int(r.src[0].arg) for r in axes])
+            place = position(axes)
             done[node] = src[0].after(*(done[r] for r in loops)).index(place)
         else:
             done[node] = node.with_sources(src)

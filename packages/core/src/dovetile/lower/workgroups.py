@@ -69,28 +69,33 @@ def _digit(flat: UOp, stride: int, size: int, total: int) -> UOp:
 # -- Threads ---------------------------------------------------------------------------------------
 
 
-def thread_strides(sink: UOp) -> dict[UOp, int]:
+def thread_strides(sink: UOp, line_bytes: int = 0) -> dict[UOp, int]:
     """For every LOCAL axis what one step along it adds to the thread's index.
 
     The axes of one loop, and those around it, are different bits; the nearer the elements of
-    neighbours along an axis, the lower they are.
+    neighbours along an axis, the lower they are. What is not in one line of memory is far: there,
+    inner axes have the lower bits.
     """
     apart: dict[UOp, set[UOp]] = {}
     near: dict[UOp, int] = {}
+    inner: dict[UOp, int] = {}
     for node in nodes_of(sink):
         if node.op in (Op.END, Op.REDUCE):
             own = [r for r in node.src[1:] if r.arg.kind is AxisKind.LOCAL]
             around = [r for r in node.ranges if r.arg.kind is AxisKind.LOCAL]
             for r in own:
+                inner[r] = node.src.index(r)
                 apart.setdefault(r, set()).update(own, around)
                 for other in around:
                     apart.setdefault(other, set()).add(r)
         elif node.op is Op.INDEX and buffer_of(node).arg.space is AddressSpace.GLOBAL:
             for term, factor in linear_form(node.src[1])[0].items():
+                step = abs(factor) * buffer_of(node).dtype.itemsize
+                step = step if step < (line_bytes or _FAR) else _FAR
                 for r in term.ranges:
-                    near[r] = min(near.get(r, _FAR), abs(factor) if term is r else _FAR)
+                    near[r] = min(near.get(r, _FAR), step if term is r else _FAR)
     strides = _unit_strides(sink)
-    for r in sorted(apart, key=lambda r: (near.get(r, _FAR), -r.arg.id)):
+    for r in sorted(apart, key=lambda r: (near.get(r, _FAR), -inner.get(r, 0), -r.arg.id)):
         if r in strides:
             continue
         taken = _masks(apart[r], strides)

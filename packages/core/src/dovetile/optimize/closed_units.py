@@ -28,10 +28,10 @@ _KEYS = (128, 64)
 # Columns from which on a workgroup has two units of rows: its registers leave no room for another
 # workgroup then, whose products would go on during this one's exponentials.
 _WIDE = 128
-# Places for blocks of keys and of values: two are read, one is filled.
-import os
-_DEPTH = int(os.environ.get('DEPTH','2'))
-_LATE = bool(int(os.environ.get('LATE','0')))
+# Places for blocks of keys and of values: one is read, one may still be, and one is filled.
+_DEPTH = 3
+# Columns of both products that the threads of a unit can hold, and LOCAL memory for other things.
+_MOST_COLUMNS, _RESERVE = 256, 1024
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,10 @@ def closed_units(found: Closing, capabilities: Capabilities) -> ClosedUnits | No
             for second in _units(capabilities, value, value, scores, (size(column),)):
                 step = ROW_BYTES // operand_bytes(first)
                 fits = first.columns <= size(keys) and size(row) >= first.rows
+                fits = fits and first.columns + second.columns <= _MOST_COLUMNS
+                nbytes = first.rows * size(depth) * (1 + (second.columns >= _WIDE))
+                nbytes += _DEPTH * first.columns * (size(depth) + second.columns)
+                fits = fits and nbytes * operand_bytes(first) + _RESERVE <= capabilities.local_bytes
                 if fits and size(depth) % step == 0 and first.a == second.a:
                     return ClosedUnits(
                         replace(first, a_transposed=ways[0], b_transposed=ways[1]),
@@ -102,9 +106,11 @@ def _units(
     capabilities: Capabilities, a: UOp, b: UOp, total: UOp, columns: Iterable[int]
 ) -> list[GroupUnit]:
     """Those that multiply such operands, in order of these columns."""
-    known = [u for u in capabilities.matrix_units if isinstance(u, GroupUnit)]
+    known = [u for u in capabilities.matrix_units if isinstance(u, GroupUnit) and u.holds]
     types = (a.src[0].dtype.name, b.src[0].dtype.name, total.dtype.name)
-    return [u for n in columns for u in known if u.columns == n and (u.a, u.b, u.accumulator) == types]
+    return [
+        u for n in columns for u in known if u.columns == n and (u.a, u.b, u.accumulator) == types
+    ]
 
 
 def closed_unit_opts(facts: Analysis, capabilities: Capabilities) -> list[Opt] | None:
@@ -136,7 +142,7 @@ class _ClosedNest(Nest):
         grid = [*([] if rows is None else [rows]), *others]
         held = [] if down is None else [down]
         opts: list[Opt] = [*self.splits, Order((*grid, *held, row, column))]
-        opts.append(OnlineRegisters((*held, row), first.columns, late=_LATE))
+        opts.append(OnlineRegisters((*held, row), first.columns, cut=True))
         kernel = apply_opts(self.facts.kernel, opts)
         (top,) = [n for n in nodes_of(kernel) if n.op is Op.REDUCE and n.arg is Op.MAX]
         opts.append(UseGroupUnit(first, row, top.src[1].arg.id, depth))

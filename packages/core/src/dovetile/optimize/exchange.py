@@ -51,19 +51,18 @@ class Exchange:
             new.append(UOp.range(lengths[-1], AxisKind.LOOP, fresh + number))
             place = place + new[-1] * step
         place = _without(place, old)
-        sizes = [r.src[0].arg for r in old]
         last = len(groups[-1])
         pitch = lengths[-1] + _PADDING // value.dtype.itemsize
         memory = UOp.buffer(
             math.prod(lengths[:-1]) * pitch, value.dtype, slot=0, space=AddressSpace.LOCAL
         )
-        inner = position(tuple(old[-last:]), sizes[-last:])
-        outer = position(tuple(old[:-last]), sizes[:-last])
+        inner = position(tuple(old[-last:]))
+        outer = position(tuple(old[:-last]))
         # What the threads of others still read there must have been read.
         staged = any(n.op is Op.STAGE for n in nodes_of(value))
         ready = memory.after(barrier(value)) if staged else memory
         written = ready.index(outer * pitch + inner).store(value).end(*old)
-        read = position((*new[:-1],), lengths[:-1]) * pitch + new[-1]
+        read = position((*new[:-1],)) * pitch + new[-1]
         moved = memory.after(barrier(written)).index(read).load()
         kept = [r for r in end.src[1:] if r not in old]
         return kernel.replace(src=(address.src[0].index(place).store(moved).end(*kept, *new),))

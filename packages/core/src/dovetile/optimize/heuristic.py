@@ -31,6 +31,7 @@ from dovetile.optimize.opts import (
     apply_opts,
     output_axes,
 )
+from dovetile.optimize.transposes import transpose_opts
 from dovetile.optimize.unit_blocks import group_unit_opts
 from dovetile.optimize.workgroups import workgroup_opts
 from dovetile.plugins.specs import Capabilities
@@ -297,7 +298,7 @@ def heuristic(kernel: UOp, capabilities: Capabilities) -> list[Opt]:
     if not facts.outputs and not facts.reductions:
         return []
     if "GROUP" in capabilities.parallel_axes:
-        for choose in (group_unit_opts, closed_unit_opts, group_tile_opts):
+        for choose in (group_unit_opts, closed_unit_opts, group_tile_opts, transpose_opts):
             if opts := choose(facts, capabilities):
                 return opts
         return workgroup_opts(facts, capabilities)

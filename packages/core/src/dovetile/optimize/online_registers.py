@@ -27,13 +27,13 @@ class OnlineRegisters:
     time.
 
     rows: axes that blocks are not cut for: what no point of them needs is skipped.
-    late: whether the weights of a block wait for what they are weights of until the next round, so
-    that it can be summed up while that round's weights are computed. The last round only does that.
+    cut: whether the conditions of a mask are applied apart, only to blocks for which they do not
+    hold as a whole. The points of a block must then become digits of threads and lanes.
     """
 
     rows: tuple[int, ...]
     size: int
-    late: bool = False
+    cut: bool = False
 
     def apply(self, kernel: UOp) -> UOp:
         found = closing(kernel)
@@ -43,21 +43,19 @@ class OnlineRegisters:
             n = found.axis.src[0].arg
             raise OptError(f"[OnlineRegisters] blocks of {self.size}; the axis has {n}")
         rows = frozenset(axis(found.kernel, id) for id in self.rows)
-        return _Loop(found, rows, self.size, self.late).kernel()
+        return _Loop(found, rows, self.size, self.cut).kernel()
 
 
 class _Loop:
     """The loop over blocks of the reduced axis."""
-    import os
-    APART = bool(int(os.environ.get("APART", "1")))
 
-    def __init__(self, found: Closing, rows: frozenset[UOp], size: int, late: bool) -> None:
-        self.found, self.rows, self.size, self.late = found, rows, size, late
+    def __init__(self, found: Closing, rows: frozenset[UOp], size: int, cut: bool) -> None:
+        self.found, self.rows, self.size, self.cut = found, rows, size, cut
         self.ids, self.slots = unused_ids(found.kernel), unused_slots(found.kernel)
         first, end = visible(found.score, found.axis, rows)
         self.first, end = first // size, (end + (size - 1)) // size
-        self.count = (end + self.first * -1).maximum_with(0)
-        self.block = UOp.range(self.count + late, AxisKind.REDUCE, next(self.ids))
+        count = (end + self.first * -1).maximum_with(0)
+        self.block = UOp.range(count, AxisKind.REDUCE, next(self.ids))
         self.inner = UOp.range(size, AxisKind.REDUCE, next(self.ids))
 
     def kernel(self) -> UOp:
@@ -70,20 +68,21 @@ class _Loop:
             again = self._point(self.block) < (self.first + self.block) * self.size
             score = again.where(UOp.const(-math.inf, score.dtype), score)
         old = tops.place.load()
-        new = UOp(Op.REDUCE, score.dtype, (score, self.inner), Op.MAX)
-        new = self._unless_last(old.maximum_with(new), old)
+        new = old.maximum_with(UOp(Op.REDUCE, score.dtype, (score, self.inner), Op.MAX))
         # Where all scores so far are minus infinity there is no difference to a maximum: any finite
         # number in its place gives weights of 0.
         safe = new.eq(-math.inf).where(new.const_like(0), new)
         effects, states = [tops.place.store(new)], {found.top: tops}
-        # Sums of the weights alone come first: another may still be under way.
-        for node, k in sorted(found.sums, key=lambda s: not s[0].ranges <= found.rows):
+        for node, k in found.sums:
             states[node] = state = _State(node, self)
             correction = ((safe - old) * (k * scale)).alu(Op.EXP2).cast(node.dtype)
             parts = factors(terms_of(node, found, score, safe, scale))
-            effects += self._added(state, parts, correction)
+            total = state.place.load() * correction + self._sum(parts)
+            effects.append(state.place.store(total))
         done = UOp.group(*effects).end(self.block)
-        results = {node: state.at(state.memory.after(done)).load() for node, state in states.items()}
+        results = {
+            node: state.at(state.memory.after(done)).load() for node, state in states.items()
+        }
         results[found.top] = results[found.top] * scale
         return substitute(found.kernel, results)
 
@@ -92,7 +91,7 @@ class _Loop:
         it cuts see anything, in a loop of one round or none."""
         whole = settled(score, self.found.axis, self.rows)
         plain = unmasked(score)
-        if not self.APART or whole is None or plain is score:
+        if not self.cut or whole is None or plain is score:
             return self._at_block(score, self.block)
         first, end = whole
         begin = (self.first + self.block) * self.size
@@ -105,32 +104,12 @@ class _Loop:
         done = place.store(masked).end(self.inner).end(once)
         return tile.at(tile.memory.after(done)).load()
 
-    def _added(self, state: _State, parts: list[UOp], correction: UOp) -> list[UOp]:
-        """The effects that correct a sum and add the terms of a block, which are the products of
-        weights and of what these are weights of."""
+    def _sum(self, parts: list[UOp]) -> UOp:
+        """The sum of a block's terms: the products of weights and of what these are weights of."""
         columns = frozenset(output_axes(self.found.kernel)) - self.found.rows
         others = [f for f in parts if not f.ranges.isdisjoint(columns)]
         weight = product([f for f in parts if f.ranges.isdisjoint(columns)])
-        weight, place = self._at_block(weight, self.block), state.place
-        if not others:
-            total = self._sum(weight)
-            total = self._unless_last(total, total.const_like(0))
-        elif not self.late:
-            total = self._sum(weight * self._at_block(product(others), self.block))
-        else:
-            tile = _State(weight, self, self.inner)
-            before = self._at_block(product(others), (self.block + -1).maximum_with(0))
-            total = self._sum(tile.place.load() * before)
-            added = place.store((place.load() + total) * correction)
-            memory = tile.memory.after(tile.started, self.block, added)
-            return [added, tile.at(memory).store(weight).end(self.inner)]
-        return [place.store(place.load() * correction + total)]
-
-    def _unless_last(self, value: UOp, other: UOp) -> UOp:
-        """The value but in a last round that adds no scores."""
-        return (self.block < self.count).where(value, other) if self.late else value
-
-    def _sum(self, term: UOp) -> UOp:
+        term = self._at_block(weight * product(others) if others else weight, self.block)
         return UOp(Op.REDUCE, term.dtype, (term, self.inner), Op.ADD)
 
     def _at_block(self, value: UOp, block: UOp) -> UOp:
@@ -140,8 +119,7 @@ class _Loop:
     def _point(self, block: UOp) -> UOp:
         # Where the axis is no multiple of blocks, the last one overlaps the one before.
         begin, n = (self.first + block) * self.size, int(self.found.axis.src[0].arg)
-        inside = n % self.size == 0 and not self.late
-        return self.inner + (begin if inside else begin.minimum_with(n - self.size))
+        return self.inner + (begin.minimum_with(n - self.size) if n % self.size else begin)
 
 
 class _State:
@@ -160,4 +138,4 @@ class _State:
         self.place = self.at(self.memory.after(self.started, loop.block))
 
     def at(self, memory: UOp) -> UOp:
-        return memory.index(position(self.axes, [int(r.src[0].maximum) for r in self.axes]))
+        return memory.index(position(self.axes))

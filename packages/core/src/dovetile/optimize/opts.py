@@ -20,6 +20,7 @@ from dovetile.ir.rewrite import rewrite, substitute, substitute_ranges
 from dovetile.ir.spec import check
 from dovetile.ir.symbolic import simplify_index
 from dovetile.ir.uop import UOp, nodes_of
+from dovetile.lower.group_units import operand_of
 from dovetile.lower.linear import buffer_of
 from dovetile.plugins.matrix_unit import MatrixUnit
 
@@ -343,7 +344,7 @@ class Stage:
         product, side = products[self.operand // 2], self.operand % 2
         value = product.src[side]
         if by_unit(kernel, product):
-            value = value.src[0]  # a unit takes what its operand is cast from
+            value = operand_of(value)
         named = {r.arg.id: r for r in value.ranges}
         missing = [i for i in self.axes if i not in named]
         if missing:

@@ -150,9 +150,7 @@ def terms_of(node: UOp, found: Closing, score: UOp, top: UOp, scale: float) -> U
             apart = substitute(grown.src[0], {found.top: found.top.const_like(0)})
             a, b = _coefficient(apart, found.score), _coefficient(grown.src[0], found.top)
             if a and b and not _rest(grown.src[0], {found.score, found.top}):
-                exponent = score * (a * scale) + top * (b * scale)
-                # Beside the weight of the greatest score, which is 1, subnormal ones are nothing.
-                changes[grown] = UOp(Op.EXP2, grown.dtype, (exponent,), "flush")
+                changes[grown] = (score * (a * scale) + top * (b * scale)).alu(Op.EXP2)
     changes[found.score], changes[found.top] = score * scale, top * scale
     return substitute(node.src[0], changes)
 

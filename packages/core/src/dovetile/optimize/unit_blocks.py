@@ -7,18 +7,20 @@ can copy while it computes. What follows the sum is done on the digits that each
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from dovetile import dtypes
+from dovetile.environment import MATMUL_PRECISION
 from dovetile.ir.ops import AxisKind, Op
 from dovetile.ir.symbolic import linear_form
 from dovetile.ir.uop import UOp
+from dovetile.lower.group_units import operand_of
 from dovetile.optimize.analysis import Access, Analysis, access, extent, size
 from dovetile.optimize.exchange import Exchange
 from dovetile.optimize.nest import Nest
 from dovetile.optimize.opts import Bind, Opt, Order, Split, Stage, contracted_product
+from dovetile.optimize.persist import Persist
 from dovetile.optimize.use_group_unit import UseGroupUnit, numbered, unit_axes
 from dovetile.optimize.use_matrix_unit import fits
 from dovetile.plugins.matrix_unit import PIECE_BYTES, ROW_BYTES, GroupUnit
@@ -74,10 +76,15 @@ class UnitBlock:
     def rows(self) -> int:
         return self.unit.rows * self.down * self.over
 
-    def places(self, capabilities: Capabilities) -> int:
-        """For how many steps of the sum there is LOCAL memory."""
-        step = (self.rows + self.unit.columns) * ROW_BYTES
-        return min((capabilities.local_bytes // self.resident - _RESERVE) // step, _MOST_PLACES)
+    def places(self, capabilities: Capabilities, beside: int = 0) -> int:
+        """For how many steps of the sum there is LOCAL memory; beside: bytes for other things."""
+        step, room = (self.rows + self.unit.columns) * ROW_BYTES, capabilities.local_bytes - beside
+        return min((room // self.resident - _RESERVE) // step, _MOST_PLACES)
+
+    def groups(self, facts: Analysis) -> int:
+        """How many workgroups there are."""
+        others = extent(facts.outputs) // (size(self.row) * size(self.column))
+        return others * -(-size(self.row) // self.rows) * -(-size(self.column) // self.unit.columns)
 
     def fits(self, capabilities: Capabilities) -> bool:
         return (
@@ -87,9 +94,7 @@ class UnitBlock:
 
     def price(self, facts: Analysis, capabilities: Capabilities) -> float:
         """About the time that all blocks take."""
-        groups = extent(facts.outputs) // (size(self.row) * size(self.column))
-        groups *= -(-size(self.row) // self.rows) * -(-size(self.column) // self.unit.columns)
-        rounds = -(-groups // (capabilities.threads * self.resident))
+        rounds = -(-self.groups(facts) // (capabilities.threads * self.resident))
         # Small blocks read their operands more often, and leave the unit idle.
         area = self.rows * self.unit.columns
         return rounds * self.resident * (area + 40 * (self.rows + self.unit.columns))
@@ -98,14 +103,14 @@ class UnitBlock:
 def _unit_blocks(facts: Analysis, capabilities: Capabilities, product: UOp) -> Iterator[UnitBlock]:
     total = facts.reductions[0]
     for unit in capabilities.matrix_units:
-        if not isinstance(unit, GroupUnit):
+        if not isinstance(unit, GroupUnit) or unit.rounds and MATMUL_PRECISION.value != "high":
             continue
         step = ROW_BYTES // operand_bytes(unit)
         for operand in (0, 1):
             a, b = product.src[1 - operand], product.src[operand]
             if not fits(unit, total, a, b):
                 continue
-            loads = [side.src[0] for side in (a, b)]
+            loads = [operand_of(side) for side in (a, b)]
             if any(x.op is not Op.LOAD or len(x.src) > 1 for x in loads):
                 continue
             of_a, of_b = (access(x) for x in loads)
@@ -121,6 +126,8 @@ def _unit_blocks(facts: Analysis, capabilities: Capabilities, product: UOp) -> I
                             transposed(x, r, depth) for x, r in ((of_a, row), (of_b, column))
                         )
                         if of_rows is None or of_columns is None:
+                            continue
+                        if (of_rows or of_columns) and not unit.transposes:
                             continue
                         used = replace(unit, a_transposed=of_rows, b_transposed=of_columns)
                         for shape in _SHAPES:
@@ -175,8 +182,11 @@ class _UnitBlockNest(Nest):
         opts += [Bind(x, AxisKind.GROUP) for x in grid]
         opts += [Bind(down, AxisKind.LOCAL)] if down is not None else []
         opts += [Bind(x, AxisKind.UNROLL) for x in (inside, over) if x is not None]
-        capable = self.capabilities.asynchronous_copies
-        ahead = block.places(self.capabilities) if capable else 1
+        exchange = self._exchange(((*held, *own_rows), tuple(own_columns)))
+        beside = self._exchanged_bytes() if exchange and self._persists() else 0
+        ahead = 1
+        if self.capabilities.asynchronous_copies:
+            ahead = block.places(self.capabilities, beside)
         of_a = (*held, *own_rows, inside, depth)
         if unit.a_transposed:
             of_a = (*held, inside, depth, *own_rows)
@@ -185,7 +195,21 @@ class _UnitBlockNest(Nest):
             of_b = (own_columns[0], inside, depth, *own_columns[1:])
         for number, axes in ((0, of_a), (1, of_b)):
             opts.append(Stage(number, axes, depth=ahead))
-        return opts + self._exchange(((*held, *own_rows), tuple(own_columns)))
+        persist = [Persist(self.capabilities.threads)] if beside else []
+        return [*opts, *exchange, *persist]
+
+    def _persists(self) -> bool:
+        """Whether workgroups do several blocks in turn: they must have memory to exchange what they
+        store while they fetch for the next."""
+        capabilities, block = self.capabilities, self.block
+        several = block.groups(self.facts) > capabilities.threads and block.resident == 1
+        room = block.places(capabilities, self._exchanged_bytes()) >= _LEAST_PLACES
+        return capabilities.bulk_copies and several and room
+
+    def _exchanged_bytes(self) -> int:
+        """About what the exchange of a block takes, with what lies between its rows."""
+        itemsize = self.facts.stores[0].node.src[1].dtype.itemsize
+        return self.block.rows * self.block.unit.columns * itemsize * 9 // 8
 
     def _exchange(self, groups: tuple[tuple[int, ...], ...]) -> list[Opt]:
         """Opts by which neighbouring threads store whole vectors next to each other."""
@@ -195,15 +219,18 @@ class _UnitBlockNest(Nest):
         if store.stride(block.row) == 1:
             groups, sizes = (groups[1], groups[0]), (sizes[1], sizes[0])
         itemsize = store.node.src[1].dtype.itemsize
-        room = math.prod(sizes) * itemsize * 9 // 8 <= self.capabilities.local_bytes
+        room = self._exchanged_bytes() <= self.capabilities.local_bytes
         alone = len(self.facts.stores) == 1 and len(store.node.src) == 2
         if not (alone and room) or 1 not in (store.stride(block.row), store.stride(block.column)):
             return []
-        lanes = PIECE_BYTES // itemsize
-        across = sizes[1] // lanes
-        down = unit.threads * block.down // across
+        # Axes of threads are powers of two, the nearest along what is contiguous.
+        lanes, threads = PIECE_BYTES // itemsize, unit.threads * block.down
+        vectors = sizes[1] // lanes
+        across = min(vectors & -vectors, threads)
+        down = min(threads // across, sizes[0])
         rows = numbered(unit, self.fresh).axes[-1] + 1
         columns = rows + 1
-        opts: list[Opt] = [Exchange(groups), Split(columns, lanes), Split(rows, down)]
-        opts += [Bind(columns, AxisKind.VECTOR), Bind(columns + 1, AxisKind.LOCAL)]
-        return [*opts, Bind(rows, AxisKind.LOCAL), Bind(columns + 2, AxisKind.UNROLL)]
+        opts: list[Opt] = [Exchange(groups), Split(columns, lanes), Split(columns + 1, across)]
+        opts += [Split(rows, down), Bind(columns, AxisKind.VECTOR)]
+        opts += [Bind(x, AxisKind.LOCAL) for x in (columns + 1, rows)]
+        return [*opts, *(Bind(x, AxisKind.UNROLL) for x in (columns + 2, columns + 3))]

@@ -75,9 +75,13 @@ class FollowGroupUnit:
         a, b = (b, a) if column in a.ranges else (a, b)
         apart = column in b.ranges - a.ranges and b.ranges.isdisjoint(unit_axes(first)[0])
         if not apart or not {*depths} <= b.ranges:
-            raise OptError("[FollowGroupUnit] the columns are of one operand, the rows of the other")
+            raise OptError(
+                "[FollowGroupUnit] the columns are of one operand, the rows of the other"
+            )
         if not column.src[0].is_const or column.src[0].arg != unit.columns:
-            raise OptError(f"[FollowGroupUnit] axis {self.column}; {unit.name} needs {unit.columns}")
+            raise OptError(
+                f"[FollowGroupUnit] axis {self.column}; {unit.name} needs {unit.columns}"
+            )
         places = {place for _, _, place in unit.column_digits}
         ids = tuple(i + (place in places) for place, i in enumerate(first.axes))
         used = replace(unit, depth=first.columns, held=True, axes=ids)

@@ -218,7 +218,11 @@ class _Workgroup(Nest):
         near = [a for a in along if a.stride(axis) == 1]
         if not near or any(a.stride(axis) not in (0, 1) for a in along):
             return 1
-        lanes = self.capabilities.vector_bytes // max(map(_itemsize, near))
+        # The elements of which most bytes move decide.
+        moved: dict[int, int] = {}
+        for a in near:
+            moved[_itemsize(a)] = moved.get(_itemsize(a), 0) + a.count * _itemsize(a)
+        lanes = self.capabilities.vector_bytes // max(moved, key=lambda n: (moved[n], n))
         while lanes > 1 and (size(axis) % lanes or not all(_aligned(a, axis, lanes) for a in near)):
             lanes //= 2
         return max(lanes, 1)

@@ -40,6 +40,8 @@ class MatrixUnit:
     any other operation may use. From registers of its own C only goes to memory."""
     cycles: float = 1.0
     """From the start of one to that of the next on a worker (cost model)."""
+    rounds: bool = False
+    """Whether it takes fewer digits of its operands than these have: it is used only on request."""
 
     def __str__(self) -> str:
         return f"{self.name} ({self.rows}x{self.columns}x{self.depth})"
@@ -81,7 +83,12 @@ class GroupUnit(MatrixUnit):
     column_digits: tuple[tuple[int, str, int], ...] = ()
     a_transposed: bool = False
     b_transposed: bool = False
+    transposes: bool = True
+    """Whether its operands may be transposed."""
+    holds: bool = False
+    """Whether the threads may hold A."""
     held: bool = False
+    """In a kernel: whether they do."""
     axes: tuple[int, ...] = ()
     """In a kernel: the id of each digit's axis, by its place."""
 
@@ -90,6 +97,11 @@ class GroupUnit(MatrixUnit):
         """How many threads use it together."""
         digits = (*self.row_digits, *self.column_digits)
         return math.prod(size for size, kind, _ in digits if kind == "thread")
+
+    @property
+    def lanes(self) -> int:
+        """How many elements of C each of them holds."""
+        return self.rows * self.columns // self.threads
 
     @property
     def thread_digits(self) -> list[tuple[int, int]]:

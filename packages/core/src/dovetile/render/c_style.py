@@ -10,8 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 
-import numpy as np
-
 from dovetile import dtypes
 from dovetile.dtypes import DType, Scalar
 from dovetile.errors import UnsupportedError
@@ -77,7 +75,8 @@ class CStyleRenderer:
 
     def __init__(self, capabilities: Capabilities, index_bits: int = 64) -> None:
         self.capabilities = capabilities
-        small = dict.fromkeys(bits_only(capabilities), "unsigned short")
+        self.bits_only = bits_only(capabilities)
+        small = {name: self.types[f"uint{getattr(dtypes, name).bits}"] for name in self.bits_only}
         self.index_bits = index_bits
         self.types = {**self.types, **small, "index": self.types[f"int{index_bits}"]}
 
@@ -160,9 +159,8 @@ class CStyleRenderer:
         """A scalar constant."""
         text = self.types[dtype.name]
         if dtype.kind == "f":
-            if text == "unsigned short":
-                bits = np.asarray(value).astype(dtypes.to_numpy(dtype)).view(np.uint16)
-                return f"(({text}){int(bits)})"
+            if dtype.name in self.bits_only:
+                return f"(({text}){dtype.pattern(value)})"
             value = float(value)
             if math.isfinite(value):
                 number = value.hex() + ("" if dtype.itemsize == 8 else "f")

@@ -132,6 +132,8 @@ class _Lanes:
         dtype = node.src[1].dtype
         values, *gates = (self._each(s, dtype.lanes) for s in node.src[1:])
         width = self._width(node, dtype)
+        if node.arg == "async":  # of what one load reads
+            width = min(width, values[0].src[0].dtype.lanes if values[0].op is Op.EXTRACT else 1)
         stores = []
         for start in range(0, dtype.lanes, width):
             value = values[start]

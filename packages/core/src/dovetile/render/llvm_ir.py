@@ -12,8 +12,6 @@ import re
 import struct
 from collections.abc import Callable, Mapping
 
-import numpy as np
-
 from dovetile import dtypes
 from dovetile.dtypes import DType, Scalar
 from dovetile.errors import UnsupportedError
@@ -82,7 +80,7 @@ class LlvmIrRenderer:
 
     def __init__(self, capabilities: Capabilities, index_bits: int = 64) -> None:
         self.capabilities = capabilities
-        small = dict.fromkeys(bits_only(capabilities), "i16")
+        small = {name: f"i{getattr(dtypes, name).bits}" for name in bits_only(capabilities)}
         self.index_bits = index_bits
         self.types = {**self.types, **small, "index": f"i{index_bits}"}
         # Texts that recur with every node are made once: rendering is part of compile time.
@@ -171,8 +169,8 @@ class LlvmIrRenderer:
         if dtype.kind != "f":
             return str(int(value))
         text = self.types[dtype.name]
-        if dtype.itemsize == 2:
-            bits = int(np.asarray(value).astype(dtypes.to_numpy(dtype)).view(np.uint16))
+        if dtype.itemsize <= 2:
+            bits = dtype.pattern(value)
             return {"half": f"0xH{bits:04X}", "bfloat": f"0xR{bits:04X}"}.get(text, str(bits))
         return f"0x{struct.unpack('<Q', struct.pack('<d', value))[0]:016X}"
 

@@ -321,9 +321,9 @@ def _loop_reduce(node: UOp) -> Verdict:
 
 def _unit_reduce(node: UOp, unit: MatrixUnit) -> Verdict:
     product = node.src[0]
-    operands = [s.src[0].dtype.name for s in product.src if s.op is Op.CAST]
+    operands = [(s.src[0] if s.op is Op.CAST else s).dtype.name for s in product.src]
     if product.op is not Op.MUL or operands != [unit.a, unit.b]:
-        return f"of {product.op.name}, operands {operands}; right is CAST({unit.a})*CAST({unit.b})"
+        return f"of {product.op.name}, operands {operands}; right are {unit.a} * {unit.b}, cast"
     if node.dtype.name != unit.accumulator or product.dtype is not node.dtype:
         return f"type {node.dtype!r}; right is {unit.accumulator}"
     return _closes_ranges(node)
@@ -339,10 +339,9 @@ def _matmul(node: UOp) -> Verdict:
         from_a = a.dtype.name == unit.a and (
             a.dtype.lanes == depth if unit.held else a.op is Op.INDEX
         )
-        held = unit.rows * unit.columns // unit.threads
-        fits = from_a and b.op is Op.INDEX and c.dtype is node.dtype and c.dtype.lanes == held
+        fits = from_a and b.op is Op.INDEX and c.dtype is node.dtype and c.dtype.lanes == unit.lanes
         what = f"{depth} lanes, an address" if unit.held else "two addresses"
-        return True if fits else f"type {node.dtype!r}; right are {what} and {held} lanes"
+        return True if fits else f"type {node.dtype!r}; right are {what} and {unit.lanes} lanes"
     held = unit.rows * unit.columns
     right = [
         (unit.a, unit.rows * unit.depth), (unit.b, unit.depth * unit.columns),
