@@ -94,30 +94,43 @@ def encoded(found: TensorMap, address: int) -> bytes:
     return struct.pack("<32I", *words)
 
 
-HELPERS = """
-struct __align__(64) tensor_map { unsigned long long words[16]; };
-static __device__ inline unsigned place_of(const void* place) {
+# What both compilers write, in assembly; operands are %0, %1, ... Of arrivals at a place: a number
+# makes a round, so many bytes are to come in this one, and the round of this parity is awaited.
+BEGIN = "mbarrier.init.shared::cta.b64 [%0], %1; fence.mbarrier_init.release.cluster;"
+EXPECT = "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;"
+AWAIT = (
+    "{ .reg .pred p; AGAIN: mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1; @!p bra AGAIN; }"
+)
+
+
+def fetch_text(rank: int) -> str:
+    """Begins a copy to %0 from the box of map %1 at %3, ..., which arrives at %2."""
+    numbers = ", ".join(f"%{axis + 3}" for axis in range(rank))
+    return (
+        f"cp.async.bulk.tensor.{rank}d.shared::cluster.global.mbarrier::complete_tx::bytes "
+        f"[%0], [%1, {{{numbers}}}], [%2];"
+    )
+
+
+HELPERS = f"""
+struct __align__(64) tensor_map {{ unsigned long long words[16]; }};
+static __device__ inline unsigned place_of(const void* place) {{
   return (unsigned)__cvta_generic_to_shared(place);
-}
-static __device__ inline void begin_rounds(void* place, unsigned arrivals) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1; fence.mbarrier_init.release.cluster;" ::
-               "r"(place_of(place)), "r"(arrivals) : "memory");
-}
-static __device__ inline void await_round(void* place, unsigned round) {
-  asm volatile("{ .reg .pred p; AGAIN: "
-               "mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1; @!p bra AGAIN; }" ::
-               "r"(place_of(place)), "r"(round & 1) : "memory");
-}
+}}
+static __device__ inline void begin_rounds(void* place, unsigned arrivals) {{
+  asm volatile("{BEGIN}" :: "r"(place_of(place)), "r"(arrivals) : "memory");
+}}
+static __device__ inline void await_round(void* place, unsigned round) {{
+  asm volatile("{AWAIT}" :: "r"(place_of(place)), "r"(round & 1) : "memory");
+}}
 """
-_FETCH = """
+_FETCH = f"""
 static __device__ inline void fetch_RANK(void* to, void* place, const tensor_map& map,
-                                         unsigned bytes, PARAMETERS) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::
-               "r"(place_of(place)), "r"(bytes) : "memory");
-  asm volatile("cp.async.bulk.tensor.RANKd.shared::cluster.global.mbarrier::complete_tx::bytes "
-               "[%0], [%1, {NUMBERS}], [%2];" ::
-               "r"(place_of(to)), "l"(&map), "r"(place_of(place)), COORDINATES : "memory");
-}
+                                         unsigned bytes, PARAMETERS) {{
+  asm volatile("{EXPECT}" :: "r"(place_of(place)), "r"(bytes) : "memory");
+  asm volatile("TEXT" :: "r"(place_of(to)), "l"(&map), "r"(place_of(place)), COORDINATES
+               : "memory");
+}}
 """
 
 
@@ -126,7 +139,7 @@ def fetch_helper(rank: int) -> str:
     parts = {
         "RANK": str(rank),
         "PARAMETERS": ", ".join(f"int c{axis}" for axis in range(rank)),
-        "NUMBERS": ", ".join(f"%{axis + 3}" for axis in range(rank)),
+        "TEXT": fetch_text(rank),
         "COORDINATES": ", ".join(f'"r"(c{axis})' for axis in range(rank)),
     }
     text = _FETCH

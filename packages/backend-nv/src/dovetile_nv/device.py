@@ -14,7 +14,7 @@ from weakref import WeakSet
 
 import numpy as np
 
-from dovetile.errors import DeviceError
+from dovetile.errors import DeviceError, OutOfMemoryError
 from dovetile.runtime import Allocation, Device, Program, Renderer, Signal
 from dovetile_nv import capabilities
 from dovetile_nv.copies import CopyKernels
@@ -40,9 +40,9 @@ class NvDevice(Device):
         self.interface = interface = open_interface(selection.index)
         capable = _capabilities(interface.number, interface.multiprocessors)
         if selection.compiler.language != "cuda":
-            # Only CUDA C++ is written with boxes, and with operands that threads hold.
+            # Only CUDA C++ is written with operands that threads hold.
             units = tuple(replace(u, holds=False) for u in capable.matrix_units)
-            capable = replace(capable, bulk_copies=False, matrix_units=units)
+            capable = replace(capable, matrix_units=units)
         self.capabilities = capable
         if selection.architecture is not None:
             _check_architecture(selection.architecture, interface.number)
@@ -74,7 +74,13 @@ class NvDevice(Device):
 
     def allocate_memory(self, nbytes: int) -> Allocation:
         self._queue.require()
-        return self.interface.allocate(nbytes)
+        try:
+            if nbytes > self.interface.memory_bytes:  # the driver may not even take the number
+                raise OutOfMemoryError(f"the GPU has {self.interface.memory_bytes}")
+            return self.interface.allocate(nbytes)
+        except OutOfMemoryError as error:
+            text = f"[allocate] {nbytes} bytes on {self.name}: {error}"
+            raise OutOfMemoryError(text) from error
 
     def release_memory(self, allocation: Allocation) -> None:
         if not self.interface.abandoned:
@@ -116,6 +122,11 @@ class NvDevice(Device):
     def _finish(self, position: int, source: int, destination: int, nbytes: int) -> None:
         self._queue.synchronize(position)
         _copy(destination, source, nbytes)
+
+    def reaches(self, other: Device) -> bool:
+        if self is other:
+            return True
+        return isinstance(other, NvDevice) and self.interface.reaches(other.interface)
 
     def load(self, binary: bytes, name: str) -> Program:
         self._queue.require()

@@ -11,10 +11,11 @@ from dovetile.dtypes import DType
 from dovetile.errors import UnsupportedError
 from dovetile.ir.ops import AddressSpace, Op
 from dovetile.ir.uop import UOp
+from dovetile.lower.early import await_launches
 from dovetile.lower.linear import LinearKernel
 from dovetile.plugins import Capabilities
 from dovetile.render import LlvmIrRenderer, Writer, in_lanes, indices_fit
-from dovetile_nv import matrix_units, warpgroup
+from dovetile_nv import boxes, matrix_units, warpgroup
 from dovetile_nv.capabilities import ACCESS_BYTES
 from dovetile_nv.program_form import (
     GLOBAL_ALIGNMENT,
@@ -37,9 +38,11 @@ class PtxRenderer:
     def render(self, kernel: LinearKernel) -> str:
         """The module with this one kernel. Indices have 32 bits where that is enough: arithmetic
         on 64 takes several instructions each."""
-        if any(node.op is Op.COMMIT for node in kernel.uops):
-            # What is copied ahead depends on one condition for all lanes of an access.
+        if any(node.op in (Op.COMMIT, Op.MATMUL) for node in kernel.uops):
+            # Assembly takes single lanes, and copies ahead have one condition for all of theirs.
             kernel = in_lanes(kernel, ACCESS_BYTES, GLOBAL_ALIGNMENT)
+        if self._narrow.capabilities.early_launches:
+            kernel = await_launches(kernel, 0)
         return (self._narrow if indices_fit(kernel, 32) else self._wide).render(kernel)
 
 
@@ -57,12 +60,22 @@ class _Text(LlvmIrRenderer):
 
     def parameters(self, kernel: LinearKernel) -> list[str]:
         buffers = super().parameters(kernel)[: len(kernel.buffers)]
-        return buffers + [f"i64 %value.{v.arg.name}" for v in kernel.variables]
+        values = [f"i64 %value.{v.arg.name}" for v in kernel.variables]
+        form = f'byval([{boxes.MAP_BYTES} x i8]) align 64 "nvvm.grid_constant"'
+        maps = [f"ptr {form} %map.{i}" for i in range(len(boxes.tensor_maps(kernel)))]
+        return buffers + values + maps
 
     def epilogue(self, kernel: LinearKernel) -> str:
-        if not is_dynamic(kernel):
-            return ""
-        return f"@{size_name(kernel)} = addrspace(1) global i32 {kernel.local_bytes}"
+        lines = []
+        if is_dynamic(kernel):
+            size = kernel.local_bytes
+            lines.append(f"@{size_name(kernel)} = addrspace(1) global i32 {size}")
+        maps = boxes.tensor_maps(kernel)
+        if maps:
+            words = boxes.data_words(maps.values())
+            name, text = boxes.data_name(kernel.name), ", ".join(f"i64 {word}" for word in words)
+            lines.append(f"@{name} = addrspace(1) global [{len(words)} x i64] [{text}]")
+        return "\n".join(lines)
 
     def _handlers(self) -> dict[Op, Callable[[UOp, Writer], str | None]]:
         return {
@@ -70,6 +83,7 @@ class _Text(LlvmIrRenderer):
             Op.VARIABLE: self._variable,
             Op.COMMIT: self._commit,
             Op.WAIT: self._wait,
+            Op.FETCH: self._fetch,
         }
 
     def _variable(self, node: UOp, writer: Writer) -> str:
@@ -101,6 +115,11 @@ class _Text(LlvmIrRenderer):
         return name
 
     def barrier(self, node: UOp, writer: Writer) -> None:
+        if node.arg == "launch":
+            for name in ("launch.dependents", "wait"):
+                function = writer.intrinsic(f"llvm.nvvm.griddepcontrol.{name}", "void")
+                writer.lines.append(f"  call void {function}()")
+            return None
         if node.arg != "workgroup":
             return super().barrier(node, writer)
         if any(matrix_units.goes_on(p.arg) for p in matrix_units.products(writer.kernel)):
@@ -173,9 +192,39 @@ class _Text(LlvmIrRenderer):
         self._do("llvm.nvvm.cp.async.commit.group", writer)
 
     def _wait(self, node: UOp, writer: Writer) -> None:
+        if node.arg is None:
+            place, number = (writer.names[s] for s in node.src[:2])
+            index = self.types["index"]
+            odd = writer.emit(f"trunc {index} {number} to i1")
+            odd = writer.emit(f"zext i1 {odd} to i32")
+            return _statement(boxes.AWAIT, writer, self._address(place, writer), f"i32 {odd}")
         self._do("llvm.nvvm.cp.async.wait.group", writer, f"i32 {node.arg}")
 
+    def _fetch(self, node: UOp, writer: Writer) -> None:
+        number = list(boxes.tensor_maps(writer.kernel)).index((node.src[3], node.arg))
+        to, arrivals = (self._address(writer.names[s], writer) for s in node.src[:2])
+        index = self.types["index"]
+        starts = [f"{index} {writer.names[s]}" for s in node.src[4:]]
+        if index != "i32":
+            starts = [f"i32 {writer.emit(f'trunc {start} to i32')}" for start in starts]
+        after = self._branch(node.src[2], writer)
+        _statement(boxes.EXPECT, writer, arrivals, f"i32 {boxes.box_bytes(node)}")
+        _statement(
+            boxes.fetch_text(len(starts)), writer, to, f"ptr %map.{number}", arrivals, *starts
+        )
+        self._join(after, writer)
+
+    def _address(self, pointer: str, writer: Writer) -> str:
+        """An address of shared memory as assembly takes it."""
+        return f"i32 {writer.emit(f'ptrtoint {pointer} to i32')}"
+
     def _store(self, node: UOp, writer: Writer) -> None:
+        if node.arg == "arrivals":
+            after = self._branch(node.src[2], writer) if len(node.src) == 3 else None
+            place = self._address(writer.names[node.src[0]], writer)
+            count = writer.emit(f"trunc i64 {writer.names[node.src[1]]} to i32")
+            _statement(boxes.BEGIN, writer, place, f"i32 {count}")
+            return self._join(after, writer) if after is not None else None
         if node.arg != "async":
             return super()._store(node, writer)
         to, load = node.src
@@ -229,6 +278,11 @@ class _Text(LlvmIrRenderer):
         return writer.emit(f"bitcast i{bits} {word} to {text}")
 
 
-def _statement(text: str, writer: Writer) -> None:
-    """Assembly that reads and changes nothing but memory."""
-    writer.lines.append(f'  call void asm sideeffect "{text}", "~{{memory}}"()')
+def _statement(text: str, writer: Writer, *operands: str) -> None:
+    """Assembly that has no result; its operands, %0, %1, ..., each with its type."""
+    kinds = ["r" if operand.startswith("i32 ") else "l" for operand in operands]
+    constraints = ",".join([*kinds, "~{memory}"])
+    text = text.replace("%", "$")
+    writer.lines.append(
+        f'  call void asm sideeffect "{text}", "{constraints}"({", ".join(operands)})'
+    )

@@ -101,8 +101,8 @@ int8 = DType("int8", 1, "i")
 int16 = DType("int16", 2, "i")
 int32 = DType("int32", 4, "i")
 int64 = DType("int64", 8, "i")
-# Named for their bits of exponent and mantissa; "fn": finite, with one NaN. See Micikevicius et al.,
-# "FP8 Formats for Deep Learning". What is too large becomes NaN, or infinite where that exists.
+# Named for their bits of exponent and mantissa; "fn": finite, with one NaN. See "FP8 Formats for
+# Deep Learning" (Micikevicius et al., 2022). What is too large becomes NaN, or, in e5m2, infinite.
 float8_e4m3fn = DType("float8_e4m3fn", 1, "f")
 float8_e5m2 = DType("float8_e5m2", 1, "f")
 float16 = DType("float16", 2, "f")

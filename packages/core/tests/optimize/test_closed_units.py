@@ -5,7 +5,7 @@ from __future__ import annotations
 import loop_kernels as kernels
 import numpy as np
 import pytest
-from group_units import target
+from group_units import target, unit
 from loop_kernels import GROUPS
 
 from dovetile import dtypes
@@ -89,7 +89,8 @@ def test_other_types_and_targets_do_not_fit():
 def test_what_cannot_be_applied():
     case = attention(64, 128, 64)
     for opt, reason in (
-        (OnlineRegisters((1,), 300), "blocks of 300"), (FollowGroupUnit(UNITS.matrix_units[0], 1), "no unit"),
+        (OnlineRegisters((1,), 300), "blocks of 300"),
+        (FollowGroupUnit(unit(64), 1), "no unit"),
     ):  # fmt: skip
         with pytest.raises(OptError, match=reason):
             opt.apply(case.kernel)

@@ -82,3 +82,14 @@ def test_workgroups_that_do_several_blocks_each(layout: str):
     assert prove(kernel) is None
     assert lower(kernel, capabilities).parts == 4
     case.compare(case.results(kernel, capabilities))
+
+
+@pytest.mark.parametrize("layout", ["nt", "tn"])
+def test_units_of_warps_side_by_side(layout: str):
+    """Two by two, with 128 rows: more than a transposed panel has in a row of memory."""
+    warps = GroupUnit(
+        "warps", 128, 64, 16, "bfloat16", "bfloat16", "float32",
+        row_digits=((2, "thread", 7), (4, "lane", 0), (2, "lane", 2), (8, "thread", 5)),
+        column_digits=((2, "thread", 6), (4, "lane", 1), (4, "thread", 4), (2, "lane", 3)),
+    )  # fmt: skip
+    assert compared(cast_matmul(128, 64, 128, layout), target("stores", warps))

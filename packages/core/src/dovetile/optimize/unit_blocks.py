@@ -29,8 +29,8 @@ from dovetile.plugins.specs import Capabilities
 # Places for the panels of so many steps: one is multiplied while the others are filled.
 _LEAST_PLACES, _MOST_PLACES = 3, 8
 _RESERVE = 2 << 10  # bytes of LOCAL memory for what else a workgroup needs
-# Columns of the units of a thread: as many as leave registers for anything else.
-_MOST_COLUMNS = 256
+# What a thread holds of its units: as much as leaves registers for anything else.
+_MOST_LANES = 128
 # (units above each other, units of the same threads, workgroups at a time)
 _SHAPES = ((2, 1, 1), (1, 1, 1), (2, 2, 1), (1, 2, 2), (1, 1, 2))
 
@@ -88,7 +88,7 @@ class UnitBlock:
 
     def fits(self, capabilities: Capabilities) -> bool:
         return (
-            self.over * self.unit.columns <= _MOST_COLUMNS
+            self.over * self.unit.lanes <= _MOST_LANES
             and self.places(capabilities) >= _LEAST_PLACES
         )
 
@@ -187,13 +187,9 @@ class _UnitBlockNest(Nest):
         ahead = 1
         if self.capabilities.asynchronous_copies:
             ahead = block.places(self.capabilities, beside)
-        of_a = (*held, *own_rows, inside, depth)
-        if unit.a_transposed:
-            of_a = (*held, inside, depth, *own_rows)
-        of_b = (*own_columns, inside, depth)
-        if unit.b_transposed:
-            of_b = (own_columns[0], inside, depth, *own_columns[1:])
-        for number, axes in ((0, of_a), (1, of_b)):
+        of_a = _panel(rows_of, (inside, depth), step if unit.a_transposed else None)
+        of_b = _panel(columns_of, (inside, depth), step if unit.b_transposed else None)
+        for number, axes in ((0, (*held, *of_a)), (1, of_b)):
             opts.append(Stage(number, axes, depth=ahead))
         persist = [Persist(self.capabilities.threads)] if beside else []
         return [*opts, *exchange, *persist]
@@ -234,3 +230,12 @@ class _UnitBlockNest(Nest):
         opts += [Split(rows, down), Bind(columns, AxisKind.VECTOR)]
         opts += [Bind(x, AxisKind.LOCAL) for x in (columns + 1, rows)]
         return [*opts, *(Bind(x, AxisKind.UNROLL) for x in (columns + 2, columns + 3))]
+
+
+def _panel(digits: tuple[UOp, ...], steps: tuple[int, ...], row: int | None) -> tuple[int, ...]:
+    """The axes of an operand as it lies in its panel: along the steps of the sum, or, transposed,
+    along its rows or columns, of which `row` are in one row of memory."""
+    outer, inner = digits, ()
+    while row is not None and outer and math.prod(map(size, (outer[-1], *inner))) <= row:
+        outer, inner = outer[:-1], (outer[-1], *inner)
+    return (*(r.arg.id for r in outer), *steps, *(r.arg.id for r in inner))
