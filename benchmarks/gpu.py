@@ -20,6 +20,7 @@ from typing import Any
 
 import decode
 import torch
+import torch.nn.attention
 
 from dovetile import Tensor, dtypes, jit
 from dovetile.environment import context
@@ -94,6 +95,10 @@ def rows() -> list[Row]:
                         Row(f"matmul-{dtype}-{size}-{layout}", dtype, ((size, size),) * 2,
                             2 * size**3, "TFLOP/s", ours, theirs)
                     )  # fmt: skip
+    for width in (64, 128):
+        for causal in (False, True):
+            for dtype in ("bfloat16", "float16"):
+                found.append(_attention(dtype, width, causal))
     return found + narrow_products()
 
 
@@ -119,6 +124,21 @@ def narrow_products() -> list[Row]:
         for name, (dtype, ours, theirs) in kinds.items()
         for size in (1024, 2048, 4096, 8192)
     ]  # fmt: skip
+
+
+def _attention(dtype: str, width: int, causal: bool, heads: int = 64, length: int = 4096) -> Row:
+    """Attention of heads of 4096 queries; PyTorch's by cuDNN, where that is the faster one."""
+    shape = (4, heads // 4, length, width)
+
+    def theirs(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.CUDNN_ATTENTION):
+            return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal)
+
+    return Row(
+        f"attention-{dtype}-{width}{'-causal' * causal}", dtype, (shape,) * 3,
+        4 * heads * length**2 * width / (2 if causal else 1), "TFLOP/s",
+        lambda q, k, v: q.scaled_dot_product_attention(k, v, is_causal=causal), theirs,
+    )  # fmt: skip
 
 
 def measure(row: Row, compiled: bool) -> tuple[float, list[float]]:
