@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from group_units import target, unit
 from loop_kernels import Case, cast_matmul
@@ -16,7 +14,6 @@ from dovetile.lower import lower
 from dovetile.optimize.bounds_check import prove
 from dovetile.optimize.heuristic import heuristic
 from dovetile.optimize.opts import apply_opts
-from dovetile.optimize.persist import Persist
 from dovetile.plugins import Capabilities
 from dovetile.plugins.matrix_unit import GroupUnit
 
@@ -71,18 +68,6 @@ def test_units_that_round_are_used_on_request():
 
 def test_columns_that_are_no_power_of_two():
     assert compared(cast_matmul(64, 64, 384, "nn"), target("stores", unit(192)))
-
-
-@pytest.mark.parametrize("layout", ["nt", "tn"])
-def test_workgroups_that_do_several_blocks_each(layout: str):
-    capabilities = replace(target("boxes", unit(64)), threads=4)
-    case = cast_matmul(136, 128, 136, layout)
-    opts = heuristic(case.kernel, capabilities)
-    assert Persist(4) in opts
-    kernel = apply_opts(case.kernel, opts)
-    assert prove(kernel) is None
-    assert lower(kernel, capabilities).parts == 4
-    case.compare(case.results(kernel, capabilities))
 
 
 @pytest.mark.parametrize("layout", ["nt", "tn"])

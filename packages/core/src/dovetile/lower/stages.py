@@ -19,7 +19,7 @@ from dovetile.ir.ops import AddressSpace, AxisKind, Op
 from dovetile.ir.rewrite import rewrite, substitute, substitute_ranges
 from dovetile.ir.symbolic import fold_gates, linear_form, simplify_index
 from dovetile.ir.uop import UOp, nodes_of
-from dovetile.lower.ahead import box_of, fetched, loops_of, pipelined
+from dovetile.lower.ahead import box_of, fetched, loop_of, pipelined
 from dovetile.lower.group_units import PANEL_ALIGNMENT, exchanged, only_adds, unit_panels
 from dovetile.lower.linear import barrier, local_end
 
@@ -47,14 +47,12 @@ def lower_stages(
     bulk_copies: whether memory that is filled ahead is fetched in boxes, where that can be.
     """
     ids, panels = unused_ids(sink), unit_panels(sink)
-    # Those of a workgroup's next block are filled meanwhile.
-    persistent = any(n.op is Op.STAGE and len(loops_of(n)) > 1 for n in nodes_of(sink))
-    offset = local_bytes(sink, set() if persistent else _filled_late(sink))
+    offset = local_bytes(sink, _filled_late(sink))
     while stages := [n for n in nodes_of(sink) if n.op is Op.STAGE]:
         # Innermost first: the list is sorted sources first, and one replacement may hold others.
         stage = stages[0]
-        loops = loops_of(stage)
-        together = [s for s in stages if loops_of(s) == loops] if loops else []
+        loop = loop_of(stage)
+        together = [s for s in stages if loop_of(s) is loop] if loop is not None else []
         copies = []
         for node in together or [stage]:
             space, depth = node.arg
@@ -63,7 +61,7 @@ def lower_stages(
             copy = Copy(node, offset, ids, node in panels, vector_bytes, threads)
             offset += aligned(copy.nbytes * depth) if space is AddressSpace.LOCAL else 0
             copies.append(copy)
-        lag = 2 if loops and only_adds(sink, loops[-1]) else 1
+        lag = 2 if loop is not None and only_adds(sink, loop) else 1
         parts = [box_of(c) for c in copies] if together and bulk_copies else []
         boxes = [part for part in parts if part is not None]
         if boxes and len(boxes) == len(copies):
@@ -73,7 +71,7 @@ def lower_stages(
             offset += aligned(arrivals.arg.size * arrivals.dtype.itemsize)
             held = fetched(copies, boxes, arrivals, lag, ids)
         else:
-            held = pipelined(copies, lag, ids) if len(loops) == 1 else [copies[0].held()]
+            held = pipelined(copies, lag, ids) if together else [copies[0].held()]
         sink = substitute(sink, {c.stage: h for c, h in zip(copies, held)})
     return sink
 

@@ -21,7 +21,6 @@ from dovetile.optimize.analysis import Access, Analysis, access, extent, size
 from dovetile.optimize.exchange import Exchange
 from dovetile.optimize.nest import Nest
 from dovetile.optimize.opts import Bind, Opt, Order, Split, Stage, contracted_product
-from dovetile.optimize.persist import Persist
 from dovetile.optimize.use_group_unit import UseGroupUnit, numbered, unit_axes
 from dovetile.optimize.use_matrix_unit import fits
 from dovetile.plugins.matrix_unit import PIECE_BYTES, ROW_BYTES, GroupUnit
@@ -77,10 +76,10 @@ class UnitBlock:
     def rows(self) -> int:
         return self.unit.rows * self.down * self.over
 
-    def places(self, capabilities: Capabilities, beside: int = 0) -> int:
-        """For how many steps of the sum there is LOCAL memory; beside: bytes for other things."""
-        step, room = (self.rows + self.unit.columns) * ROW_BYTES, capabilities.local_bytes - beside
-        return min((room // self.resident - _RESERVE) // step, _MOST_PLACES)
+    def places(self, capabilities: Capabilities) -> int:
+        """For how many steps of the sum there is LOCAL memory."""
+        step = (self.rows + self.unit.columns) * ROW_BYTES
+        return min((capabilities.local_bytes // self.resident - _RESERVE) // step, _MOST_PLACES)
 
     def groups(self, facts: Analysis) -> int:
         """How many workgroups there are."""
@@ -184,24 +183,13 @@ class _UnitBlockNest(Nest):
         opts += [Bind(down, AxisKind.LOCAL)] if down is not None else []
         opts += [Bind(x, AxisKind.UNROLL) for x in (inside, over) if x is not None]
         exchange = self._exchange(((*held, *own_rows), tuple(own_columns)))
-        beside = self._exchanged_bytes() if exchange and self._persists() else 0
-        ahead = 1
-        if self.capabilities.asynchronous_copies:
-            ahead = block.places(self.capabilities, beside)
+        capable = self.capabilities.asynchronous_copies
+        ahead = block.places(self.capabilities) if capable else 1
         of_a = _panel(rows_of, (inside, depth), step if unit.a_transposed else None)
         of_b = _panel(columns_of, (inside, depth), step if unit.b_transposed else None)
         for number, axes in ((0, (*held, *of_a)), (1, of_b)):
             opts.append(Stage(number, axes, depth=ahead))
-        persist = [Persist(self.capabilities.threads)] if beside else []
-        return [*opts, *exchange, *persist]
-
-    def _persists(self) -> bool:
-        """Whether workgroups do several blocks in turn: they must have memory to exchange what they
-        store while they fetch for the next."""
-        capabilities, block = self.capabilities, self.block
-        several = block.groups(self.facts) > capabilities.threads and block.resident == 1
-        room = block.places(capabilities, self._exchanged_bytes()) >= _LEAST_PLACES
-        return capabilities.bulk_copies and several and room
+        return [*opts, *exchange]
 
     def _exchanged_bytes(self) -> int:
         """About what the exchange of a block takes, with what lies between its rows."""
