@@ -4,10 +4,10 @@ import dataclasses
 
 import pytest
 
-from dovetile import plugins
+from dovetile import dtypes, plugins
 from dovetile.errors import PluginError
 from dovetile.plugins import Capabilities, CommandSpec, DTypeSpec, PassSpec, ProbeResult
-from dovetile.plugins.specs import describe
+from dovetile.plugins.specs import STANDARD_DTYPES, WIDE_DTYPES, describe
 
 
 def test_capabilities_are_hashable_values_with_modest_defaults():
@@ -65,3 +65,8 @@ def test_everything_promised_by_the_package_exists():
         assert getattr(plugins, name) is not None
     with pytest.raises(AttributeError):
         plugins.nothing_of_the_kind  # noqa: B018
+
+
+def test_the_names_of_dtypes_are_those_that_there_are() -> None:
+    assert STANDARD_DTYPES == {dtype.name for dtype in dtypes.TENSOR_DTYPES}
+    assert WIDE_DTYPES == STANDARD_DTYPES - {dtype.name for dtype in dtypes.SMALL_FLOATS}

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from dovetile.dtypes import SMALL_FLOATS, TENSOR_DTYPES
 from dovetile.errors import PluginError
 from dovetile.plugins.matrix_unit import MatrixUnit
 
@@ -33,8 +32,11 @@ major, or a newer minor than the core's, is refused. Minors only add; while the 
 minor may also change meanings, and then an older minor is refused too.
 """
 
-STANDARD_DTYPES = frozenset(dtype.name for dtype in TENSOR_DTYPES)
-WIDE_DTYPES = STANDARD_DTYPES - {dtype.name for dtype in SMALL_FLOATS}
+# By name, and written out: `dovetile.dtypes` needs NumPy, which takes long to import.
+WIDE_DTYPES = frozenset(
+    "bool uint8 uint16 uint32 uint64 int8 int16 int32 int64 float32 float64".split()
+)
+STANDARD_DTYPES = WIDE_DTYPES | {"float8_e4m3fn", "float8_e5m2", "float16", "bfloat16"}
 PARALLEL_AXES = ("THREAD", "GROUP", "LOCAL")
 
 

@@ -387,8 +387,8 @@ def _extract(node: UOp) -> Verdict:
 
 
 _KERNEL = [
+    *program_elementwise.rules,  # first: they allow more of some operations
     *elementwise.rules,
-    *program_elementwise.rules,
     form(Op.VARIABLE, _variable),
     form(Op.BUFFER, _buffer),
     form(Op.SPECIAL, _special),
