@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import decode
 import torch
 
 from dovetile import Tensor, dtypes, jit
@@ -205,6 +206,8 @@ def main() -> None:
     arguments = parser.parse_args()
     best = ceilings()
     print(f"ceilings: {best['GB/s']:.0f} GB/s, {best['TFLOP/s']:.0f} TFLOP/s")
+    if not arguments.rows or any("llama".startswith(name) for name in arguments.rows):
+        decode.measure(_turn, arguments.compile)
     for row in rows():
         if arguments.rows and not row.name.startswith(tuple(arguments.rows)):
             continue

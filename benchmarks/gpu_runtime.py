@@ -164,6 +164,28 @@ def their_copy(to_device: bool) -> float:
     return rate(lambda: destination.copy_(source, non_blocking=True), torch.cuda.synchronize)
 
 
+def our_peer() -> float:
+    """From one GPU to the other, at the command of the one that receives."""
+    first, second = get_device("NV"), get_device("NV:1")
+    source, destination = (Buffer(device, _COPY_BYTES) for device in (first, second))
+    _ = source.address, destination.address
+    if not second.reaches(first):
+        raise SystemExit("copy-peer: the GPUs do not reach each other")
+    return rate(lambda: second.queue.copy(destination, source), second.queue.synchronize)
+
+
+def their_peer() -> float:
+    source, destination = (
+        torch.empty(_COPY_BYTES, dtype=torch.uint8, device=f"cuda:{index}") for index in range(2)
+    )
+    return rate(lambda: destination.copy_(source, non_blocking=True), _wait_for_both)
+
+
+def _wait_for_both() -> None:
+    for index in range(2):
+        torch.cuda.synchronize(index)
+
+
 def our_numpy(to_device: bool) -> float:
     """From and to memory that the driver does not know."""
     device, content = get_device(), np.ones(_COPY_BYTES, np.uint8)
@@ -203,6 +225,8 @@ def rows() -> list[Row]:
             Row(f"copy-numpy-{way}", "GB/s", lambda t=to_device: our_numpy(t),
                 lambda t=to_device: their_numpy(t), True),
         ]  # fmt: skip
+    if torch.cuda.device_count() > 1:
+        found.append(Row("copy-peer", "GB/s", our_peer, their_peer, True))
     return found
 
 

@@ -106,6 +106,7 @@ def capabilities_of(architecture: Architecture) -> Capabilities:
         launch_seconds=2e-6,
         supports_barrier=True,
         asynchronous_copies=architecture.number >= 80,
+        early_launches=architecture.number >= 90,
         bulk_copies=architecture.number == 90,
         matrix_units=units(architecture.number),
     )

@@ -11,6 +11,7 @@ from dovetile.dtypes import DType, Scalar
 from dovetile.errors import UnsupportedError
 from dovetile.ir.ops import Op
 from dovetile.ir.uop import UOp
+from dovetile.lower.early import await_launches
 from dovetile.lower.linear import LinearKernel
 from dovetile.plugins import Capabilities
 from dovetile.render import CStyleRenderer, Writer, in_lanes, indices_fit
@@ -26,6 +27,8 @@ from dovetile_nv.program_form import (
 
 _TYPES = {"bool": "bool", "float16": "float16", "bfloat16": "bfloat16"}
 _SMALL = ("float16", "bfloat16")
+# Of a thread's registers, what may be filled before a launch awaits those before it.
+_EARLY_BYTES = 256
 _PANELS = """
 static __device__ inline unsigned shared_address(const void* place) {
   return (unsigned)__cvta_generic_to_shared(place);
@@ -50,6 +53,8 @@ class CudaRenderer:
         """The source with this one kernel. Indices have 32 bits where that is enough: arithmetic
         on 64 takes several instructions each."""
         kernel = in_lanes(kernel, ACCESS_BYTES, GLOBAL_ALIGNMENT)
+        if self._narrow.capabilities.early_launches:
+            kernel = await_launches(kernel, _EARLY_BYTES)
         return (self._narrow if indices_fit(kernel, 32) else self._wide).render(kernel)
 
 
@@ -119,6 +124,11 @@ class _Text(CStyleRenderer):
         return name
 
     def barrier(self, node: UOp, writer: Writer) -> str:
+        if node.arg == "launch":
+            return (
+                'asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); '
+                'asm volatile("griddepcontrol.wait;" ::: "memory");'
+            )
         if node.arg != "workgroup":
             return super().barrier(node, writer)
         # The matrix unit reads memory past the threads' own way to it.

@@ -14,7 +14,7 @@ from weakref import WeakSet
 
 import numpy as np
 
-from dovetile.errors import DeviceError
+from dovetile.errors import DeviceError, OutOfMemoryError
 from dovetile.runtime import Allocation, Device, Program, Renderer, Signal
 from dovetile_nv import capabilities
 from dovetile_nv.copies import CopyKernels
@@ -69,7 +69,13 @@ class NvDevice(Device):
 
     def allocate_memory(self, nbytes: int) -> Allocation:
         self._queue.require()
-        return self.interface.allocate(nbytes)
+        try:
+            if nbytes > self.interface.memory_bytes:  # the driver may not even take the number
+                raise OutOfMemoryError(f"the GPU has {self.interface.memory_bytes}")
+            return self.interface.allocate(nbytes)
+        except OutOfMemoryError as error:
+            text = f"[allocate] {nbytes} bytes on {self.name}: {error}"
+            raise OutOfMemoryError(text) from error
 
     def release_memory(self, allocation: Allocation) -> None:
         if not self.interface.abandoned:
@@ -111,6 +117,11 @@ class NvDevice(Device):
     def _finish(self, position: int, source: int, destination: int, nbytes: int) -> None:
         self._queue.synchronize(position)
         _copy(destination, source, nbytes)
+
+    def reaches(self, other: Device) -> bool:
+        if self is other:
+            return True
+        return isinstance(other, NvDevice) and self.interface.reaches(other.interface)
 
     def load(self, binary: bytes, name: str) -> Program:
         self._queue.require()

@@ -79,6 +79,18 @@ class Interface(ABC):
         """Loads a kernel of a cubin. Raises CompileError."""
 
     @abstractmethod
+    def reaches(self, other: Interface) -> bool:
+        """Whether commands of this GPU may use the memory of the other, once it is admitted."""
+
+    @abstractmethod
+    def admit(self, handle: object) -> None:
+        """Makes memory of another GPU, or memory that was pinned for it, one of this GPU's too.
+
+        Args:
+            handle: of the Allocation, or of what was pinned.
+        """
+
+    @abstractmethod
     def open_stream(self, timeline: Timeline) -> None:
         """Makes `stream`."""
 

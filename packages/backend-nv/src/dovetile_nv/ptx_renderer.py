@@ -11,6 +11,7 @@ from dovetile.dtypes import DType
 from dovetile.errors import UnsupportedError
 from dovetile.ir.ops import AddressSpace, Op
 from dovetile.ir.uop import UOp
+from dovetile.lower.early import await_launches
 from dovetile.lower.linear import LinearKernel
 from dovetile.plugins import Capabilities
 from dovetile.render import LlvmIrRenderer, Writer, in_lanes, indices_fit
@@ -40,6 +41,8 @@ class PtxRenderer:
         if any(node.op in (Op.COMMIT, Op.MATMUL) for node in kernel.uops):
             # Assembly takes single lanes, and copies ahead have one condition for all of theirs.
             kernel = in_lanes(kernel, ACCESS_BYTES, GLOBAL_ALIGNMENT)
+        if self._narrow.capabilities.early_launches:
+            kernel = await_launches(kernel, 0)
         return (self._narrow if indices_fit(kernel, 32) else self._wide).render(kernel)
 
 
@@ -112,9 +115,14 @@ class _Text(LlvmIrRenderer):
         return name
 
     def barrier(self, node: UOp, writer: Writer) -> None:
+        if node.arg == "launch":
+            for name in ("launch.dependents", "wait"):
+                function = writer.intrinsic(f"llvm.nvvm.griddepcontrol.{name}", "void")
+                writer.lines.append(f"  call void {function}()")
+            return None
         if node.arg != "workgroup":
             return super().barrier(node, writer)
-        if any(matrix_units.goes_on(p.arg) for p in matrix_units.products(writer.kernel)):
+        if matrix_units.reads_stores(writer.kernel):
             _statement("fence.proxy.async.shared::cta;", writer)
         self._do("llvm.nvvm.barrier0", writer)
 

@@ -14,6 +14,7 @@ from dovetile.runtime import (
     Command,
     CommandList,
     Copy,
+    Launch,
     Program,
     Queue,
     Signal,
@@ -32,14 +33,14 @@ class NvSignal(Signal):
     """A counter in pinned memory; the GPU writes it, and waits for it, itself."""
 
     def __init__(self, pool: SignalPool) -> None:
-        self._pool = pool
+        self.pool = pool
         self._offset = pool.take()
         self._timeline = Timeline(pool.pinned, self._offset)
         self.address = self._timeline.address
 
     def __del__(self) -> None:
         if hasattr(self, "_offset"):
-            self._pool.queue.retire(_Returned(self._pool, self._offset))
+            self.pool.queue.retire(_Returned(self.pool, self._offset))
 
     @property
     def value(self) -> int:
@@ -87,6 +88,7 @@ class NvQueue(Queue):
         self.timeline.wait = self._wait
         self.signals = SignalPool(self, pinned, RECORD_BYTES)
         interface.open_stream(self.timeline)
+        self._interface = interface
         self.stream = interface.stream
         self._submitted = 0
         self._lock = threading.RLock()
@@ -131,6 +133,7 @@ class NvQueue(Queue):
         if nbytes:
             to, start = destination.address, source.address
             self.require()
+            self._admit(destination, source)
             with self._lock:
                 self.stream.copy(to, start, nbytes, self.position + 1)
                 self._advance()
@@ -141,12 +144,23 @@ class NvQueue(Queue):
             self.stream.transfer(destination, source, nbytes)
             self._advance()
 
+    def _admit(self, *used: Buffer | Signal) -> None:
+        """Makes what belongs to other GPUs visible to this one."""
+        for thing in used:
+            if isinstance(thing, NvSignal) and thing.pool.queue is not self:
+                self._interface.admit(thing.pool.pinned.handle)
+            elif isinstance(thing, Buffer) and thing.device.queue is not self:
+                if (allocation := thing.allocation) is not None:
+                    self._interface.admit(allocation.handle)
+
     def signal(self, signal: Signal, value: int) -> None:
+        self._admit(signal)
         with self._lock:
             self.stream.write(signal.address, value)  # type: ignore[attr-defined]
             self._advance()
 
     def wait(self, signal: Signal, value: int) -> None:
+        self._admit(signal)
         with self._lock:
             self.stream.wait(signal.address, value)  # type: ignore[attr-defined]
             self._advance()
@@ -231,6 +245,11 @@ class NvQueue(Queue):
     def build(self, commands: Sequence[Command]) -> Replay:
         """A list, ready to be replayed."""
         self.require()
+        for command in commands:
+            if isinstance(command, Copy):
+                self._admit(command.destination, command.source)
+            elif not isinstance(command, Launch):
+                self._admit(command.signal)
         with self._lock:
             return self.stream.build(commands)
 

@@ -303,8 +303,13 @@ def test_the_child_of_a_fork_leaves_the_gpu_to_its_parent(
 
 
 def test_too_much_memory_is_refused_and_the_rest_stays_usable(gpu: NvDevice):
-    with pytest.raises(OutOfMemoryError, match="status 0x51"):
-        Buffer.allocated(gpu, 2 << 30, dtypes.uint8)
+    held = Buffer.allocated(gpu, 600 << 20, dtypes.uint8)
+    with pytest.raises(OutOfMemoryError, match=r"\[allocate\] \d+ bytes on NV.* status 0x51"):
+        Buffer.allocated(gpu, 600 << 20, dtypes.uint8)
+    for nbytes in (2 << 30, 1 << 70):
+        with pytest.raises(OutOfMemoryError, match=r"\[allocate\] \d+ bytes on NV.* GPU has"):
+            Buffer.allocated(gpu, nbytes, dtypes.uint8)
+    del held
     content = np.arange(10)
     (buffer,) = buffers(gpu, content)
     np.testing.assert_array_equal(buffer.to_numpy(), content)

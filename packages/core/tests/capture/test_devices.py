@@ -32,7 +32,7 @@ def array(*values: float) -> np.ndarray:
 def reach(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Devices that reach each other's memory, and such that do not."""
     if request.param == "through the host":
-        monkeypatch.setattr(lists, "_reaches", lambda device, source: device is source)
+        monkeypatch.setattr(Device, "reaches", lambda device, source: device is source)
 
 
 def test_work_on_two_devices(other: Device, reach: None) -> None:

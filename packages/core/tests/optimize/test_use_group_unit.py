@@ -15,6 +15,7 @@ from dovetile.lower import lower
 from dovetile.optimize.bounds_check import prove
 from dovetile.optimize.heuristic import heuristic
 from dovetile.optimize.opts import apply_opts
+from dovetile.optimize.persist import Persist
 from dovetile.plugins import Capabilities
 from dovetile.plugins.matrix_unit import GroupUnit
 
@@ -100,3 +101,15 @@ def test_units_of_warps_side_by_side(layout: str):
         column_digits=((2, "thread", 6), (4, "lane", 1), (4, "thread", 4), (2, "lane", 3)),
     )  # fmt: skip
     assert compared(cast_matmul(128, 64, 128, layout), target("stores", warps))
+
+
+@pytest.mark.parametrize("layout", ["nt", "tn"])
+def test_workgroups_that_do_several_blocks_each(layout: str):
+    capabilities = replace(target("boxes", unit(64)), threads=4)
+    case = cast_matmul(136, 128, 136, layout)
+    opts = heuristic(case.kernel, capabilities)
+    assert Persist(4) in opts
+    kernel = apply_opts(case.kernel, opts)
+    assert prove(kernel) is None
+    assert lower(kernel, capabilities).parts == 4
+    case.compare(case.results(kernel, capabilities))

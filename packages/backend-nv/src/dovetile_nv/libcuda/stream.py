@@ -53,6 +53,22 @@ class CudaStream(Stream):
         self._launch(cuda_program.function, groups, threads, program.kernel.dynamic_bytes, pointers)
         del keep
 
+    def launch_early(
+        self, program: NvProgram, groups: int, threads: int, arguments: Sequence[int]
+    ) -> None:
+        """Records a launch that may begin before the one ahead of it is complete."""
+        cuda_program: CudaProgram = program  # type: ignore[assignment]
+        pointers, keep = pack(arguments, program.kernel.maps)
+        attribute = cuda.LaunchAttribute(cuda.EARLY_LAUNCH, 0, 1)
+        configuration = cuda.LaunchConfiguration(
+            groups, 1, 1, threads, 1, 1, program.kernel.dynamic_bytes, self.handle,
+            ctypes.pointer(attribute), 1,
+        )  # fmt: skip
+        self._interface.call(
+            "cuLaunchKernelEx", ctypes.byref(configuration), cuda_program.function, pointers, None
+        )
+        del keep
+
     def _launch(
         self, function: c_void_p, groups: int, threads: int, shared: int, pointers: Any
     ) -> None:
@@ -113,8 +129,10 @@ class CudaReplay(Replay):
         self._graph, self._executable = c_void_p(), c_void_p()
         interface.call("cuStreamBeginCapture_v2", stream.handle, cuda.CAPTURE_RELAXED)
         try:
+            before: Command | None = None
             for command in commands:
-                self._record(command)
+                self._record(command, isinstance(before, Launch))
+                before = command
         except BaseException:
             interface.status("cuStreamEndCapture", stream.handle, ctypes.byref(self._graph))
             raise
@@ -130,7 +148,8 @@ class CudaReplay(Replay):
         if self._graph:
             self._interface.status("cuGraphDestroy", self._graph)
 
-    def _record(self, command: Command) -> None:
+    def _record(self, command: Command, follows: bool) -> None:
+        """`follows`: the command directly before is a launch."""
         stream = self._stream
         self.slots.append((len(self.values), 0, 0))
         if isinstance(command, Launch):
@@ -143,7 +162,10 @@ class CudaReplay(Replay):
             if groups > 0:
                 self._launches.append((command, self.slots[-1][0], len(arguments)))
                 program: Any = command.program
-                stream.launch(program, groups, threads, arguments, 0)
+                if command.early and follows:
+                    stream.launch_early(program, groups, threads, arguments)
+                else:
+                    stream.launch(program, groups, threads, arguments, 0)
         elif isinstance(command, Copy):
             nbytes = same_size(command.destination, command.source)
             self.slots[-1] = (len(self.values), 2, 0)

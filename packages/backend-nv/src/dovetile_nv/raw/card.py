@@ -58,6 +58,7 @@ class Card:
         self.client = client = shared.client
         self.managed = shared.managed
         self.addresses = shared.addresses
+        self._peers: dict[Card, bool] = {}
         cards = client.cards()
         if index >= len(cards):
             raise DeviceError(f"[driver] GPU {index}; there are {len(cards)}")
@@ -118,6 +119,22 @@ class Card:
             ),
         )
         return structure.get(answer, "data")[:16]
+
+    def reaches(self, other: Card) -> bool:
+        """Whether one can see the other's memory: over NVLink, or over the bus."""
+        if other not in self._peers:
+            try:
+                self.managed.call(
+                    abi.UVM_ENABLE_PEER_ACCESS,
+                    abi.UVM_ENABLE_PEER_ACCESS_PARAMS,
+                    first=self.uuid,
+                    second=other.uuid,
+                )
+                found = True
+            except DeviceError:
+                found = False
+            self._peers[other] = other._peers[self] = found
+        return self._peers[other]
 
     def graphics_figures(self, *indices: int) -> list[int]:
         """Figures of the compute engine by their NV2080_CTRL_GR_INFO_INDEX."""

@@ -159,7 +159,7 @@ class Patcher:
     """Writes what a launch sets into copies of templates. All offsets are found once."""
 
     def __init__(self, version: tuple[int, int]) -> None:
-        shape = layout(version)
+        shape = self._shape = layout(version)
         self.grid = shape.word("GRID_WIDTH" if "GRID_WIDTH" in shape.fields else "CTA_RASTER_WIDTH")
         self.threads = shape.word("CTA_THREAD_DIMENSION0")
         self.shift = 6 if "CONSTANT_BUFFER_ADDR_LOWER_SHIFTED6" in shape.fields else 0
@@ -187,11 +187,34 @@ class Patcher:
         upper = struct.unpack_from("<I", memory, at + self.bank + 4)[0]
         struct.pack_into("<II", memory, at + self.bank, address & 0xFFFFFFFF, upper | address >> 32)
 
+    def early(self, memory: bytearray, at: int, successor: int, latch: int) -> None:
+        """Lets the launch at `successor`, which the one at `at` starts, begin once the workgroups
+        of that say so, and has it wait (where its code does) for all of that to be complete."""
+        for place, values in ((at, _FIRST), (successor, _SECOND)):
+            for field, value in values.items():
+                low, width, _ = self._shape.fields[field]
+                (word,) = struct.unpack_from("<I", memory, place + low // 32 * 4)
+                mask = (1 << width) - 1 << low % 32
+                value = (latch if value is None else value) << low % 32
+                struct.pack_into("<I", memory, place + low // 32 * 4, word & ~mask | value)
+
     def chain(self, memory: bytearray, at: int, successor: int) -> None:
         """Makes the launch at `at` start the one at the address `successor` when it is complete."""
         (word,) = struct.unpack_from("<I", memory, at + self._next_word)
         struct.pack_into("<I", memory, at + self._next_word, word | self._next_bits)
         struct.pack_into("<I", memory, at + self._next, successor >> 8)
 
+
+# Of a launch that starts another early, and of that; None is the number of their latch.
+_FIRST: dict[str, int | None] = {
+    "ENABLE_PROGRAM_PRE_EXIT": 1,
+    "ARRIVE_AT_LATCH_VALID": 1,
+    "ARRIVE_AT_LATCH_ID": None,
+}
+_SECOND: dict[str, int | None] = {
+    "WAIT_ON_LATCH_VALID": 1,
+    "WAIT_ON_LATCH_ID": None,
+    "LATCH_ACQUIRE_INVALIDATE_SHADER_DATA_CACHE": 1,
+}
 
 _SCHEDULE = 1  # DEPENDENT_QMD_ACTION_QMD_SCHEDULE

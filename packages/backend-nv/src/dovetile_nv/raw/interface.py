@@ -118,6 +118,14 @@ class RawInterface(Interface):
         assert isinstance(pinned.handle, Memory)
         self._release(pinned.handle)
 
+    def reaches(self, other: Interface) -> bool:
+        return isinstance(other, RawInterface) and self.card.reaches(other.card)
+
+    def admit(self, handle: object) -> None:
+        found = handle.memory if isinstance(handle, Piece) else handle
+        assert isinstance(found, Memory)
+        memory.map_on(self.card, found)
+
     def load(self, binary: bytes, name: str) -> RawProgram:
         image = cubin.read(binary)
         if name not in image.kernels:

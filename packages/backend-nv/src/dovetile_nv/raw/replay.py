@@ -27,6 +27,7 @@ class _Start(NamedTuple):
     arguments: Sequence[int]
     number: int
     """Of the first argument that may be replaced; -1 where there is none."""
+    early: bool = False
 
 
 class RawReplay(Replay):
@@ -68,7 +69,11 @@ class RawReplay(Replay):
             self.values += arguments
             groups, threads = sizes(command.program, command.groups, command.local)
             program: Any = command.program
-            return [_Start(program, groups, threads, arguments, first)] if groups > 0 else []
+            return (
+                [_Start(program, groups, threads, arguments, first, command.early)]
+                if groups > 0
+                else []
+            )
         if isinstance(command, Copy):
             self.slots[-1] = (first, 2, 0)
             self.values += [command.destination.address, command.source.address]
@@ -107,7 +112,7 @@ class RawReplay(Replay):
                 words += step
                 previous = None
                 continue
-            program, groups, threads, arguments, number = step
+            program, groups, threads, arguments, number, early = step
             if number >= 0:
                 first = at + DESCRIPTOR_BYTES + program.kernel.arguments_offset
                 for index in range(len(arguments)):
@@ -122,6 +127,8 @@ class RawReplay(Replay):
                 words += pushbuffer.launch(address)
             else:
                 patcher.chain(memory, previous, address)
+                if early:
+                    patcher.early(memory, previous, at, address >> 8 & 0xFFFFFFFF)
             previous = at
             at += program.launch_bytes
         return words + pushbuffer.wait_for_idle()

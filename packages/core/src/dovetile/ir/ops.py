@@ -116,7 +116,9 @@ class Op(Enum):
     END = auto()  # (effect, *ranges) closes loops around the effect, outermost first
     GROUP = auto()  # (*effects) effects that share their loops
     SINK = auto()  # (*effects or values) the root; kernels: arg a KernelInfo or None
-    BARRIER = auto()  # (*effects or values, computed before) arg: "workgroup" or "grid"
+    # (*effects or values, computed before) arg: "workgroup", "grid", or "launch": of all launches
+    # before this one
+    BARRIER = auto()
     COMMIT = auto()  # (*effects) the thread's asynchronous stores since the last COMMIT are a group
     # (*effects) all but the last `arg` groups of the thread are complete; (INDEX, i, *effects), arg
     # None: round i of the arrivals there is

@@ -14,6 +14,7 @@ The steps, each a module with one entry function:
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import TYPE_CHECKING
 
 from dovetile.errors import GraphError
@@ -39,8 +40,15 @@ if TYPE_CHECKING:
     from dovetile.plugins import Capabilities
 
 
-def lower(sink: UOp, capabilities: Capabilities, name: str = "kernel") -> LinearKernel:
+def lower(
+    sink: UOp,
+    capabilities: Capabilities,
+    name: str = "kernel",
+    steady: Set[int] = frozenset(),
+) -> LinearKernel:
     """The program of an optimised kernel for a target.
+
+    steady: slots of buffers that no launch writes which may still go on when this one begins.
 
     Raises GraphError where its panels need more LOCAL memory than the target has.
     """
@@ -59,7 +67,7 @@ def lower(sink: UOp, capabilities: Capabilities, name: str = "kernel") -> Linear
     sink = run_passes("lower", sink, capabilities)
     program = linearize(sink)
     check(program, "program", "lower")
-    kernel = LinearKernel.of(name, program)
+    kernel = LinearKernel.of(name, program, frozenset(steady))
     if kernel.local_bytes > capabilities.local_bytes:
         raise GraphError(
             f"[lower] {name} holds {kernel.local_bytes} bytes in LOCAL memory; "

@@ -20,10 +20,14 @@ if TYPE_CHECKING:
 _MOST_AXES, _LONGEST_AXIS, _LARGEST_COORDINATE = 5, 256, 1 << 31
 
 
-def loop_of(stage: UOp) -> UOp | None:
-    """The loop for whose steps a STAGE of some depth is filled ahead; None for any other."""
+def loops_of(stage: UOp) -> tuple[UOp, ...]:
+    """The loops for whose steps a STAGE of some depth is filled ahead: one, or that of a sum in
+    that of a workgroup's blocks. Of any other STAGE none."""
     loops = [r for r in stage.ranges if r.arg.kind is not AxisKind.LOCAL]
-    return loops[0] if stage.arg[1] > 1 and len(loops) == 1 else None
+    loops.sort(key=lambda r: r.arg.kind is AxisKind.REDUCE)
+    blocks = [r.arg.kind for r in loops] == [AxisKind.LOOP, AxisKind.REDUCE]
+    fits = len(loops) == 1 or blocks and loops[1].src[0].is_const
+    return tuple(loops) if stage.arg[1] > 1 and fits else ()
 
 
 def pipelined(copies: Sequence[Copy], ids: Iterator[int]) -> list[UOp]:
@@ -31,8 +35,7 @@ def pipelined(copies: Sequence[Copy], ids: Iterator[int]) -> list[UOp]:
     the first before the loop; in it, each step waits for its own and begins those of a later step,
     into places that every thread is done with: those of the step before, or of that before it,
     where a unit may still read what it was last given."""
-    loop, depth = loop_of(copies[0].stage), min(c.depth for c in copies)
-    assert loop is not None
+    (loop,), depth = loops_of(copies[0].stage), min(c.depth for c in copies)
     lead = _lead(copies, depth)
 
     def fill(step: UOp, ready: tuple[UOp, ...]) -> UOp:
@@ -76,9 +79,18 @@ def fetched(
 ) -> list[UOp]:
     """The same by boxes that one thread fetches. arrivals: LOCAL memory, a place for each step that
     is under way; in a round of a place all boxes of one step arrive."""
-    loop, depth = loop_of(copies[0].stage), arrivals.arg.size
-    assert loop is not None
-    steps, lead = loop.src[0], _lead(copies, depth)
+    *around, loop = loops_of(copies[0].stage)
+    depth = arrivals.arg.size
+    now, steps, lead = loop, loop.src[0], _lead(copies, depth)
+    for block in around:  # the steps of all blocks follow each other
+        now, steps = block * loop.src[0] + loop, block.src[0] * loop.src[0]
+
+    def at_step(index: UOp, step: UOp) -> UOp:
+        points = {loop: step}
+        if around:
+            points = {around[0]: step // loop.src[0], loop: step % loop.src[0]}
+        return rewrite(substitute_ranges(index, points), simplify_index)
+
     place = UOp.range(depth, AxisKind.LOOP, next(ids))
     count = UOp.const(len(copies), dtypes.uint64)
     counted = barrier(arrivals.index(place).store(count, arg="arrivals").end(place))
@@ -88,19 +100,17 @@ def fetched(
         begun = []
         for copy, (box, source, coordinates) in zip(copies, parts):
             at = copy.buffer.after(ready).index(step % depth * copy.count)
-            starts = (
-                rewrite(substitute_ranges(c, {loop: step}), simplify_index) for c in coordinates
-            )
+            starts = (at_step(c, step) for c in coordinates)
             operands = (at, arrivals.index(step % depth), step < steps, source, *starts)
             begun.append(UOp(Op.FETCH, dtypes.void, operands, box))
         return UOp.group(*begun)
 
     first = UOp.range(lead, AxisKind.LOOP, next(ids))
     begun = fetch(first, counted).end(first)
-    come = UOp(Op.WAIT, dtypes.void, (arrivals.index(loop % depth), loop // depth, begun))
+    come = UOp(Op.WAIT, dtypes.void, (arrivals.index(now % depth), now // depth, begun))
     met = barrier(come)
-    ahead = fetch(loop + lead, met)
-    return [c.held(met, ahead, turn=loop % depth) for c in copies]
+    ahead = fetch(now + lead, met)
+    return [c.held(met, ahead, turn=now % depth) for c in copies]
 
 
 def box_of(copy: Copy) -> Part | None:

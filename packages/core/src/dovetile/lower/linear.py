@@ -35,9 +35,13 @@ class LinearKernel:
     """Bytes of LOCAL memory that one call uses."""
     written: frozenset[int] = frozenset()
     """Slots of the GLOBAL buffers that are stored to."""
+    steady: frozenset[int] = frozenset()
+    """Slots of those that no launch writes which may still go on when this one begins."""
+    changing: frozenset[int] = frozenset()
+    """Slots of those that are read, and that other launches may write until the barrier "launch"."""
 
     @staticmethod
-    def of(name: str, uops: Sequence[UOp]) -> LinearKernel:
+    def of(name: str, uops: Sequence[UOp], steady: frozenset[int] = frozenset()) -> LinearKernel:
         """The kernel of these operations, with everything else read off them."""
         buffers: dict[int, UOp] = {}
         variables: dict[str, UOp] = {}
@@ -68,6 +72,7 @@ class LinearKernel:
             threads,
             local_bytes,
             frozenset(written),
+            steady,
         )
 
 

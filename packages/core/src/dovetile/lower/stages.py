@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from dovetile import dtypes
@@ -19,7 +19,7 @@ from dovetile.ir.ops import AddressSpace, AxisKind, Op
 from dovetile.ir.rewrite import rewrite, substitute, substitute_ranges
 from dovetile.ir.symbolic import fold_gates, linear_form, simplify_index
 from dovetile.ir.uop import UOp, nodes_of
-from dovetile.lower.ahead import box_of, fetched, loop_of, pipelined
+from dovetile.lower.ahead import box_of, fetched, loops_of, pipelined
 from dovetile.lower.group_units import PANEL_ALIGNMENT, exchanged, unit_panels
 from dovetile.lower.linear import barrier, local_end
 
@@ -47,11 +47,14 @@ def lower_stages(
     bulk_copies: whether memory that is filled ahead is fetched in boxes, where that can be.
     """
     ids, panels = unused_ids(sink), unit_panels(sink)
-    offset = 0  # what lies in LOCAL memory by now comes there once no STAGE is read any more
+    # Those of a workgroup's next block are filled meanwhile.
+    persistent = any(n.op is Op.STAGE and len(loops_of(n)) > 1 for n in nodes_of(sink))
+    offset = local_bytes(sink, set() if persistent else _filled_late(sink))
     while stages := [n for n in nodes_of(sink) if n.op is Op.STAGE]:
         # Innermost first: the list is sorted sources first, and one replacement may hold others.
         stage = stages[0]
-        together = [s for s in stages if loop_of(s) is loop_of(stage)] if loop_of(stage) else []
+        loops = loops_of(stage)
+        together = [s for s in stages if loops_of(s) == loops] if loops else []
         copies = []
         for node in together or [stage]:
             space, depth = node.arg
@@ -69,14 +72,25 @@ def lower_stages(
             offset += aligned(arrivals.arg.size * arrivals.dtype.itemsize)
             held = fetched(copies, boxes, arrivals, ids)
         else:
-            held = pipelined(copies, ids) if together else [copies[0].held()]
+            held = pipelined(copies, ids) if len(loops) == 1 else [copies[0].held()]
         sink = substitute(sink, {c.stage: h for c, h in zip(copies, held)})
     return sink
 
 
-def local_bytes(kernel: UOp) -> int:
-    """Bytes of LOCAL memory that the buffers of a kernel take."""
-    buffers = (n for n in nodes_of(kernel) if n.op is Op.BUFFER)
+def _filled_late(sink: UOp) -> set[UOp]:
+    """Buffers that are filled when the values that STAGEs are read for are there, so that they may
+    lie where these were."""
+    return {
+        node.src[0]
+        for node in nodes_of(sink)
+        if node.op is Op.AFTER and node.src[0].op is Op.BUFFER
+        if any(s.op is Op.BARRIER and s.src[0].dtype is not dtypes.void for s in node.src[1:])
+    }
+
+
+def local_bytes(kernel: UOp, apart: Collection[UOp] = ()) -> int:
+    """Bytes of LOCAL memory that the buffers of a kernel take, apart from some."""
+    buffers = (n for n in nodes_of(kernel) if n.op is Op.BUFFER and n not in apart)
     held = (local_end(n) for n in buffers if n.arg.space is AddressSpace.LOCAL)
     return aligned(max(held, default=0))
 

@@ -10,6 +10,7 @@ warps.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 
 from dovetile import dtypes
@@ -59,11 +60,11 @@ def thread_strides(sink: UOp, line_bytes: int = 0) -> dict[UOp, int]:
     """For every LOCAL axis what one step along it adds to the thread's index.
 
     The axes of one loop, and those around it, are different bits; the nearer the elements of
-    neighbours along an axis, the lower they are. What is not in one line of memory is far: there,
-    inner axes have the lower bits.
+    neighbours along an axis, the lower they are: of those that are accessed most. What is not in
+    one line of memory is far: there, inner axes have the lower bits.
     """
     apart: dict[UOp, set[UOp]] = {}
-    near: dict[UOp, int] = {}
+    near: dict[UOp, tuple[int, int]] = {}
     inner: dict[UOp, int] = {}
     for node in nodes_of(sink):
         if node.op in (Op.END, Op.REDUCE):
@@ -75,13 +76,15 @@ def thread_strides(sink: UOp, line_bytes: int = 0) -> dict[UOp, int]:
                 for other in around:
                     apart.setdefault(other, set()).add(r)
         elif node.op is Op.INDEX and buffer_of(node).arg.space is AddressSpace.GLOBAL:
+            points = -math.prod(int(r.src[0].maximum) for r in node.ranges)
             for term, factor in linear_form(node.src[1])[0].items():
                 step = abs(factor) * buffer_of(node).dtype.itemsize
                 step = step if step < (line_bytes or _FAR) else _FAR
                 for r in term.ranges:
-                    near[r] = min(near.get(r, _FAR), step if term is r else _FAR)
+                    distance = (points, step if term is r else _FAR)
+                    near[r] = min(near.get(r, distance), distance)
     strides = _unit_strides(sink)
-    for r in sorted(apart, key=lambda r: (near.get(r, _FAR), -inner.get(r, 0), -r.arg.id)):
+    for r in sorted(apart, key=lambda r: (near.get(r, (0, _FAR))[1], -inner.get(r, 0), -r.arg.id)):
         if r in strides:
             continue
         taken = _masks(apart[r], strides)

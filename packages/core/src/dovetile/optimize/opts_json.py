@@ -14,6 +14,7 @@ from dovetile.optimize.keep import Keep
 from dovetile.optimize.online import Online
 from dovetile.optimize.opts import Opt
 from dovetile.optimize.pad import Pad
+from dovetile.optimize.persist import Persist
 from dovetile.optimize.stage_load import StageLoad
 from dovetile.optimize.use_group_unit import UseGroupUnit
 from dovetile.optimize.use_matrix_unit import UseMatrixUnit
@@ -23,8 +24,8 @@ _CLASSES: dict[str, type] = {
     c.__name__: c
     for c in (
         _opts.Split, _opts.Bind, _opts.Order, _opts.ReduceOrder, _opts.GroupReduce, _opts.Tail,
-        _opts.Stage, _opts.Accumulate, _opts.Stream, Exchange, Keep, Online, Pad, StageLoad,
-        UseMatrixUnit, UseGroupUnit,
+        _opts.Stage, _opts.Accumulate, _opts.Stream, Exchange, Keep, Online, Pad,
+        Persist, StageLoad, UseMatrixUnit, UseGroupUnit,
     )
 }  # fmt: skip
 _ENUMERATIONS = {"kind": AxisKind, "space": AddressSpace}

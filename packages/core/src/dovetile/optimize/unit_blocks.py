@@ -20,6 +20,7 @@ from dovetile.optimize.analysis import Access, Analysis, access, extent, size
 from dovetile.optimize.exchange import Exchange
 from dovetile.optimize.nest import Nest
 from dovetile.optimize.opts import Bind, Opt, Order, Split, Stage, contracted_product
+from dovetile.optimize.persist import Persist
 from dovetile.optimize.use_group_unit import UseGroupUnit, unit_axes
 from dovetile.optimize.use_matrix_unit import fits
 from dovetile.plugins.matrix_unit import PIECE_BYTES, ROW_BYTES, GroupUnit
@@ -75,10 +76,15 @@ class UnitBlock:
     def rows(self) -> int:
         return self.unit.rows * self.down * self.over
 
-    def places(self, capabilities: Capabilities) -> int:
-        """For how many steps of the sum there is LOCAL memory."""
-        step = (self.rows + self.unit.columns) * ROW_BYTES
-        return min((capabilities.local_bytes // self.resident - _RESERVE) // step, _MOST_PLACES)
+    def places(self, capabilities: Capabilities, beside: int = 0) -> int:
+        """For how many steps of the sum there is LOCAL memory; beside: bytes for other things."""
+        step, room = (self.rows + self.unit.columns) * ROW_BYTES, capabilities.local_bytes - beside
+        return min((room // self.resident - _RESERVE) // step, _MOST_PLACES)
+
+    def groups(self, facts: Analysis) -> int:
+        """How many workgroups there are."""
+        others = extent(facts.outputs) // (size(self.row) * size(self.column))
+        return others * -(-size(self.row) // self.rows) * -(-size(self.column) // self.unit.columns)
 
     def fits(self, capabilities: Capabilities) -> bool:
         return (
@@ -88,9 +94,7 @@ class UnitBlock:
 
     def price(self, facts: Analysis, capabilities: Capabilities) -> float:
         """About the time that all blocks take."""
-        groups = extent(facts.outputs) // (size(self.row) * size(self.column))
-        groups *= -(-size(self.row) // self.rows) * -(-size(self.column) // self.unit.columns)
-        rounds = -(-groups // (capabilities.threads * self.resident))
+        rounds = -(-self.groups(facts) // (capabilities.threads * self.resident))
         # Small blocks read their operands more often, and leave the unit idle.
         area = self.rows * self.unit.columns
         return rounds * self.resident * (area + 40 * (self.rows + self.unit.columns))
@@ -178,13 +182,30 @@ class _UnitBlockNest(Nest):
         opts += [Bind(x, AxisKind.GROUP) for x in grid]
         opts += [Bind(down, AxisKind.LOCAL)] if down is not None else []
         opts += [Bind(x, AxisKind.UNROLL) for x in (inside, over) if x is not None]
-        capable = self.capabilities.asynchronous_copies
-        ahead = block.places(self.capabilities) if capable else 1
+        exchange = self._exchange(((*held, *own_rows), tuple(own_columns)))
+        beside = self._exchanged_bytes() if exchange and self._persists() else 0
+        ahead = 1
+        if self.capabilities.asynchronous_copies:
+            ahead = block.places(self.capabilities, beside)
         of_a = _panel(rows_of, (inside, depth), step if unit.a_transposed else None)
         of_b = _panel(columns_of, (inside, depth), step if unit.b_transposed else None)
         for number, axes in ((0, (*held, *of_a)), (1, of_b)):
             opts.append(Stage(number, axes, depth=ahead))
-        return opts + self._exchange(((*held, *own_rows), tuple(own_columns)))
+        persist = [Persist(self.capabilities.threads)] if beside else []
+        return [*opts, *exchange, *persist]
+
+    def _persists(self) -> bool:
+        """Whether workgroups do several blocks in turn: they must have memory to exchange what they
+        store while they fetch for the next."""
+        capabilities, block = self.capabilities, self.block
+        several = block.groups(self.facts) > capabilities.threads and block.resident == 1
+        room = block.places(capabilities, self._exchanged_bytes()) >= _LEAST_PLACES
+        return capabilities.bulk_copies and several and room
+
+    def _exchanged_bytes(self) -> int:
+        """About what the exchange of a block takes, with what lies between its rows."""
+        itemsize = self.facts.stores[0].node.src[1].dtype.itemsize
+        return self.block.rows * self.block.unit.columns * itemsize * 9 // 8
 
     def _exchange(self, groups: tuple[tuple[int, ...], ...]) -> list[Opt]:
         """Opts by which neighbouring threads store whole vectors next to each other."""
@@ -194,7 +215,7 @@ class _UnitBlockNest(Nest):
         if store.stride(block.row) == 1:
             groups, sizes = (groups[1], groups[0]), (sizes[1], sizes[0])
         itemsize = store.node.src[1].dtype.itemsize
-        room = math.prod(sizes) * itemsize * 9 // 8 <= self.capabilities.local_bytes
+        room = self._exchanged_bytes() <= self.capabilities.local_bytes
         alone = len(self.facts.stores) == 1 and len(store.node.src) == 2
         if not (alone and room) or 1 not in (store.stride(block.row), store.stride(block.column)):
             return []

@@ -95,6 +95,9 @@ class Capabilities:
     """Whether the workers of a workgroup can wait for each other."""
     asynchronous_copies: bool = False
     """Whether LOCAL memory can be filled by asynchronous stores of 4, 8 or 16 bytes."""
+    early_launches: bool = False
+    """Whether a launch of a captured list may begin before the one ahead of it is complete, and
+    then awaits it itself (BARRIER "launch")."""
     bulk_copies: bool = False
     """Whether one thread can begin a copy of a whole box of memory into LOCAL memory (FETCH)."""
     matrix_units: tuple[MatrixUnit, ...] = ()

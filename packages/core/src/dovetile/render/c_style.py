@@ -89,7 +89,8 @@ class CStyleRenderer:
             slot = buffer.arg.slot
             const = "" if slot in kernel.written else "const "
             space = self.spaces[AddressSpace.GLOBAL]
-            result.append(f"{const}{space}{self.stored(buffer.dtype)}* {self.restrict} b{slot}")
+            restrict = "" if slot in kernel.changing else self.restrict
+            result.append(f"{const}{space}{self.stored(buffer.dtype)}* {restrict} b{slot}")
         index = self.types["index"]
         return result + [f"{index} var_{v.arg.name}" for v in kernel.variables]
 

@@ -27,7 +27,7 @@ def in_lanes(kernel: LinearKernel, access_bytes: int, alignment: int) -> LinearK
     lanes = _Lanes(access_bytes, alignment)
     for node in kernel.uops:
         lanes.take(node)
-    return LinearKernel.of(kernel.name, linearize(lanes.whole[kernel.uops[-1]]))
+    return LinearKernel.of(kernel.name, linearize(lanes.whole[kernel.uops[-1]]), kernel.steady)
 
 
 class _Lanes:

@@ -97,10 +97,11 @@ class LlvmIrRenderer:
         touches every element through both at the same position only.
         """
         pointer = self.spaces[AddressSpace.GLOBAL]
-        pointers = [
-            f"{pointer} noalias{'' if b.arg.slot in kernel.written else ' readonly'} %b{b.arg.slot}"
-            for b in kernel.buffers
-        ]
+        pointers = []
+        for slot in (b.arg.slot for b in kernel.buffers):
+            alone = "" if slot in kernel.changing else " noalias"
+            only_read = "" if slot in kernel.written else " readonly"
+            pointers.append(f"{pointer}{alone}{only_read} %b{slot}")
         return pointers + [f"i64 %var.{v.arg.name}" for v in kernel.variables]
 
     def function_attributes(self, kernel: LinearKernel) -> str:

@@ -16,7 +16,7 @@ from dovetile.plugins.specs import Capabilities
 from dovetile.schedule.dependencies import Dependencies, Kernel
 from dovetile.schedule.layout import Layout
 from dovetile.schedule.order import as_read, order_of, sums_along
-from dovetile.schedule.place import Placement
+from dovetile.schedule.place import Placement, followed
 from dovetile.schedule.ranges import IndexMemo, RangeBuilder, conjunction
 
 
@@ -31,6 +31,8 @@ class StaysApart(Exception):
 FAULT_SLOT = -1
 # A reduction of fewer elements is computed inside its kernel even if that leaves few parallel rows.
 _SMALL = 32768
+# Points of a reduction that copies are made for instead of a loop.
+_FEW = 9
 # A kernel may join one of so many that come just before it.
 _NEAR = 24
 
@@ -291,6 +293,7 @@ class KernelMaker:
         evicted: list[UOp] = []
         chain: list[frozenset[UOp]] = []
         threads = self.capabilities[kernel.device].threads
+        groups = "GROUP" in self.capabilities[kernel.device].parallel_axes
         for node in sorted(inside, key=lambda n: -len(n.ranges & outer)):
             tensor = builder.reduced[node]
             if tensor in own or tensor in together:
@@ -314,14 +317,31 @@ class KernelMaker:
                 and tensor not in self.placement.contractions
                 and not (complete and len(inside) == 1)
             )
+            # The threads of a workgroup share out one loop of a sum, not those inside of it.
+            inner = groups and math.prod(_extent(r) for r in node.src[1:]) > _FEW
             nested = any(r not in outer for r in node.ranges) and (
-                tensor in self.placement.contractions
+                inner or tensor in self.placement.contractions
             )
             if too_often or serial or scattered or crossing or mixed or nested:
                 evicted.append(tensor)
             else:
                 chain.append(rows)
-        return evicted
+        left = self._of_rows(kernel.roots[0], set(evicted))
+        evicted = [t for t in evicted if t not in left]
+        # Where several of them meet, one kernel computes them and what they meet in.
+        met = [followed(t, self.placement) for t in evicted]
+        return [m if met.count(m) > 1 else t for t, m in zip(evicted, met)]
+
+    def _of_rows(self, root: UOp, evicted: set[UOp]) -> set[UOp]:
+        """Those of the evicted reductions that only help to compute others, and are so short that
+        the kernels of these may do them again: what is known of a row, such as its norm."""
+        held = self.placement.held
+        largest: dict[UOp, int] = {}  # of the evicted ones that a value is computed for
+        for node in reversed(toposort(root, lambda n: n is root or n not in held)):
+            size = max(largest.get(node, 0), node.size if node in evicted else 0)
+            for source in node.src:
+                largest[source] = max(largest.get(source, 0), size)
+        return {t for t in evicted if t.src[0].size <= _SMALL and t.size < largest.get(t, 0)}
 
     def _overlaps(self, kernel: Kernel) -> bool:
         """Whether a store reads its own buffer at other places than it writes."""

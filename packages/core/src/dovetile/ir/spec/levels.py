@@ -80,8 +80,8 @@ def _effects(node: UOp) -> Verdict:
 
 
 def _barrier(node: UOp) -> Verdict:
-    if node.arg not in ("workgroup", "grid"):
-        return f'arg {node.arg!r}; right is "workgroup" or "grid"'
+    if node.arg not in ("workgroup", "grid", "launch"):
+        return f'arg {node.arg!r}; right is "workgroup", "grid" or "launch"'
     return True
 
 
