@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import gc
 import os
 import struct
@@ -196,6 +197,26 @@ def test_a_captured_list_replays(
     # Launches in a row are chained: the pushbuffer names the first of each two.
     named = [m for s, m, _ in driver.methods if m == 0x2C0 and s == 1]
     assert len(driver.descriptors) == 4 and len(named) == 2
+
+
+def test_launches_that_may_begin_early_await_those_ahead(
+    gpu: NvDevice, driver: FakeDriver, binary: bytes, three: list[Buffer]
+):
+    launch = Launch(gpu.load(binary, "add"), tuple(three), (1000,), (4,), (256,), early=True)
+    plain = dataclasses.replace(launch, early=False)
+    copy = Copy(three[1], three[2])
+    gpu.queue.capture([launch, launch, launch, plain, copy, launch]).submit()
+    gpu.synchronize()
+
+    def each(field: str) -> list[int]:
+        found = [d for d in driver.descriptors if SHAPE.read(d, "CTA_THREAD_DIMENSION0") == 256]
+        return [SHAPE.read(d, field) for d in found if SHAPE.read(d, "GRID_WIDTH") == 4]
+
+    # Where a launch follows another directly, that one starts it, and both name one latch.
+    assert each("ENABLE_PROGRAM_PRE_EXIT") == [1, 1, 0, 0, 0]
+    assert each("WAIT_ON_LATCH_VALID") == [0, 1, 1, 0, 0]
+    arrive, wait = each("ARRIVE_AT_LATCH_ID"), each("WAIT_ON_LATCH_ID")
+    assert arrive[:2] == wait[1:3] and 0 not in arrive[:2] and len(set(arrive[:2])) == 2
 
 
 def test_patches_hold_from_the_replay_on(

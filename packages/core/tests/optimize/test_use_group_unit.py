@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from loop_kernels import GROUPS, Case, cast_matmul
+from group_units import target, unit
+from loop_kernels import Case, cast_matmul
 
 from dovetile import dtypes
 from dovetile.dtypes import DType
@@ -18,26 +19,6 @@ from dovetile.optimize.opts import apply_opts
 from dovetile.optimize.persist import Persist
 from dovetile.plugins import Capabilities
 from dovetile.plugins.matrix_unit import GroupUnit
-
-
-def unit(columns: int, dtype: DType = dtypes.bfloat16) -> GroupUnit:
-    """64 rows, held by four warps of 32: a quad of threads has the pairs of a row."""
-    return GroupUnit(
-        f"group{columns}", 64, columns, 32 // dtype.itemsize, dtype.name, dtype.name,
-        "float32" if dtype.is_float else "int32",
-        transposes=dtype.itemsize == 2, rounds=dtype is dtypes.float32,
-        row_digits=((4, "thread", 6), (2, "lane", 2), (8, "thread", 5)),
-        column_digits=(
-            (columns // 64, "lane", 0), (8, "lane", 1), (4, "thread", 4), (2, "lane", 3),
-        ),
-    )  # fmt: skip
-
-
-def target(copies: str, *units: GroupUnit) -> Capabilities:
-    return replace(
-        GROUPS, warp=32, group_threads=512, matrix_units=units or (unit(64), unit(128)),
-        asynchronous_copies=bool(copies), bulk_copies=copies == "boxes", local_bytes=200 << 10,
-    )  # fmt: skip
 
 
 @pytest.mark.parametrize("copies", ["", "stores", "boxes"])
@@ -93,17 +74,6 @@ def test_columns_that_are_no_power_of_two():
 
 
 @pytest.mark.parametrize("layout", ["nt", "tn"])
-def test_units_of_warps_side_by_side(layout: str):
-    """Two by two, with 128 rows: more than a transposed panel has in a row of memory."""
-    warps = GroupUnit(
-        "warps", 128, 64, 16, "bfloat16", "bfloat16", "float32",
-        row_digits=((2, "thread", 7), (4, "lane", 0), (2, "lane", 2), (8, "thread", 5)),
-        column_digits=((2, "thread", 6), (4, "lane", 1), (4, "thread", 4), (2, "lane", 3)),
-    )  # fmt: skip
-    assert compared(cast_matmul(128, 64, 128, layout), target("stores", warps))
-
-
-@pytest.mark.parametrize("layout", ["nt", "tn"])
 def test_workgroups_that_do_several_blocks_each(layout: str):
     capabilities = replace(target("boxes", unit(64)), threads=4)
     case = cast_matmul(136, 128, 136, layout)
@@ -113,3 +83,14 @@ def test_workgroups_that_do_several_blocks_each(layout: str):
     assert prove(kernel) is None
     assert lower(kernel, capabilities).parts == 4
     case.compare(case.results(kernel, capabilities))
+
+
+@pytest.mark.parametrize("layout", ["nt", "tn"])
+def test_units_of_warps_side_by_side(layout: str):
+    """Two by two, with 128 rows: more than a transposed panel has in a row of memory."""
+    warps = GroupUnit(
+        "warps", 128, 64, 16, "bfloat16", "bfloat16", "float32",
+        row_digits=((2, "thread", 7), (4, "lane", 0), (2, "lane", 2), (8, "thread", 5)),
+        column_digits=((2, "thread", 6), (4, "lane", 1), (4, "thread", 4), (2, "lane", 3)),
+    )  # fmt: skip
+    assert compared(cast_matmul(128, 64, 128, layout), target("stores", warps))

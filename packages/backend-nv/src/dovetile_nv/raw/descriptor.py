@@ -33,6 +33,7 @@ _COMMON = {
 }
 # Of a multiprocessor.
 _REGISTERS, _THREADS, _GROUPS = 65536, 2048, 32
+_RESERVED = 1024  # bytes of shared memory
 _GRID = 2  # QMD_TYPE_GRID_CTA
 
 
@@ -96,7 +97,8 @@ def template(
     shared = -(-kernel.shared_bytes // 128) * 128
     sizes = generation.shared_kilobytes
     smallest = _carved(sizes, shared)
-    wanted = _carved(sizes, shared * _resident(kernel))
+    # Each workgroup takes some for the system besides.
+    wanted = _carved(sizes, (shared + _RESERVED) * _resident(kernel))
     local = local_bytes(kernel)
     values = {
         **_COMMON,
@@ -215,6 +217,7 @@ _SECOND: dict[str, int | None] = {
     "WAIT_ON_LATCH_VALID": 1,
     "WAIT_ON_LATCH_ID": None,
     "LATCH_ACQUIRE_INVALIDATE_SHADER_DATA_CACHE": 1,
+    "LATCH_ACQUIRE_INVALIDATE_TEXTURE_DATA_CACHE": 1,
 }
 
 _SCHEDULE = 1  # DEPENDENT_QMD_ACTION_QMD_SCHEDULE

@@ -156,6 +156,7 @@ DESCRIPTORS: dict[tuple[int, int], dict[str, tuple[int, int, int]]] = {
         "WAIT_ON_LATCH_VALID": (29, 1, 0),
         "WAIT_ON_LATCH_ID": (1504, 32, 0),
         "LATCH_ACQUIRE_INVALIDATE_SHADER_DATA_CACHE": (1406, 1, 0),
+        "LATCH_ACQUIRE_INVALIDATE_TEXTURE_DATA_CACHE": (1407, 1, 0),
     },
     (5, 0): {
         "QMD_MAJOR_VERSION": (468, 4, 0),
@@ -209,5 +210,6 @@ DESCRIPTORS: dict[tuple[int, int], dict[str, tuple[int, int, int]]] = {
         "WAIT_ON_LATCH_VALID": (731, 1, 0),
         "WAIT_ON_LATCH_ID": (672, 32, 0),
         "LATCH_ACQUIRE_INVALIDATE_SHADER_DATA_CACHE": (478, 1, 0),
+        "LATCH_ACQUIRE_INVALIDATE_TEXTURE_DATA_CACHE": (479, 1, 0),
     },
 }

@@ -28,6 +28,7 @@ class _Start(NamedTuple):
     number: int
     """Of the first argument that may be replaced; -1 where there is none."""
     early: bool = False
+    """Whether it may begin before a launch directly before is complete."""
 
 
 class RawReplay(Replay):
@@ -105,6 +106,8 @@ class RawReplay(Replay):
         words: list[int] = []
         at = 0
         previous: int | None = None  # the launch directly before, in the block
+        follows = False  # that launch is a command of the list's
+        latches = 0
         for step in steps:
             if not isinstance(step, _Start):
                 if previous is not None:
@@ -127,9 +130,10 @@ class RawReplay(Replay):
                 words += pushbuffer.launch(address)
             else:
                 patcher.chain(memory, previous, address)
-                if early:
-                    patcher.early(memory, previous, at, address >> 8 & 0xFFFFFFFF)
-            previous = at
+                if early and follows:
+                    latches += 1
+                    patcher.early(memory, previous, at, latches)
+            previous, follows = at, number >= 0
             at += program.launch_bytes
         return words + pushbuffer.wait_for_idle()
 

@@ -38,7 +38,7 @@ class LinearKernel:
     steady: frozenset[int] = frozenset()
     """Slots of those that no launch writes which may still go on when this one begins."""
     changing: frozenset[int] = frozenset()
-    """Slots of those that are read, and that other launches may write until the barrier "launch"."""
+    """Slots of those that are read and that others may write until the barrier "launch"."""
 
     @staticmethod
     def of(name: str, uops: Sequence[UOp], steady: frozenset[int] = frozenset()) -> LinearKernel:

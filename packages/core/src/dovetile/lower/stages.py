@@ -20,7 +20,7 @@ from dovetile.ir.rewrite import rewrite, substitute, substitute_ranges
 from dovetile.ir.symbolic import fold_gates, linear_form, simplify_index
 from dovetile.ir.uop import UOp, nodes_of
 from dovetile.lower.ahead import box_of, fetched, loops_of, pipelined
-from dovetile.lower.group_units import PANEL_ALIGNMENT, exchanged, unit_panels
+from dovetile.lower.group_units import PANEL_ALIGNMENT, exchanged, only_adds, unit_panels
 from dovetile.lower.linear import barrier, local_end
 
 _ALIGNMENT = 64
@@ -63,6 +63,7 @@ def lower_stages(
             copy = Copy(node, offset, ids, node in panels, vector_bytes, threads)
             offset += aligned(copy.nbytes * depth) if space is AddressSpace.LOCAL else 0
             copies.append(copy)
+        lag = 2 if loops and only_adds(sink, loops[-1]) else 1
         parts = [box_of(c) for c in copies] if together and bulk_copies else []
         boxes = [part for part in parts if part is not None]
         if boxes and len(boxes) == len(copies):
@@ -70,9 +71,9 @@ def lower_stages(
                 min(c.depth for c in copies), dtypes.uint64, slot=offset, space=AddressSpace.LOCAL
             )
             offset += aligned(arrivals.arg.size * arrivals.dtype.itemsize)
-            held = fetched(copies, boxes, arrivals, ids)
+            held = fetched(copies, boxes, arrivals, lag, ids)
         else:
-            held = pipelined(copies, ids) if len(loops) == 1 else [copies[0].held()]
+            held = pipelined(copies, lag, ids) if len(loops) == 1 else [copies[0].held()]
         sink = substitute(sink, {c.stage: h for c, h in zip(copies, held)})
     return sink
 
@@ -129,11 +130,14 @@ class Copy:
         sizes, itemsize = [int(r.src[0].maximum) for r in self.ranges], self.value.dtype.itemsize
         row, unit = len(sizes) - 1, 0
         if self.threads > 1 and not self.panel:
-            forms = _forms(self.value)
-            while row and _one_axis(forms, *self.ranges[row - 1 : row + 1]):
+            # What is loaded as one row is one; but lanes of who reads it may be of several rows.
+            forms, kinds = _forms(self.value), [r.arg.kind for r in self.ranges]
+            while row and kinds[row - 1] is not AxisKind.VECTOR and _one_axis(
+                forms, *self.ranges[row - 1 : row + 1]
+            ):  # fmt: skip
                 row -= 1
             # Threads side by side read vectors, or an element each, of rows side by side.
-            vectors = self.ranges[-1].arg.kind in (AxisKind.VECTOR, AxisKind.UNROLL)
+            vectors = kinds[-1] in (AxisKind.VECTOR, AxisKind.UNROLL)
             unit = max(self.vector_bytes if vectors else _BANK, itemsize)
             odd = math.prod(sizes[row:]) * itemsize % (2 * unit)
             unit = 0 if odd else unit

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from dovetile import dtypes
 from dovetile.errors import GraphError
 from dovetile.ir.ops import AddressSpace, AxisKind, Op
-from dovetile.ir.rewrite import substitute
+from dovetile.ir.rewrite import substitute, substitute_ranges
 from dovetile.ir.symbolic import linear_form
 from dovetile.ir.uop import UOp, nodes_of
 from dovetile.lower.expand import combined
@@ -29,7 +29,7 @@ from dovetile.plugins.matrix_unit import GroupUnit
 
 def bind_parts(sink: UOp) -> UOp:
     """THREAD and GROUP axes become the launch indices "part" and "group"."""
-    from dovetile.optimize.opts import replace_axes
+    from dovetile.optimize.opts import replace_axes, simplify
 
     for kind, name in ((AxisKind.THREAD, "part"), (AxisKind.GROUP, "group")):
         end = sink.src[0]
@@ -41,11 +41,25 @@ def bind_parts(sink: UOp) -> UOp:
         for r in bound:
             total *= r.src[0].arg
         flat, stride = UOp(Op.SPECIAL, dtypes.index, (UOp.const(total),), name), 1
+        growing = {r for n in nodes_of(sink) if n.op is Op.RANGE for r in n.src[0].ranges}
         for r in reversed(bound):
-            values[r] = _digit(flat, stride, r.src[0].arg, total)
+            values[r] = digit = _digit(flat, stride, r.src[0].arg, total)
+            if r in growing and kind is AxisKind.GROUP and _grows(sink, r):
+                values[r] = digit * -1 + (r.src[0].arg - 1)  # the longest begin first
             stride *= r.src[0].arg
-        sink = replace_axes(sink, values, dict.fromkeys(bound, ()))
+        # Lengths of loops may depend on them, which are to be the same wherever a pass goes by.
+        sink = simplify(replace_axes(sink, values, dict.fromkeys(bound, ())))
     return sink
+
+
+def _grows(sink: UOp, axis: UOp) -> bool:
+    """Whether loops are longer for the last point of an axis than for the first."""
+    lengths = [n.src[0] for n in nodes_of(sink) if n.op is Op.RANGE and axis in n.src[0].ranges]
+    first, last = (
+        sum(int(substitute_ranges(n, {axis: UOp.const(i)}).maximum) for n in lengths)
+        for i in (0, axis.src[0].arg - 1)
+    )
+    return first < last
 
 
 def _digit(flat: UOp, stride: int, size: int, total: int) -> UOp:
@@ -60,8 +74,8 @@ def thread_strides(sink: UOp, line_bytes: int = 0) -> dict[UOp, int]:
     """For every LOCAL axis what one step along it adds to the thread's index.
 
     The axes of one loop, and those around it, are different bits; the nearer the elements of
-    neighbours along an axis, the lower they are: of those that are accessed most. What is not in
-    one line of memory is far: there, inner axes have the lower bits.
+    neighbours along an axis, in what is accessed most often, the lower they are. What is not in one
+    line of memory is far: there, inner axes have the lower bits.
     """
     apart: dict[UOp, set[UOp]] = {}
     near: dict[UOp, tuple[int, int]] = {}
@@ -76,15 +90,18 @@ def thread_strides(sink: UOp, line_bytes: int = 0) -> dict[UOp, int]:
                 for other in around:
                     apart.setdefault(other, set()).add(r)
         elif node.op is Op.INDEX and buffer_of(node).arg.space is AddressSpace.GLOBAL:
-            points = -math.prod(int(r.src[0].maximum) for r in node.ranges)
+            often = -math.prod(int(r.src[0].maximum) for r in node.ranges)
             for term, factor in linear_form(node.src[1])[0].items():
                 step = abs(factor) * buffer_of(node).dtype.itemsize
                 step = step if step < (line_bytes or _FAR) else _FAR
                 for r in term.ranges:
-                    distance = (points, step if term is r else _FAR)
-                    near[r] = min(near.get(r, distance), distance)
+                    near[r] = min(near.get(r, (0, 0)), (often, step if term is r else _FAR))
     strides = _unit_strides(sink)
-    for r in sorted(apart, key=lambda r: (near.get(r, (0, _FAR))[1], -inner.get(r, 0), -r.arg.id)):
+
+    def order(r: UOp) -> tuple[int, int, int]:
+        return near[r][1] if r in near else _FAR, -inner.get(r, 0), -r.arg.id
+
+    for r in sorted(apart, key=order):
         if r in strides:
             continue
         taken = _masks(apart[r], strides)
@@ -106,7 +123,7 @@ def _unit_strides(sink: UOp) -> dict[UOp, int]:
         if isinstance(node.arg, GroupUnit):
             stride = 1
             for n, place in node.arg.thread_digits:
-                strides[by_id[node.arg.first + place]] = stride
+                strides[by_id[node.arg.axes[place]]] = stride
                 stride *= n
     return strides
 

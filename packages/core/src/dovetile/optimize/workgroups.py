@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from dovetile.ir.ops import AxisKind, Op
+from dovetile.ir.symbolic import linear_form
 from dovetile.ir.uop import UOp
 from dovetile.optimize.analysis import Access, Analysis, extent, power_of_two_up_to, size
 from dovetile.optimize.nest import Nest
@@ -272,6 +273,8 @@ def _itemsize(access: Access) -> int:
 
 
 def _aligned(access: Access, axis: UOp, lanes: int) -> bool:
-    """Whether an access begins at a multiple of `lanes` for all points of the other axes."""
-    steps = [s for r, s in access.strides.items() if r is not axis]
-    return not access.opaque and access.constant % lanes == 0 and all(s % lanes == 0 for s in steps)
+    """Whether an access begins at a multiple of `lanes` for all points of the other axes, and for
+    whatever rows it looks up."""
+    terms, constant = linear_form(access.node.src[0].src[1])
+    steps = (s for t, s in terms.items() if t is not axis)
+    return constant % lanes == 0 and all(s % lanes == 0 for s in steps)

@@ -96,6 +96,7 @@ def _make_plan(
             and before is not None
             and before.program is not None
             and before.device == kernel.device
+            and before.parts > 0
             and not before.prepares
         )
         plan.steps.append(
