@@ -19,16 +19,16 @@ from dovetile_nv.matrix_units import units
 SIZE = 1024
 
 
-def product(architecture: str, dtype: DType, transposed: bool) -> LinearKernel:
+def product(architecture: str, dtype: DType, transposed: bool, depth: int = SIZE) -> LinearKernel:
     """A @ B by the heuristics; transposed: both are contiguous along rows and columns of the
     output, else along the sum."""
-    row, column, step = (UOp.range(SIZE, id=id) for id in range(3))
+    row, column, step = (UOp.range(n, id=id) for id, n in enumerate((SIZE, SIZE, depth)))
     total = dtypes.float32 if dtype.is_float else dtypes.int32
-    places = [row * SIZE + step, column * SIZE + step]
+    places = [row * depth + step, column * depth + step]
     if transposed:
         places = [step * SIZE + row, step * SIZE + column]
     a, b = (
-        UOp.buffer(SIZE * SIZE, dtype, slot=slot).index(place).load().cast(total)
+        UOp.buffer(SIZE * depth, dtype, slot=slot).index(place).load().cast(total)
         for slot, place in enumerate(places, 1)
     )
     value = UOp(Op.REDUCE, total, (a * b, step), Op.ADD)
@@ -63,6 +63,14 @@ def test_the_instruction_is_in_the_code(
         assert len([w for w in words if ".MT88" in w]) == (
             len([w for w in words if w.startswith("LDSM")]) if transposed else 0
         )
+
+
+@disassembled
+@compilers
+def test_integers_in_one_step(compiler: str) -> None:
+    """No loop: the sums are awaited where they are used, in registers of integers."""
+    words = instructions_of(compiler, product(HOPPER, dtypes.int8, False, depth=128))
+    assert [w for w in words if w.startswith("IGMMA")]
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

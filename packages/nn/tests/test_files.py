@@ -66,12 +66,22 @@ def test_damaged_file(tmp_path: Path, damage: bytes | None) -> None:
             read(path)
 
 
-def test_unsupported_dtype(tmp_path: Path, torch: Any) -> None:
+@pytest.mark.parametrize("name", ["float8_e4m3fn", "float8_e5m2"])
+def test_float8_of_torch(tmp_path: Path, torch: Any, name: str) -> None:
     from safetensors import torch as torch_files
 
-    path = tmp_path / "eight.safetensors"
-    torch_files.save_file({"values": torch.zeros(2).to(torch.float8_e5m2)}, path)
-    with pytest.raises(FileFormatError, match="has dtype F8_E5M2"):
+    path, values = tmp_path / "eight.safetensors", torch.tensor([1.5, -0.25, 3.0])
+    torch_files.save_file({"values": values.to(getattr(torch, name))}, path)
+    found = load_file(path)["values"]
+    assert found.dtype.name == name
+    assert found.float().numpy().tolist() == values.tolist()
+
+
+def test_unsupported_dtype(tmp_path: Path) -> None:
+    path = tmp_path / "four.safetensors"
+    header = b'{"values":{"dtype":"F4","shape":[2],"data_offsets":[0,1]}}'
+    path.write_bytes(len(header).to_bytes(8, "little") + header + b"\0")
+    with pytest.raises(FileFormatError, match="has dtype F4"):
         load_file(path)
 
 

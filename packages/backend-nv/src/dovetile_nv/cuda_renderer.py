@@ -321,7 +321,8 @@ class _Text(CStyleRenderer):
             if groups is not None:
                 # What reads the lanes comes later.
                 name, lanes = writer.names[product], range(product.dtype.lanes)
-                ties = ", ".join(f'"+f"({name}._{lane})' for lane in lanes)
+                register = "f" if product.dtype.kind == "f" else "r"
+                ties = ", ".join(f'"+{register}"({name}._{lane})' for lane in lanes)
                 text = warpgroup.awaited(groups)
                 writer.lines.append(f'asm volatile("{text}" : {ties} : : "memory");')
         truth = " != 0" if node.dtype.kind == "b" else ""

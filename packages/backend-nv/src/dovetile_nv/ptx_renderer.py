@@ -122,7 +122,7 @@ class _Text(LlvmIrRenderer):
             return None
         if node.arg != "workgroup":
             return super().barrier(node, writer)
-        if any(matrix_units.goes_on(p.arg) for p in matrix_units.products(writer.kernel)):
+        if matrix_units.reads_stores(writer.kernel, node):
             _statement("fence.proxy.async.shared::cta;", writer)
         self._do("llvm.nvvm.barrier0", writer)
 

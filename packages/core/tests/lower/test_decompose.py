@@ -82,32 +82,36 @@ def test_fusions() -> None:
 
 
 @pytest.mark.parametrize(
-    "name, native", [("float16", False), ("float16", True), ("bfloat16", False)]
-)
+    "name, native",
+    [("float16", False), ("float16", True), ("bfloat16", False), ("float8_e4m3fn", False),
+     ("float8_e5m2", False)],
+)  # fmt: skip
 @pytest.mark.parametrize("compiler", [llvm])
 def test_small_floats_convert_exactly(compiler, name: str, native: bool) -> None:
-    """All 65536 values up, and float32 around every tie, limit and denormal down; by bits and by
-    the target's own conversion (of float16: that of bfloat16 may flush denormals)."""
+    """All values up, and float32 around every tie, limit and denormal down; by bits and by the
+    target's own conversion (of float16: that of bfloat16 may flush denormals)."""
     capabilities = Capabilities(
         architecture="test", native_ops=frozenset({f"CAST_{name}"} if native else ())
     )
     small = getattr(dtypes, name)
     host = dtypes.to_numpy(small)
     compiler, rules = LlvmCompiler(capabilities), decompositions(capabilities)
-    every = np.arange(65536, dtype=np.uint16).view(host)
-    wide = np.empty(65536, np.float32)
+    count, pattern = 1 << small.bits, np.dtype(f"u{small.itemsize}")
+    every = np.arange(count).astype(pattern).view(host)
+    wide = np.empty(count, np.float32)
     call(
         compiler,
         elementwise_kernel(
-            lambda x: x.cast(dtypes.float32), [small], dtypes.float32, 65536, 16, rules
+            lambda x: x.cast(dtypes.float32), [small], dtypes.float32, count, 16, rules
         ),
         wide,
         every,
     )
     np.testing.assert_array_equal(wide, every.astype(np.float32))
     bits = wide.view(np.uint32).astype(np.int64)
-    step = 1 << (13 if name == "float16" else 16)
+    step = 1 << {"float8_e4m3fn": 20, "float8_e5m2": 21, "float16": 13, "bfloat16": 16}[name]
     near = [bits + d for d in (-1, 0, 1, step // 2 - 1, step // 2, step // 2 + 1)]
+    near.append(np.random.default_rng(0).integers(0, 1 << 32, 1 << 12))
     source = np.concatenate(near).astype(np.uint32).view(np.float32)
     result = np.empty(source.size, host)
     down = elementwise_kernel(
@@ -118,10 +122,10 @@ def test_small_floats_convert_exactly(compiler, name: str, native: bool) -> None
         right = source.astype(host)
     np.testing.assert_array_equal(result.astype(np.float32), right.astype(np.float32))
     numbers = ~np.isnan(right.astype(np.float32))
-    np.testing.assert_array_equal(result.view(np.uint16)[numbers], right.view(np.uint16)[numbers])
+    np.testing.assert_array_equal(result.view(pattern)[numbers], right.view(pattern)[numbers])
 
 
-@pytest.mark.parametrize("name", ["float16", "bfloat16"])
+@pytest.mark.parametrize("name", ["float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"])
 def test_small_float_arithmetic_is_in_float32(name: str) -> None:
     small = getattr(dtypes, name)
     x = value(small)
@@ -129,9 +133,7 @@ def test_small_float_arithmetic_is_in_float32(name: str) -> None:
         for n in toposort(rewrite(node, decompositions(CAPABILITIES))):
             if n.op in (Op.ADD, Op.SUB, Op.MUL, Op.DIV, Op.MAX, Op.LT, Op.MULACC):
                 assert all(s.dtype is not small for s in n.src), n
-    native = Capabilities(
-        architecture="test", arithmetic_dtypes=WIDE_DTYPES | {"float16", "bfloat16"}
-    )
+    native = Capabilities(architecture="test", arithmetic_dtypes=WIDE_DTYPES | {name})
     assert ops_of(x + x, native)[-1] is Op.ADD
     # Functions are computed wider even then.
     assert ops_of(x.alu(Op.EXP2), native)[-1] is Op.CAST

@@ -37,7 +37,7 @@ UNITS = [
 GROUP_UNIT = GroupUnit(
     "group", 8, 4, 2, "float16", "float16", "float32",
     row_digits=((2, "lane", 0), (4, "thread", 5)), column_digits=((4, "thread", 4),),
-    b_transposed=True, first=7,
+    b_transposed=True,
 )  # fmt: skip
 ids = st.integers(0, 99)
 several = st.lists(ids, max_size=4).map(tuple)
@@ -75,7 +75,10 @@ def test_every_opt_can_be_sent():
 
 @given(opts)
 def test_repr_evaluates_to_the_same(opt: object):
-    others = (Keep, Online, Pad, UseMatrixUnit, MatrixUnit, AxisKind, AddressSpace)
+    others = (
+        Keep, Online, Pad, UseGroupUnit, UseMatrixUnit, GroupUnit, MatrixUnit, AxisKind,
+        AddressSpace,
+    )  # fmt: skip
     names = {**vars(module), **{kind.__name__: kind for kind in others}}
     assert eval(repr(opt), names) == opt
 
