@@ -20,6 +20,7 @@ from typing import Any
 
 import decode
 import torch
+import torch.nn.attention
 
 from dovetile import Tensor, dtypes, jit
 from dovetile.environment import context
@@ -60,7 +61,11 @@ def rows() -> list[Row]:
         Row("gelu", "bfloat16", ((n, n),), 4 * n * n, "GB/s",
             lambda a: (a * 2 + 1).gelu("tanh"),
             lambda a: functional.gelu(a * 2 + 1, approximate="tanh")),
+        Row("erf-gelu", "bfloat16", ((n, n),), 4 * n * n, "GB/s",
+            lambda a: a.gelu(), functional.gelu),
         Row("softmax", "float32", ((n, n),), 8 * n * n, "GB/s",
+            lambda a: a.softmax(-1), lambda a: a.softmax(-1)),
+        Row("softmax-1024", "float32", ((8 * n, 1024),), 8 * 8 * n * 1024, "GB/s",
             lambda a: a.softmax(-1), lambda a: a.softmax(-1)),
         Row("layernorm", "bfloat16", ((n, n),), 4 * n * n, "GB/s",
             lambda a: a.layer_norm((n,)), lambda a: functional.layer_norm(a, (n,))),
@@ -71,6 +76,8 @@ def rows() -> list[Row]:
         Row("columns", "float32", ((16384, n),), 4 * 16384 * n, "GB/s",
             lambda a: a.sum(0), lambda a: a.sum(0)),
         Row("transpose", "float32", ((n, n),), 8 * n * n, "GB/s",
+            lambda a: a.transpose(0, 1).contiguous(), lambda a: a.t().contiguous()),
+        Row("transpose-bfloat16", "bfloat16", ((n, n),), 4 * n * n, "GB/s",
             lambda a: a.transpose(0, 1).contiguous(), lambda a: a.t().contiguous()),
         Row("matvec", "bfloat16", ((n, n), (n,)), 2 * n * n, "GB/s",
             lambda a, b: a @ b, lambda a, b: a @ b),
@@ -88,6 +95,10 @@ def rows() -> list[Row]:
                         Row(f"matmul-{dtype}-{size}-{layout}", dtype, ((size, size),) * 2,
                             2 * size**3, "TFLOP/s", ours, theirs)
                     )  # fmt: skip
+    for width in (64, 128):
+        for causal in (False, True):
+            for dtype in ("bfloat16", "float16"):
+                found.append(_attention(dtype, width, causal))
     return found + narrow_products()
 
 
@@ -113,6 +124,21 @@ def narrow_products() -> list[Row]:
         for name, (dtype, ours, theirs) in kinds.items()
         for size in (1024, 2048, 4096, 8192)
     ]  # fmt: skip
+
+
+def _attention(dtype: str, width: int, causal: bool, heads: int = 64, length: int = 4096) -> Row:
+    """Attention of heads of 4096 queries; PyTorch's by cuDNN, where that is the faster one."""
+    shape = (4, heads // 4, length, width)
+
+    def theirs(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.CUDNN_ATTENTION):
+            return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal)
+
+    return Row(
+        f"attention-{dtype}-{width}{'-causal' * causal}", dtype, (shape,) * 3,
+        4 * heads * length**2 * width / (2 if causal else 1), "TFLOP/s",
+        lambda q, k, v: q.scaled_dot_product_attention(k, v, is_causal=causal), theirs,
+    )  # fmt: skip
 
 
 def measure(row: Row, compiled: bool) -> tuple[float, list[float]]:

@@ -3,9 +3,11 @@ tested with, without any backend. Every access is checked against its buffer."""
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterator, Sequence
-from functools import cache
+from dataclasses import replace
+from functools import cache, lru_cache
 
 import numpy as np
 
@@ -69,23 +71,44 @@ def host(dtype: DType) -> np.dtype:
 def _multiply(node: UOp, runs: list[_Run]) -> None:
     """A MATMUL of several threads, by its definition."""
     unit = node.arg
-    a = _panel(runs[0], node.src[0], unit.rows, unit.depth, unit.a_transposed)
+    if unit.held:
+        a = _held(unit, [run.values[node.src[0]] for run in runs])
+    else:
+        a = _panel(runs[0], node.src[0], unit.rows, unit.depth, unit.a_transposed)
     b = _panel(runs[0], node.src[1], unit.columns, unit.depth, unit.b_transposed)
     product = a.astype(np.float32) @ b.astype(np.float32).T
+    for thread, run in enumerate(runs):
+        result = np.array(run.values[node.src[2]], np.float32)
+        rows, columns = _elements(unit, thread, result.size)
+        run.values[node] = result + product[rows, columns]
+
+
+def _held(unit: GroupUnit, values: list[np.ndarray]) -> np.ndarray:
+    """(rows, depth): what the threads hold."""
+    a = np.zeros((unit.rows, unit.depth), values[0].dtype)
+    outer = (unit.depth // math.prod(n for n, _, _ in unit.column_digits[1:]), "lane", 0)
+    unit = replace(unit, columns=unit.depth, column_digits=(outer, *unit.column_digits[1:]))
+    for thread, value in enumerate(values):
+        a[_elements(unit, thread, value.size)] = value
+    return a
+
+
+@lru_cache(maxsize=1024)
+def _elements(unit: GroupUnit, thread: int, count: int) -> tuple[list[int], list[int]]:
+    """The rows and columns of C that the lanes of a thread are."""
     digits = [*unit.row_digits, *unit.column_digits]
     lanes = sorted(((place, n) for n, kind, place in digits if kind == "lane"))
-    for thread, run in enumerate(runs):
-        at, rest = {}, thread
-        for n, place in unit.thread_digits:
+    at, rest = {}, thread
+    for n, place in unit.thread_digits:
+        at[place], rest = rest % n, rest // n
+    rows, columns = [], []
+    for lane in range(count):
+        rest = lane
+        for place, n in reversed(lanes):
             at[place], rest = rest % n, rest // n
-        result = np.array(run.values[node.src[2]], np.float32)
-        for lane in range(result.size):
-            rest = lane
-            for place, n in reversed(lanes):
-                at[place], rest = rest % n, rest // n
-            row = _digits(unit.row_digits, at)
-            result[lane] += product[row, _digits(unit.column_digits, at)]
-        run.values[node] = result
+        rows.append(_digits(unit.row_digits, at))
+        columns.append(_digits(unit.column_digits, at))
+    return rows, columns
 
 
 def _digits(digits: Sequence[tuple[int, str, int]], at: dict[int, int]) -> int:
@@ -113,7 +136,10 @@ def _panel(run: _Run, address: UOp, count: int, depth: int, transposed: bool) ->
     memory, start = run.memory[buffer_of(address)], int(run.values[address])
     row, piece = ROW_BYTES // memory.itemsize, PIECE_BYTES // memory.itemsize
     i, k = np.mgrid[:count, :depth]
-    place = start + (i // row * row * row + k * row + i % row if transposed else i * row + k)
+    if transposed:
+        place = start + i // row * max(row, depth) * row + k * row + i % row
+    else:
+        place = start + k // row * count * row + i * row + k % row
     # Pieces are exchanged within the rows of memory, wherever the panel begins.
     return memory[place ^ (place // row % (row // piece) * piece)]
 

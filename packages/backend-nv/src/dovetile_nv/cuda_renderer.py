@@ -133,7 +133,9 @@ class _Text(CStyleRenderer):
             return super().barrier(node, writer)
         # The matrix unit reads memory past the threads' own way to it.
         fence = 'asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); '
-        return (fence if matrix_units.reads_stores(writer.kernel) else "") + "__syncthreads();"
+        return (
+            fence if matrix_units.reads_stores(writer.kernel, node) else ""
+        ) + "__syncthreads();"
 
     def commit(self, node: UOp, writer: Writer) -> str:
         return 'asm volatile("cp.async.commit_group;" ::: "memory");'
@@ -163,28 +165,64 @@ class _Text(CStyleRenderer):
         unit = node.arg
         writer.declarations[_PANELS] = None
         a, b, start = (writer.names[s] for s in node.src)
+        first = all(lane.constant == 0 for lane in node.src[2].src)
+        goes_on = matrix_units.goes_on(unit)
         if node.src[2].op is Op.MATMUL:
             name = start
         else:
             writer.counter += 1
             name = f"v{writer.counter}"
-            writer.lines.append(f"{self.type(node.dtype, writer)} {name} = {start};")
-            if matrix_units.goes_on(unit):
+            # What an instruction that adds nothing to it sets needs no start.
+            begun = "" if first and goes_on else f" = {start}"
+            writer.lines.append(f"{self.type(node.dtype, writer)} {name}{begun};")
+            if goes_on:
                 _assembly("wgmma.fence.sync.aligned;", writer)
         panels = [f'"r"(shared_address({x}))' for x in (a, b)]
-        if matrix_units.goes_on(unit):
+        if goes_on:
             forms = warpgroup.panel_forms(unit)
             panels = [f'"l"(panel({x}, {form}ull))' for x, form in zip((a, b), forms)]
+        steps = [panels]
+        if unit.held:
+            packed, form = self._packed(node.src[0], writer), warpgroup.panel_forms(unit)[1]
+            steps = [
+                [
+                    *(f'"r"({x})' for x in packed[begin:end]),
+                    f'"l"(panel((const char*){b} + {away}, {form}ull))',
+                ]
+                for begin, end, away in warpgroup.held_steps(unit)
+            ]
         register = "r" if unit.accumulator == "int32" else "f"
-        lanes = ", ".join(f'"+{register}"({name}._{lane})' for lane in range(unit.lanes))
-        text = matrix_units.assembly(unit, "%", "%%", unit.lanes)
-        writer.lines.append(f'asm volatile("{text}" : {lanes} : {", ".join(panels)} : "memory");')
+        for number, operands in enumerate(steps):
+            adds = not (first and goes_on) or number > 0
+            kind = "+" if adds else "="
+            lanes = ", ".join(f'"{kind}{register}"({name}._{lane})' for lane in range(unit.lanes))
+            text = matrix_units.assembly(unit, "%", "%%", unit.lanes, adds)
+            writer.lines.append(
+                f'asm volatile("{text}" : {lanes} : {", ".join(operands)} : "memory");'
+            )
         last = all(node is not other.src[2] for other in matrix_units.products(writer.kernel))
-        if last and matrix_units.goes_on(unit):
+        if last and goes_on:
             _assembly("wgmma.commit_group.sync.aligned;", writer)
-            # In a loop, those of one step go on during the next, and are awaited behind the loop.
-            _assembly(warpgroup.awaited(1 if node.ranges else 0), writer)
+            # In a loop, those of one step that are only added up go on during the next, and are
+            # awaited behind the loop; others where they are used.
+            if matrix_units.only_kept(node, writer.kernel):
+                _assembly(warpgroup.awaited(1 if node.ranges else 0), writer)
         return name
+
+    def _packed(self, value: UOp, writer: Writer) -> list[str]:
+        """The lanes of an operand that a unit takes from registers, two in each."""
+        function, text = matrix_units.pack_helper(value.dtype.name)
+        writer.declarations[text] = None
+        lanes = [
+            writer.names[lane.src[0]] if lane.op is Op.CAST else f"float({writer.names[lane]})"
+            for lane in value.src
+        ]
+        pairs = []
+        for low, high in zip(lanes[::2], lanes[1::2]):
+            writer.counter += 1
+            pairs.append(f"v{writer.counter}")
+            writer.lines.append(f"const unsigned {pairs[-1]} = {function}({low}, {high});")
+        return pairs
 
     def _end(self, node: UOp, writer: Writer) -> None:
         writer.lines.append("}")
@@ -277,6 +315,15 @@ class _Text(CStyleRenderer):
         return self._let(f"{text}{{{', '.join(values)}}}", node.dtype, writer)
 
     def _extract(self, node: UOp, writer: Writer) -> str:
+        product = node.src[0]
+        if product.op is Op.MATMUL and matrix_units.goes_on(product.arg):
+            groups = matrix_units.first_uses(writer.kernel).get(node)
+            if groups is not None:
+                # What reads the lanes comes later.
+                name, lanes = writer.names[product], range(product.dtype.lanes)
+                ties = ", ".join(f'"+f"({name}._{lane})' for lane in lanes)
+                text = warpgroup.awaited(groups)
+                writer.lines.append(f'asm volatile("{text}" : {ties} : : "memory");')
         truth = " != 0" if node.dtype.kind == "b" else ""
         value = f"{writer.names[node.src[0]]}._{node.arg[0]}{truth}"
         return self._let(value, node.dtype, writer)

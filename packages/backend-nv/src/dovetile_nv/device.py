@@ -38,7 +38,12 @@ class NvDevice(Device):
     def __init__(self, selection: Selection) -> None:
         self.name = selection.name
         self.interface = interface = open_interface(selection.index)
-        self.capabilities = _capabilities(interface.number, interface.multiprocessors)
+        capable = _capabilities(interface.number, interface.multiprocessors)
+        if selection.compiler.language != "cuda":
+            # Only CUDA C++ is written with operands that threads hold.
+            units = tuple(replace(u, holds=False) for u in capable.matrix_units)
+            capable = replace(capable, matrix_units=units)
+        self.capabilities = capable
         if selection.architecture is not None:
             _check_architecture(selection.architecture, interface.number)
         self.compiler = selection.compiler.compiler(self.capabilities)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from itertools import product
 from types import ModuleType
 
 from dovetile import dtypes
-from dovetile.ir.ops import Op
+from dovetile.ir.ops import AddressSpace, Op
 from dovetile.ir.uop import UOp
 from dovetile.lower.linear import LinearKernel, buffer_of
 from dovetile.plugins.matrix_unit import GroupUnit
@@ -20,6 +21,7 @@ _OPERANDS = (
     ("float16", "float16"), ("bfloat16", "bfloat16"), ("float32", "float32"),
     *product(("int8", "uint8"), repeat=2), *product(("float8_e4m3fn", "float8_e5m2"), repeat=2),
 )  # fmt: skip
+_EFFECTS = frozenset({Op.END, Op.GROUP, Op.STORE})
 _DEPTH_BYTES = 32  # of the depth that one instruction takes
 
 
@@ -43,7 +45,13 @@ def _unit(kind: ModuleType, rows: int, columns: int, a: str, b: str) -> GroupUni
         column_digits=kind.column_digits(columns),
         transposes=itemsize == 2,
         rounds=a == "float32",
+        holds=kind is warpgroup and itemsize == 2,
     )  # fmt: skip
+
+
+def pack_helper(dtype: str) -> tuple[str, str]:
+    """(name, text) of the function that makes two floats one register of an operand."""
+    return warpgroup.pack_helper(_TYPES[dtype])
 
 
 def products(kernel: LinearKernel) -> list[UOp]:
@@ -51,11 +59,53 @@ def products(kernel: LinearKernel) -> list[UOp]:
     return [node for node in kernel.uops if node.op is Op.MATMUL]
 
 
-def reads_stores(kernel: LinearKernel) -> bool:
-    """Whether units that go on read what threads have stored."""
+def reads_stores(kernel: LinearKernel, barrier: UOp) -> bool:
+    """Whether units that go on read what threads have stored before a barrier: what it waits for,
+    or, where stores are asynchronous, any."""
     running = [product for product in products(kernel) if goes_on(product.arg)]
     read = {buffer_of(s) for product in running for s in product.src[:2] if s.op is Op.INDEX}
-    return any(n.op is Op.STORE and buffer_of(n.src[0]) in read for n in kernel.uops)
+    stores = [n for n in kernel.uops if n.op is Op.STORE and buffer_of(n.src[0]) in read]
+    if any(store.arg == "async" for store in stores):
+        return True
+    effects, awaited = [barrier], set()
+    while effects:
+        effect = effects.pop()
+        awaited.add(effect)
+        effects += [s for s in effect.src if s.op in _EFFECTS]
+    return any(store in awaited for store in stores)
+
+
+def only_kept(product: UOp, kernel: LinearKernel) -> bool:
+    """Whether a sum of products goes on with what registers have held, and is only stored there
+    again, lane by lane: the lanes do not leave their place, and nothing else needs them."""
+    lanes = {node for node in kernel.uops if node.op is Op.EXTRACT and node.src[0] is product}
+    users = [node for node in kernel.uops if not lanes.isdisjoint(node.src)]
+    while product.op is Op.MATMUL:
+        product = product.src[2]
+    begun = any(lane.constant != 0 for lane in product.src)
+    return begun and all(
+        node.op is Op.STORE and buffer_of(node.src[0]).arg.space is AddressSpace.REG
+        for node in users
+    )
+
+
+@lru_cache(maxsize=4)
+def first_uses(kernel: LinearKernel) -> dict[UOp, int]:
+    """The first lane of each sum of products that is used for more than to be kept, and how many
+    sums have been begun after it by then."""
+    found: dict[UOp, int] = {}
+    begun: list[UOp] = []
+    for node in kernel.uops:
+        if node.op is Op.MATMUL:
+            if node.src[2] in begun:
+                begun.remove(node.src[2])
+            begun.append(node)
+        elif node.op is Op.EXTRACT and node.src[0] in begun:
+            product = node.src[0]
+            if not only_kept(product, kernel):
+                found[node] = len(begun) - 1 - begun.index(product)
+                begun.remove(product)
+    return found
 
 
 def goes_on(unit: GroupUnit) -> bool:
@@ -63,13 +113,14 @@ def goes_on(unit: GroupUnit) -> bool:
     return unit.name.startswith("wgmma")
 
 
-def assembly(unit: GroupUnit, mark: str, percent: str, first: int) -> str:
+def assembly(unit: GroupUnit, mark: str, percent: str, first: int, adds: bool = True) -> str:
     """The text of one MATMUL: operands are numbers behind `mark`, first the lanes of C, then, from
-    `first` on, both panels; percent: how the names of the hardware's registers begin."""
+    `first` on, both panels; percent: how the names of the hardware's registers begin; adds: whether
+    C had something before."""
     total = "s32" if unit.accumulator == "int32" else "f32"
     kinds = (_TYPES[unit.a], _TYPES[unit.b], total)
     if goes_on(unit):
-        return warpgroup.assembly(unit, kinds, mark, first)
+        return warpgroup.assembly(unit, kinds, mark, first, adds)
     return warps.assembly(unit, kinds, mark, percent, first)
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from dovetile import environment
 from dovetile.plugins import Selection
 from dovetile_nv import plugin, selection
 from dovetile_nv.device import NvDevice
@@ -35,7 +34,8 @@ def interface(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def gpu(interface: str) -> NvDevice:
-    with environment.context(NV_INTERFACE=interface):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(selection, "choose", lambda: (interface, "as the test says"))
         device = NvDevice(Selection("NV", 0, plugin.COMPILERS[0]))
     assert device.interface.name == interface
     return device

@@ -47,6 +47,8 @@ def test_a_kernel_that_fails_tells_why_and_the_process_ends_in_order(
 
 
 FORK = """
+import warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # "use of fork() may lead to deadlocks"
 adds()
 child = os.fork()
 if not child:

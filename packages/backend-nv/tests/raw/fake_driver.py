@@ -23,7 +23,7 @@ from dovetile_nv.raw.generations import HOPPER, Generation
 UUIDS = [bytes(range(first, first + 16)) for first in (1, 101)]
 """Of the GPUs, by number."""
 UUID = UUIDS[0]
-NOT_SUPPORTED = 0x56
+INVALID_DEVICE = 0x2D
 GPU_ID = 0x700
 DEVICE_INSTANCE = 0
 TOKEN = 0x1234
@@ -65,8 +65,8 @@ class FakeDriver:
     version: str = "580.142"
     memory_bytes: int = 1 << 30
     cards: int = 1
-    peers: bool = True
-    """Whether one GPU can see the memory of another."""
+    peers: str = "bus"
+    """How one GPU can see the memory of another: bus (when asked for), nvlink, or none."""
     kernel: Callable[[bytes, FakeDriver], None] = lambda descriptor, driver: None
     log: list[tuple[str, int]] = field(default_factory=list)
     """What was asked for: (kind, number)."""
@@ -85,6 +85,7 @@ class FakeDriver:
         self._next_descriptor = 100
         self._next_handle = 0xCAF00000
         self._pending_map: dict[int, int] = {}
+        self._joined = False
         self._called = 0  # the object of the present call
         self._running = 0  # the GPU whose commands are being executed
         self._allocated = 0
@@ -289,6 +290,11 @@ class FakeDriver:
             card = UUIDS.index(structure.get(argument, "gpuUuid"))
             base, length = structure.get(argument, "base"), structure.get(argument, "length")
             handle = structure.get(argument, "hMemory")
+            local = self.objects[handle].number == abi.NV01_MEMORY_LOCAL_USER
+            if local and card != self._card_of(handle) and not self._joined:
+                if self.peers != "nvlink":
+                    structure.set(argument, "rmStatus", INVALID_DEVICE)
+                    return
             known = self.mappings.setdefault(base, (length, handle, set()))
             assert known[:2] == (length, handle) and card not in known[2]
             known[2].add(card)
@@ -296,8 +302,9 @@ class FakeDriver:
             structure = abi.UVM_ENABLE_PEER_ACCESS_PARAMS
             pair = {structure.get(argument, name) for name in ("first", "second")}
             assert pair == set(UUIDS)
-            if not self.peers:
-                structure.set(argument, "rmStatus", NOT_SUPPORTED)
+            self._joined = self.peers == "bus"
+            if not self._joined:
+                structure.set(argument, "rmStatus", INVALID_DEVICE)
         elif number == abi.UVM_FREE:
             del self.mappings[abi.UVM_FREE_PARAMS.get(argument, "base")]
         else:

@@ -53,8 +53,10 @@ def test_each_has_its_own_memory(gpus: list[NvDevice], driver: FakeDriver) -> No
     assert all(len(cards) == 1 for _, _, cards in driver.mappings.values())
 
 
-def test_copies_are_commands_in_order(gpus: list[NvDevice], driver: FakeDriver) -> None:
+@pytest.mark.parametrize("way", ["bus", "nvlink"])
+def test_copies_are_commands_in_order(gpus: list[NvDevice], driver: FakeDriver, way: str) -> None:
     """The source may be written again at once, by its own GPU."""
+    driver.peers = way
     first, second = gpus
     source, destination = part(first), part(second, 0 * CONTENT)
     other = part(first, CONTENT + 7)
@@ -75,6 +77,7 @@ def test_copies_are_commands_in_order(gpus: list[NvDevice], driver: FakeDriver) 
 
 def test_captured_copies_and_signals(gpus: list[NvDevice]) -> None:
     first, second = gpus
+    assert second.reaches(first)
     source, destination = part(first), part(second, 0 * CONTENT)
     ready = first.new_signal()
     take = second.queue.capture([SignalWait(ready, 1), Copy(destination, source)])
@@ -87,7 +90,7 @@ def test_captured_copies_and_signals(gpus: list[NvDevice]) -> None:
 def test_without_a_way_between_them_copies_go_through_the_host(
     gpus: list[NvDevice], driver: FakeDriver
 ) -> None:
-    driver.peers = False
+    driver.peers = "none"
     first, second = gpus
     assert not first.reaches(second) and not second.reaches(first)
     source, destination = part(first), part(second, 0 * CONTENT)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import suppress
 from functools import cached_property
 
 from dovetile.errors import DeviceError
@@ -123,18 +124,22 @@ class Card:
     def reaches(self, other: Card) -> bool:
         """Whether one can see the other's memory: over NVLink, or over the bus."""
         if other not in self._peers:
-            try:
-                self.managed.call(
-                    abi.UVM_ENABLE_PEER_ACCESS,
-                    abi.UVM_ENABLE_PEER_ACCESS_PARAMS,
-                    first=self.uuid,
-                    second=other.uuid,
-                )
-                found = True
-            except DeviceError:
-                found = False
-            self._peers[other] = other._peers[self] = found
+            self._peers[other] = other._peers[self] = self._sees(other)
         return self._peers[other]
+
+    def _sees(self, other: Card) -> bool:
+        pair = {"first": self.uuid, "second": other.uuid}
+        with suppress(DeviceError):  # refused where NVLink has joined them already
+            structure = abi.UVM_ENABLE_PEER_ACCESS_PARAMS
+            self.managed.call(abi.UVM_ENABLE_PEER_ACCESS, structure, **pair)
+        probe = memory.on_card(other, memory.SMALL_PAGE)
+        try:
+            memory.map_on(self, probe)
+        except DeviceError:
+            return False
+        finally:
+            memory.release(other, probe)
+        return True
 
     def graphics_figures(self, *indices: int) -> list[int]:
         """Figures of the compute engine by their NV2080_CTRL_GR_INFO_INDEX."""

@@ -5,6 +5,7 @@ The steps, each a module with one entry function:
     workgroups  THREAD, GROUP and LOCAL axes become launch indices; what threads exchange
     stages      STAGE becomes a buffer and the nest that fills it, or boxes that are fetched
     group_units sums of products by units of several threads
+    registers   REG memory of points is each thread's own
     expand      UNROLL axes become copies, VECTOR axes lanes
     loosen      what ends in small floats need not be exact
     reductions  REDUCE becomes a loop over a REG buffer
@@ -22,11 +23,12 @@ from dovetile.ir.rewrite import rewrite
 from dovetile.ir.spec import check
 from dovetile.ir.uop import UOp
 from dovetile.lower.expand import expand
-from dovetile.lower.group_units import lower_group_units
+from dovetile.lower.group_units import lower_group_units, start_from_sums
 from dovetile.lower.linear import LinearKernel
 from dovetile.lower.linearize import linearize
 from dovetile.lower.loosen import loosen
 from dovetile.lower.reductions import lower_reductions
+from dovetile.lower.registers import own_registers
 from dovetile.lower.stages import lower_stages
 from dovetile.lower.workgroups import (
     bind_parts,
@@ -58,8 +60,8 @@ def lower(
     sink = bind_parts(sink)
     threads = threads_of(thread_strides(sink))
     sink = lower_stages(sink, capabilities.vector_bytes, threads, capabilities.bulk_copies)
-    sink = lower_group_units(sink)
-    sink = expand(sink)
+    sink = own_registers(lower_group_units(sink))
+    sink = start_from_sums(expand(sink))
     sink = bind_threads(sink, thread_strides(sink, capabilities.line_bytes))
     sink = lower_reductions(loosen(sink))
     sink = lower_combines(sink, capabilities.warp)

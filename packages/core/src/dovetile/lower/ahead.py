@@ -30,19 +30,18 @@ def loops_of(stage: UOp) -> tuple[UOp, ...]:
     return tuple(loops) if stage.arg[1] > 1 and fits else ()
 
 
-def pipelined(copies: Sequence[Copy], ids: Iterator[int]) -> list[UOp]:
+def pipelined(copies: Sequence[Copy], lag: int, ids: Iterator[int]) -> list[UOp]:
     """The values of STAGEs that are filled some steps of their loop ahead, by asynchronous stores:
     the first before the loop; in it, each step waits for its own and begins those of a later step,
-    into places that every thread is done with: those of the step before, or of that before it,
-    where a unit may still read what it was last given."""
+    into places that every thread is done with: those of `lag` steps before."""
     (loop,), depth = loops_of(copies[0].stage), min(c.depth for c in copies)
-    lead = _lead(copies, depth)
+    lead = depth - lag
 
     def fill(step: UOp, ready: tuple[UOp, ...]) -> UOp:
         stores = []
         for c in copies:
             value = substitute_ranges(c.value, {loop: step})
-            if step.maximum >= loop.src[0].arg:
+            if step.maximum >= loop.src[0].minimum:
                 value = _only_if(step < loop.src[0], value)
             stores.append(c.nests(value, step % depth, ready))
         return UOp(Op.COMMIT, dtypes.void, tuple(stores))
@@ -52,11 +51,6 @@ def pipelined(copies: Sequence[Copy], ids: Iterator[int]) -> list[UOp]:
     met = barrier(UOp(Op.WAIT, dtypes.void, (begun, loop), lead - 1))
     ahead = fill(loop + lead, (met,))
     return [c.held(met, ahead, turn=loop % depth) for c in copies]
-
-
-def _lead(copies: Sequence[Copy], depth: int) -> int:
-    """How many steps ahead places are filled."""
-    return depth - (2 if any(c.panel for c in copies) else 1)
 
 
 def _only_if(condition: UOp, value: UOp) -> UOp:
@@ -75,13 +69,13 @@ class Part(NamedTuple):
 
 
 def fetched(
-    copies: Sequence[Copy], parts: Sequence[Part], arrivals: UOp, ids: Iterator[int]
+    copies: Sequence[Copy], parts: Sequence[Part], arrivals: UOp, lag: int, ids: Iterator[int]
 ) -> list[UOp]:
     """The same by boxes that one thread fetches. arrivals: LOCAL memory, a place for each step that
     is under way; in a round of a place all boxes of one step arrive."""
     *around, loop = loops_of(copies[0].stage)
     depth = arrivals.arg.size
-    now, steps, lead = loop, loop.src[0], _lead(copies, depth)
+    now, steps, lead = loop, loop.src[0], depth - lag
     for block in around:  # the steps of all blocks follow each other
         now, steps = block * loop.src[0] + loop, block.src[0] * loop.src[0]
 

@@ -20,7 +20,7 @@ from dovetile.ir.rewrite import rewrite, substitute, substitute_ranges
 from dovetile.ir.symbolic import fold_gates, linear_form, simplify_index
 from dovetile.ir.uop import UOp, nodes_of
 from dovetile.lower.ahead import box_of, fetched, loops_of, pipelined
-from dovetile.lower.group_units import PANEL_ALIGNMENT, exchanged, unit_panels
+from dovetile.lower.group_units import PANEL_ALIGNMENT, exchanged, only_adds, unit_panels
 from dovetile.lower.linear import barrier, local_end
 
 _ALIGNMENT = 64
@@ -63,6 +63,7 @@ def lower_stages(
             copy = Copy(node, offset, ids, node in panels, vector_bytes, threads)
             offset += aligned(copy.nbytes * depth) if space is AddressSpace.LOCAL else 0
             copies.append(copy)
+        lag = 2 if loops and only_adds(sink, loops[-1]) else 1
         parts = [box_of(c) for c in copies] if together and bulk_copies else []
         boxes = [part for part in parts if part is not None]
         if boxes and len(boxes) == len(copies):
@@ -70,9 +71,9 @@ def lower_stages(
                 min(c.depth for c in copies), dtypes.uint64, slot=offset, space=AddressSpace.LOCAL
             )
             offset += aligned(arrivals.arg.size * arrivals.dtype.itemsize)
-            held = fetched(copies, boxes, arrivals, ids)
+            held = fetched(copies, boxes, arrivals, lag, ids)
         else:
-            held = pipelined(copies, ids) if len(loops) == 1 else [copies[0].held()]
+            held = pipelined(copies, lag, ids) if len(loops) == 1 else [copies[0].held()]
         sink = substitute(sink, {c.stage: h for c, h in zip(copies, held)})
     return sink
 

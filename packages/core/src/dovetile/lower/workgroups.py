@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from dovetile import dtypes
 from dovetile.errors import GraphError
 from dovetile.ir.ops import AddressSpace, AxisKind, Op
-from dovetile.ir.rewrite import substitute
+from dovetile.ir.rewrite import substitute, substitute_ranges
 from dovetile.ir.symbolic import linear_form
 from dovetile.ir.uop import UOp, nodes_of
 from dovetile.lower.expand import combined
@@ -29,7 +29,7 @@ from dovetile.plugins.matrix_unit import GroupUnit
 
 def bind_parts(sink: UOp) -> UOp:
     """THREAD and GROUP axes become the launch indices "part" and "group"."""
-    from dovetile.optimize.opts import replace_axes
+    from dovetile.optimize.opts import replace_axes, simplify
 
     for kind, name in ((AxisKind.THREAD, "part"), (AxisKind.GROUP, "group")):
         end = sink.src[0]
@@ -41,11 +41,25 @@ def bind_parts(sink: UOp) -> UOp:
         for r in bound:
             total *= r.src[0].arg
         flat, stride = UOp(Op.SPECIAL, dtypes.index, (UOp.const(total),), name), 1
+        growing = {r for n in nodes_of(sink) if n.op is Op.RANGE for r in n.src[0].ranges}
         for r in reversed(bound):
-            values[r] = _digit(flat, stride, r.src[0].arg, total)
+            values[r] = digit = _digit(flat, stride, r.src[0].arg, total)
+            if r in growing and kind is AxisKind.GROUP and _grows(sink, r):
+                values[r] = digit * -1 + (r.src[0].arg - 1)  # the longest begin first
             stride *= r.src[0].arg
-        sink = replace_axes(sink, values, dict.fromkeys(bound, ()))
+        # Lengths of loops may depend on them, which are to be the same wherever a pass goes by.
+        sink = simplify(replace_axes(sink, values, dict.fromkeys(bound, ())))
     return sink
+
+
+def _grows(sink: UOp, axis: UOp) -> bool:
+    """Whether loops are longer for the last point of an axis than for the first."""
+    lengths = [n.src[0] for n in nodes_of(sink) if n.op is Op.RANGE and axis in n.src[0].ranges]
+    first, last = (
+        sum(int(substitute_ranges(n, {axis: UOp.const(i)}).maximum) for n in lengths)
+        for i in (0, axis.src[0].arg - 1)
+    )
+    return first < last
 
 
 def _digit(flat: UOp, stride: int, size: int, total: int) -> UOp:
@@ -109,7 +123,7 @@ def _unit_strides(sink: UOp) -> dict[UOp, int]:
         if isinstance(node.arg, GroupUnit):
             stride = 1
             for n, place in node.arg.thread_digits:
-                strides[by_id[node.arg.first + place]] = stride
+                strides[by_id[node.arg.axes[place]]] = stride
                 stride *= n
     return strides
 

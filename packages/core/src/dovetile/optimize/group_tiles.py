@@ -25,7 +25,7 @@ _SIDES = ((128, 8), (64, 8), (64, 4), (32, 4), (16, 2))
 _STEPS = 16
 # Of these, how many are copies, so that elements are read while others are multiplied; and how many
 # blocks LOCAL memory holds where they can be copied there ahead.
-_COPIES, _DEPTH = 4, 4
+_COPIES, _DEPTH = 4, 3
 # Threads of a warp beside each other, the others above.
 _BESIDE = 8
 # Sums shorter than this, and products of fewer points, are not worth filling LOCAL memory for.

@@ -291,13 +291,14 @@ def _price(a: Access, axis: UOp | None, lanes: int) -> float:
 def heuristic(kernel: UOp, capabilities: Capabilities) -> list[Opt]:
     """The Opts for a kernel on a target."""
     from dovetile.optimize.closed_nests import closed_opts
+    from dovetile.optimize.closed_units import closed_unit_opts
     from dovetile.optimize.contraction import contraction_opts
 
     facts = Analysis(kernel)
     if not facts.outputs and not facts.reductions:
         return []
     if "GROUP" in capabilities.parallel_axes:
-        for choose in (group_unit_opts, group_tile_opts, transpose_opts):
+        for choose in (group_unit_opts, closed_unit_opts, group_tile_opts, transpose_opts):
             if opts := choose(facts, capabilities):
                 return opts
         return workgroup_opts(facts, capabilities)

@@ -12,11 +12,12 @@ from dovetile.optimize import opts as _opts
 from dovetile.optimize.exchange import Exchange
 from dovetile.optimize.keep import Keep
 from dovetile.optimize.online import Online
+from dovetile.optimize.online_registers import OnlineRegisters
 from dovetile.optimize.opts import Opt
 from dovetile.optimize.pad import Pad
 from dovetile.optimize.persist import Persist
 from dovetile.optimize.stage_load import StageLoad
-from dovetile.optimize.use_group_unit import UseGroupUnit
+from dovetile.optimize.use_group_unit import FollowGroupUnit, UseGroupUnit
 from dovetile.optimize.use_matrix_unit import UseMatrixUnit
 from dovetile.plugins.matrix_unit import GroupUnit, MatrixUnit
 
@@ -24,8 +25,8 @@ _CLASSES: dict[str, type] = {
     c.__name__: c
     for c in (
         _opts.Split, _opts.Bind, _opts.Order, _opts.ReduceOrder, _opts.GroupReduce, _opts.Tail,
-        _opts.Stage, _opts.Accumulate, _opts.Stream, Exchange, Keep, Online, Pad,
-        Persist, StageLoad, UseMatrixUnit, UseGroupUnit,
+        _opts.Stage, _opts.Accumulate, _opts.Stream, Exchange, Keep, Online, OnlineRegisters, Pad,
+        Persist, StageLoad, UseMatrixUnit, UseGroupUnit, FollowGroupUnit,
     )
 }  # fmt: skip
 _ENUMERATIONS = {"kind": AxisKind, "space": AddressSpace}

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from dovetile import dtypes
 from dovetile.environment import MATMUL_PRECISION
 from dovetile.ir.ops import AxisKind, Op
+from dovetile.ir.symbolic import linear_form
 from dovetile.ir.uop import UOp
 from dovetile.lower.group_units import operand_of
 from dovetile.optimize.analysis import Access, Analysis, access, extent, size
@@ -21,7 +22,7 @@ from dovetile.optimize.exchange import Exchange
 from dovetile.optimize.nest import Nest
 from dovetile.optimize.opts import Bind, Opt, Order, Split, Stage, contracted_product
 from dovetile.optimize.persist import Persist
-from dovetile.optimize.use_group_unit import UseGroupUnit, unit_axes
+from dovetile.optimize.use_group_unit import UseGroupUnit, numbered, unit_axes
 from dovetile.optimize.use_matrix_unit import fits
 from dovetile.plugins.matrix_unit import PIECE_BYTES, ROW_BYTES, GroupUnit
 from dovetile.plugins.specs import Capabilities
@@ -105,7 +106,7 @@ def _unit_blocks(facts: Analysis, capabilities: Capabilities, product: UOp) -> I
     for unit in capabilities.matrix_units:
         if not isinstance(unit, GroupUnit) or unit.rounds and MATMUL_PRECISION.value != "high":
             continue
-        step = ROW_BYTES // _itemsize(unit)
+        step = ROW_BYTES // operand_bytes(unit)
         for operand in (0, 1):
             a, b = product.src[1 - operand], product.src[operand]
             if not fits(unit, total, a, b):
@@ -123,7 +124,7 @@ def _unit_blocks(facts: Analysis, capabilities: Capabilities, product: UOp) -> I
                         if size(depth) % step or size(column) < unit.columns:
                             continue
                         of_rows, of_columns = (
-                            _transposed(x, r, depth) for x, r in ((of_a, row), (of_b, column))
+                            transposed(x, r, depth) for x, r in ((of_a, row), (of_b, column))
                         )
                         if of_rows is None or of_columns is None:
                             continue
@@ -136,21 +137,21 @@ def _unit_blocks(facts: Analysis, capabilities: Capabilities, product: UOp) -> I
                                 yield block
 
 
-def _itemsize(unit: GroupUnit) -> int:
+def operand_bytes(unit: GroupUnit) -> int:
     dtype = dtypes.from_name(unit.a)
     assert dtype is not None
     return dtype.itemsize
 
 
-def _transposed(load: Access, side: UOp, depth: UOp) -> bool | None:
+def transposed(load: Access, side: UOp, depth: UOp) -> bool | None:
     """Whether an operand is contiguous along its rows or columns, not its depth; None where it is
     along neither, or where whole pieces cannot be copied."""
     pieces = PIECE_BYTES // load.node.dtype.itemsize
-    for along, transposed in ((depth, False), (side, True)):
+    terms, constant = linear_form(load.node.src[0].src[1])
+    for along, crosswise in ((depth, False), (side, True)):
         if load.stride(along) == 1:
-            steps = [s for r, s in load.strides.items() if r is not along]
-            whole = load.constant % pieces == 0 and all(s % pieces == 0 for s in steps)
-            return transposed if whole and not load.opaque else None
+            steps = [constant, *(s for t, s in terms.items() if t is not along)]
+            return crosswise if all(s % pieces == 0 for s in steps) else None
     return None
 
 
@@ -166,7 +167,7 @@ class _UnitBlockNest(Nest):
     def opts(self) -> list[Opt]:
         block, unit = self.block, self.block.unit
         row, column, depth = block.row.arg.id, block.column.arg.id, block.depth.arg.id
-        step = ROW_BYTES // _itemsize(unit)
+        step = ROW_BYTES // operand_bytes(unit)
         columns = self.split(column, unit.columns)
         rows = self.split(row, block.rows)
         down, over = self.group(row, unit.rows * block.over), self.group(row, unit.rows)
@@ -176,7 +177,7 @@ class _UnitBlockNest(Nest):
         grid = [*others, rows, columns]
         held = [x for x in (down, over) if x is not None]
         use = UseGroupUnit(unit, row, column, depth)
-        rows_of, columns_of = unit_axes(replace(unit, first=self.fresh))
+        rows_of, columns_of = unit_axes(numbered(unit, self.fresh))
         own_rows, own_columns = ([r.arg.id for r in x] for x in (rows_of, columns_of))
         opts: list[Opt] = [*self.splits, Order((*grid, *held, row, column)), use]
         opts += [Bind(x, AxisKind.GROUP) for x in grid]
@@ -224,7 +225,7 @@ class _UnitBlockNest(Nest):
         vectors = sizes[1] // lanes
         across = min(vectors & -vectors, threads)
         down = min(threads // across, sizes[0])
-        rows = self.fresh + len(unit.row_digits) + len(unit.column_digits)
+        rows = numbered(unit, self.fresh).axes[-1] + 1
         columns = rows + 1
         opts: list[Opt] = [Exchange(groups), Split(columns, lanes), Split(columns + 1, across)]
         opts += [Split(rows, down), Bind(columns, AxisKind.VECTOR)]

@@ -29,6 +29,29 @@ def visible(value: UOp, axis: UOp, inner: frozenset[UOp]) -> tuple[UOp, UOp]:
     return first, end
 
 
+def unmasked(value: UOp) -> UOp:
+    """The value where all of these conditions hold."""
+    if value.op is Op.WHERE:
+        for i in (1, 2):
+            if value.src[i].constant == -math.inf:
+                return unmasked(value.src[3 - i])
+    return value
+
+
+def settled(value: UOp, axis: UOp, inner: frozenset[UOp]) -> tuple[UOp, UOp] | None:
+    """(first, end) of the points of `axis` where all of these conditions hold for every point of
+    the axes `inner`; None where that is not known."""
+    first, end = UOp.const(0), axis.src[0]
+    for condition in _needed(value):
+        bound = _bound(condition, axis, inner, every=True)
+        if bound is None:
+            return None
+        least, limit = bound
+        first = first if least is None else first.maximum_with(least)
+        end = end if limit is None else end.minimum_with(limit)
+    return first, end
+
+
 def _needed(value: UOp) -> list[UOp]:
     """Conditions that must all hold for the value to be more than minus infinity."""
     if value.op is Op.WHERE:
@@ -51,9 +74,10 @@ def _needed(value: UOp) -> list[UOp]:
 
 
 def _bound(
-    condition: UOp, axis: UOp, inner: frozenset[UOp]
+    condition: UOp, axis: UOp, inner: frozenset[UOp], every: bool = False
 ) -> tuple[UOp | None, UOp | None] | None:
-    """(least, limit) of `axis` by a comparison of indices, at the best point of `inner`."""
+    """(least, limit) of `axis` by a comparison of indices, at the best point of `inner`, or at
+    every one."""
     negated = condition.op is Op.XOR and condition.src[1].constant is True
     node = condition.src[0] if negated else condition
     if node.op is not Op.LT or node.src[0].dtype is not dtypes.index:
@@ -66,7 +90,8 @@ def _bound(
     rest = {}
     for term, a in terms.items():
         if term in inner:
-            constant += min(0, a * (int(term.src[0].maximum) - 1))
+            step = a * (int(term.src[0].maximum) - 1)
+            constant += max(0, step) if every else min(0, step)
         elif term is not axis:
             if term.ranges & inner or axis in term.ranges:
                 return None

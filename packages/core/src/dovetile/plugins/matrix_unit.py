@@ -73,6 +73,10 @@ class GroupUnit(MatrixUnit):
     significant first, are parts of a thread's index or of the lane in what that thread holds:
     `row_digits` and `column_digits` have (size, kind, place), kind "thread" or "lane"; the lower
     its place, the more significant a digit of the lane is, and the less one of the thread.
+
+    A may also be `held` by the threads, where it lies as a C of as many columns as it is deep: what
+    one product has left there is an operand of the next. Then the depth may be any multiple of what
+    the instruction multiplies: it is several of them.
     """
 
     row_digits: tuple[tuple[int, str, int], ...] = ()
@@ -81,8 +85,12 @@ class GroupUnit(MatrixUnit):
     b_transposed: bool = False
     transposes: bool = True
     """Whether its operands may be transposed."""
-    first: int = 0
-    """In a kernel: the id of its first axis; a digit's is that plus its place."""
+    holds: bool = False
+    """Whether the threads may hold A."""
+    held: bool = False
+    """In a kernel: whether they do."""
+    axes: tuple[int, ...] = ()
+    """In a kernel: the id of each digit's axis, by its place."""
 
     @property
     def threads(self) -> int:

@@ -334,9 +334,14 @@ def _matmul(node: UOp) -> Verdict:
     if not isinstance(unit, MatrixUnit):
         return f"arg {unit!r}; right is a MatrixUnit"
     if isinstance(unit, GroupUnit):
-        addresses = [s.op for s in node.src[:2]] == [Op.INDEX, Op.INDEX]
-        fits = addresses and node.src[2].dtype is node.dtype and node.dtype.lanes == unit.lanes
-        return True if fits else f"type {node.dtype!r}; right are addresses and {unit.lanes} lanes"
+        a, b, c = node.src
+        depth = unit.rows * unit.depth // unit.threads
+        from_a = a.dtype.name == unit.a and (
+            a.dtype.lanes == depth if unit.held else a.op is Op.INDEX
+        )
+        fits = from_a and b.op is Op.INDEX and c.dtype is node.dtype and c.dtype.lanes == unit.lanes
+        what = f"{depth} lanes, an address" if unit.held else "two addresses"
+        return True if fits else f"type {node.dtype!r}; right are {what} and {unit.lanes} lanes"
     held = unit.rows * unit.columns
     right = [
         (unit.a, unit.rows * unit.depth), (unit.b, unit.depth * unit.columns),
