@@ -122,6 +122,10 @@ class _Workgroup(Nest):
         shared = not rest and self._sharing(rows)
         vectors = _SHARED_VECTORS if shared else _VECTORS
         wanted = power_of_two_up_to(max(longest // (lanes * vectors), 1))
+        if shared and self.capabilities.vector_bytes:
+            # Neighbours read a line together: such rows may lie far apart.
+            line = self.capabilities.line_bytes // self.capabilities.vector_bytes
+            wanted = max(wanted, power_of_two_up_to(min(longest // lanes, line)))
         threads = min(wanted, 2 * _THREADS, self.capabilities.group_threads)
         for r in along:
             self._row(r, threads)
