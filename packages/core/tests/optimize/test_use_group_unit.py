@@ -18,6 +18,7 @@ from dovetile.optimize.heuristic import heuristic
 from dovetile.optimize.opts import apply_opts
 from dovetile.optimize.persist import Persist
 from dovetile.plugins import Capabilities
+from dovetile.plugins.matrix_unit import GroupUnit
 
 
 @pytest.mark.parametrize("copies", ["", "stores", "boxes"])
