@@ -387,8 +387,8 @@ def _extract(node: UOp) -> Verdict:
 
 
 _KERNEL = [
-    *elementwise.rules,
     *program_elementwise.rules,
+    *elementwise.rules,
     form(Op.VARIABLE, _variable),
     form(Op.BUFFER, _buffer),
     form(Op.SPECIAL, _special),
