@@ -73,6 +73,34 @@ def test_integers_in_one_step(compiler: str) -> None:
     assert [w for w in words if w.startswith("IGMMA")]
 
 
+def attention(width: int) -> LinearKernel:
+    """softmax(q @ k.T) @ v of 1024 queries and keys by the heuristics."""
+    row, column, key, step = (UOp.range(n, id=i) for i, n in enumerate((SIZE, width, SIZE, width)))
+    places = [row * width + step, key * width + step, key * width + column]
+    q, k, v = (
+        UOp.buffer(SIZE * width, dtypes.bfloat16, slot=slot).index(place).load()
+        for slot, place in enumerate(places, 1)
+    )
+    q, k, v = (x.cast(dtypes.float32) for x in (q, k, v))
+    score = UOp(Op.REDUCE, dtypes.float32, (q * k, step), Op.ADD)
+    top = UOp(Op.REDUCE, dtypes.float32, (score, key), Op.MAX)
+    weight = (score + top * -1.0).alu(Op.EXP2)
+    total = UOp(Op.REDUCE, dtypes.float32, (weight, key), Op.ADD)
+    value = UOp(Op.REDUCE, dtypes.float32, (weight * v, key), Op.ADD)
+    value = (value * (total.const_like(1.0) / total)).cast(dtypes.bfloat16)
+    out = UOp.buffer(SIZE * width, dtypes.bfloat16, slot=0).index(row * width + column)
+    kernel = UOp.sink(out.store(value).end(row, column))
+    return lower(apply_opts(kernel, heuristic(kernel, target(HOPPER))), target(HOPPER))
+
+
+@disassembled
+@pytest.mark.parametrize("width", [64, 128])
+def test_attention_is_one_loop_in_registers(width: int) -> None:
+    words = instructions_of("CUDA", attention(width))
+    scores, values = width // 16, 128 // 16
+    assert len([w for w in words if w.startswith("HGMMA.64x")]) == scores + values
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_units_by_architecture(architecture: str) -> None:
     found = target(architecture).matrix_units

@@ -13,6 +13,7 @@ from dovetile.optimize import opts as module
 from dovetile.optimize import opts_json
 from dovetile.optimize.keep import Keep
 from dovetile.optimize.online import Online
+from dovetile.optimize.online_registers import OnlineRegisters
 from dovetile.optimize.opts import (
     Accumulate,
     Bind,
@@ -26,7 +27,7 @@ from dovetile.optimize.opts import (
 )
 from dovetile.optimize.opts_json import from_json, to_json
 from dovetile.optimize.pad import Pad
-from dovetile.optimize.use_group_unit import UseGroupUnit
+from dovetile.optimize.use_group_unit import FollowGroupUnit, UseGroupUnit
 from dovetile.optimize.use_matrix_unit import UseMatrixUnit
 from dovetile.plugins.matrix_unit import GroupUnit, MatrixUnit
 
@@ -37,7 +38,7 @@ UNITS = [
 GROUP_UNIT = GroupUnit(
     "group", 8, 4, 2, "float16", "float16", "float32",
     row_digits=((2, "lane", 0), (4, "thread", 5)), column_digits=((4, "thread", 4),),
-    b_transposed=True,
+    b_transposed=True, holds=True, axes=(7, 9, 11),
 )  # fmt: skip
 ids = st.integers(0, 99)
 several = st.lists(ids, max_size=4).map(tuple)
@@ -56,6 +57,8 @@ opts = st.one_of(
     st.builds(Pad, ids, st.integers(1, 64)),
     st.builds(UseMatrixUnit, st.sampled_from(UNITS), several, several),
     st.builds(UseGroupUnit, st.just(GROUP_UNIT), ids, ids, ids),
+    st.builds(FollowGroupUnit, st.just(GROUP_UNIT), ids),
+    st.builds(OnlineRegisters, several, st.integers(1, 4096), st.booleans()),
 )
 
 
@@ -75,10 +78,7 @@ def test_every_opt_can_be_sent():
 
 @given(opts)
 def test_repr_evaluates_to_the_same(opt: object):
-    others = (
-        Keep, Online, Pad, UseGroupUnit, UseMatrixUnit, GroupUnit, MatrixUnit, AxisKind,
-        AddressSpace,
-    )  # fmt: skip
+    others = (*opts_json._CLASSES.values(), MatrixUnit, GroupUnit, AxisKind, AddressSpace)
     names = {**vars(module), **{kind.__name__: kind for kind in others}}
     assert eval(repr(opt), names) == opt
 

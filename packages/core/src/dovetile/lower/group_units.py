@@ -70,7 +70,7 @@ def lower_group_units(sink: UOp) -> UOp:
 
 def _start(unit: GroupUnit, load: UOp, own: set[UOp]) -> UOp:
     """The address at which an operand begins."""
-    if load.op is not Op.LOAD or len(load.src) > 1:
+    if load.op is not Op.LOAD or len(load.src) != 1:
         raise GraphError(f"[lower] {unit.name} reads LOCAL memory; an operand is elsewhere")
     terms, _ = linear_form(load.src[0].src[1])
     if any(t.ranges & own and t not in own for t in terms):
