@@ -4,6 +4,7 @@ The steps, each a module with one entry function:
 
     workgroups  THREAD, GROUP and LOCAL axes become launch indices; what threads exchange
     stages      STAGE becomes a buffer and the nest that fills it
+    bounded     loops leave out terms of sums that are zero
     group_units sums of products by units of several threads
     expand      UNROLL axes become copies, VECTOR axes lanes
     reductions  REDUCE becomes a loop over a REG buffer
@@ -19,6 +20,7 @@ from dovetile.errors import GraphError
 from dovetile.ir.rewrite import rewrite
 from dovetile.ir.spec import check
 from dovetile.ir.uop import UOp
+from dovetile.lower.bounded import bound_sums
 from dovetile.lower.expand import expand
 from dovetile.lower.group_units import lower_group_units
 from dovetile.lower.linear import LinearKernel
@@ -47,6 +49,7 @@ def lower(sink: UOp, capabilities: Capabilities, name: str = "kernel") -> Linear
 
     sink = bind_parts(sink)
     sink = lower_stages(sink, capabilities.vector_bytes, threads_of(thread_strides(sink)))
+    sink = bound_sums(sink)
     sink = lower_group_units(sink)
     sink = expand(sink)
     sink = bind_threads(sink, thread_strides(sink))

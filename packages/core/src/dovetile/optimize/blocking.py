@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from dovetile.ir.ops import AxisKind, Op
 from dovetile.ir.uop import UOp
+from dovetile.lower.linear import reads_memory
 from dovetile.optimize.analysis import PAGE, Analysis, access, extent, room, size
 from dovetile.optimize.nest import Nest
 from dovetile.optimize.opts import Accumulate, Bind, GroupReduce, Opt, Order
@@ -217,7 +218,7 @@ def _worth_packing(a: UOp, reduced: tuple[UOp, ...], capabilities: Capabilities)
     loads = [n for n in a.toposort() if n.op is Op.LOAD]
     if any(extent(n.ranges) > n.src[0].src[0].arg.size for n in loads):
         return False
-    if a.op is not Op.LOAD or len(a.src) > 1:
+    if not reads_memory(a):
         return True
     found = access(a)
     steps = [found.stride(r) for r in reduced]
