@@ -79,12 +79,24 @@ def _zero(node: UOp, of: Callable[..., Conditions]) -> Iterable[UOp]:
         return (c for c in of(node.src[0]) if c in of(node.src[1]))
     if node.op is Op.EXP2:
         found = of(node.src[0], -math.inf)
-        # Of a row that is masked altogether, the softmax is no number.
-        return found if all(_never_empty(found, r) for c in found for r in c.ranges) else ()
+        return found if _finite_somewhere(node.src[0], found, of) else ()
     return ()
 
 
+def _finite_somewhere(value: UOp, needed: Conditions, of: Callable[..., Conditions]) -> bool:
+    """Whether what is added to a masked value may be its maximum, over the axes that it does not
+    depend on: it is minus infinity for a row that is masked altogether, and the sum no number."""
+    while value.op is Op.CAST or (value.op is Op.MUL and value.src[1].is_const):
+        value = value.src[0]
+    if value.op is not Op.ADD:
+        return True
+    others = [s.ranges for s in value.src if not of(s, -math.inf)]
+    axes = frozenset().union(*(c.ranges for c in needed)).difference(*others)
+    return bool(axes) and all(_never_empty(needed, r) for r in axes)
+
+
 def _never_empty(needed: Conditions, axis: UOp) -> bool:
+    """Whether all conditions hold somewhere along an axis, wherever on the others."""
     first, end = _interval(needed, axis, frozenset())
     bounded = all(axis not in c.ranges or _bound(c, axis, frozenset()) for c in needed)
     return bounded and (end + first * -1).minimum >= 1
