@@ -18,9 +18,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import decode
 import torch
+import torch.nn.attention
 
 from dovetile import Tensor, dtypes, jit
+from dovetile.environment import context
 from dovetile.runtime import get_device
 
 Operation = Callable[..., Any]
@@ -40,6 +43,8 @@ class Row:
     ours: Operation
     theirs: Operation
     tolerance: float = 1e-2
+    precision: str = "highest"
+    """Of float32 products, in PyTorch's words and ours."""
 
     @property
     def inputs(self) -> int:
@@ -56,7 +61,11 @@ def rows() -> list[Row]:
         Row("gelu", "bfloat16", ((n, n),), 4 * n * n, "GB/s",
             lambda a: (a * 2 + 1).gelu("tanh"),
             lambda a: functional.gelu(a * 2 + 1, approximate="tanh")),
+        Row("erf-gelu", "bfloat16", ((n, n),), 4 * n * n, "GB/s",
+            lambda a: a.gelu(), functional.gelu),
         Row("softmax", "float32", ((n, n),), 8 * n * n, "GB/s",
+            lambda a: a.softmax(-1), lambda a: a.softmax(-1)),
+        Row("softmax-1024", "float32", ((8 * n, 1024),), 8 * 8 * n * 1024, "GB/s",
             lambda a: a.softmax(-1), lambda a: a.softmax(-1)),
         Row("layernorm", "bfloat16", ((n, n),), 4 * n * n, "GB/s",
             lambda a: a.layer_norm((n,)), lambda a: functional.layer_norm(a, (n,))),
@@ -67,6 +76,8 @@ def rows() -> list[Row]:
         Row("columns", "float32", ((16384, n),), 4 * 16384 * n, "GB/s",
             lambda a: a.sum(0), lambda a: a.sum(0)),
         Row("transpose", "float32", ((n, n),), 8 * n * n, "GB/s",
+            lambda a: a.transpose(0, 1).contiguous(), lambda a: a.t().contiguous()),
+        Row("transpose-bfloat16", "bfloat16", ((n, n),), 4 * n * n, "GB/s",
             lambda a: a.transpose(0, 1).contiguous(), lambda a: a.t().contiguous()),
         Row("matvec", "bfloat16", ((n, n), (n,)), 2 * n * n, "GB/s",
             lambda a, b: a @ b, lambda a, b: a @ b),
@@ -84,16 +95,56 @@ def rows() -> list[Row]:
                         Row(f"matmul-{dtype}-{size}-{layout}", dtype, ((size, size),) * 2,
                             2 * size**3, "TFLOP/s", ours, theirs)
                     )  # fmt: skip
-    return found
+    for width in (64, 128):
+        for causal in (False, True):
+            for dtype in ("bfloat16", "float16"):
+                found.append(_attention(dtype, width, causal))
+    return found + narrow_products()
+
+
+def narrow_products() -> list[Row]:
+    """Products whose operands have few digits, both with their sums contiguous."""
+    one = torch.ones((), device="cuda")
+
+    def scaled(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return torch._scaled_mm(
+            a, b.t(), one, one, out_dtype=torch.bfloat16, use_fast_accum=True
+        )  # fmt: skip
+
+    kinds = {
+        "tf32": ("float32", lambda a, b: a @ b.transpose(0, 1), lambda a, b: a @ b.t()),
+        "float8": ("float8_e4m3fn",
+                   lambda a, b: (a.float() @ b.float().transpose(0, 1)).bfloat16(), scaled),
+        "int8": ("int8", lambda a, b: a.int() @ b.int().transpose(0, 1),
+                 lambda a, b: torch._int_mm(a, b.t())),
+    }  # fmt: skip
+    return [
+        Row(f"matmul-{name}-{size}-nt", dtype, ((size, size),) * 2, 2 * size**3, "TFLOP/s",
+            ours, theirs, precision="high" if name == "tf32" else "highest")
+        for name, (dtype, ours, theirs) in kinds.items()
+        for size in (1024, 2048, 4096, 8192)
+    ]  # fmt: skip
+
+
+def _attention(dtype: str, width: int, causal: bool, heads: int = 64, length: int = 4096) -> Row:
+    """Attention of heads of 4096 queries; PyTorch's by cuDNN, where that is the faster one."""
+    shape = (4, heads // 4, length, width)
+
+    def theirs(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.CUDNN_ATTENTION):
+            return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal)
+
+    return Row(
+        f"attention-{dtype}-{width}{'-causal' * causal}", dtype, (shape,) * 3,
+        4 * heads * length**2 * width / (2 if causal else 1), "TFLOP/s",
+        lambda q, k, v: q.scaled_dot_product_attention(k, v, is_causal=causal), theirs,
+    )  # fmt: skip
 
 
 def measure(row: Row, compiled: bool) -> tuple[float, list[float]]:
     """Seconds of one operation: ours, and theirs in each form."""
     device = get_device()
-    sets = [
-        [torch.randn(s, device="cuda", dtype=getattr(torch, row.dtype)) for s in row.shapes]
-        for _ in range(row.inputs)
-    ]
+    sets = [[_numbers(s, getattr(torch, row.dtype)) for s in row.shapes] for _ in range(row.inputs)]
     mine = [[_tensor(x, row.dtype) for x in inputs] for inputs in sets]
     step = jit(lambda *inputs: [row.ours(*x) for x in _grouped(inputs, len(row.shapes))])
     flat = [x for inputs in mine for x in inputs]
@@ -113,6 +164,11 @@ def measure(row: Row, compiled: bool) -> tuple[float, list[float]]:
             found.append(_turn(run, wait) / row.inputs)
     first, *others = (statistics.median(t) for t in times)
     return first, others
+
+
+def _numbers(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    numbers = torch.randn(shape, device="cuda")
+    return (numbers if dtype.is_floating_point else numbers * 30).to(dtype)
 
 
 def _turn(run: Callable[[], Any], wait: Callable[[], Any]) -> float:
@@ -176,10 +232,14 @@ def main() -> None:
     arguments = parser.parse_args()
     best = ceilings()
     print(f"ceilings: {best['GB/s']:.0f} GB/s, {best['TFLOP/s']:.0f} TFLOP/s")
+    if not arguments.rows or any("llama".startswith(name) for name in arguments.rows):
+        decode.measure(_turn, arguments.compile)
     for row in rows():
         if arguments.rows and not row.name.startswith(tuple(arguments.rows)):
             continue
-        seconds, others = measure(row, arguments.compile)
+        torch.set_float32_matmul_precision(row.precision)
+        with context(MATMUL_PRECISION=row.precision):
+            seconds, others = measure(row, arguments.compile)
         scale = 1e9 if row.unit == "GB/s" else 1e12
         rate = row.work / seconds / scale
         ratios = "  ".join(f"{other / seconds:5.2f}" for other in others)

@@ -15,7 +15,7 @@ from dovetile.lower.decompose import decompositions, widen
 from dovetile.lower.linear import LinearKernel
 from dovetile.lower.linearize import linearize
 from dovetile.plugins import Capabilities
-from dovetile.plugins.specs import STANDARD_DTYPES
+from dovetile.plugins.specs import WIDE_DTYPES
 from dovetile_nv import cuda_compiler, disassembly, ptx_compiler
 from dovetile_nv.capabilities import ARCHITECTURES, architecture_of, capabilities_of
 from dovetile_nv.cuda_renderer import CudaRenderer
@@ -50,7 +50,7 @@ def target(architecture: str) -> Capabilities:
 
 def computing_small(architecture: str = HOPPER) -> Capabilities:
     """The target, told to compute in small floats as they are."""
-    return replace(target(architecture), arithmetic_dtypes=STANDARD_DTYPES)
+    return replace(target(architecture), arithmetic_dtypes=WIDE_DTYPES | {"float16", "bfloat16"})
 
 
 def group(size: int) -> UOp:

@@ -33,6 +33,16 @@ stacked(int* out, const int* index) {
 __device__ int numbers[4] = {1, 2, 3, 4};
 extern "C" __global__ void looked_up(int* out) { out[threadIdx.x] = numbers[threadIdx.x & 3]; }
 """
+# For a real GPU: takes time, writes where there is nothing, stops itself.
+DEVICE_KERNELS = f"""{KERNELS}
+extern "C" __global__ void spin(float* x, long long cycles) {{
+  long long start = clock64();
+  while (clock64() - start < cycles);
+  if (threadIdx.x == 0) x[0] = 1;
+}}
+extern "C" __global__ void wild(float* x, float* nowhere) {{ nowhere[threadIdx.x] = 1; }}
+extern "C" __global__ void trapped(float* x, long long value) {{ if (value) __trap(); }}
+"""
 
 
 @cache

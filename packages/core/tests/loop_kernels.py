@@ -159,12 +159,19 @@ def cast_matmul(
 
 
 def attention(
-    queries: int, keys: int, sizes: tuple[int, int] = (8, 8), heads: int = 2, causal: bool = False
-) -> Case:
+    queries: int, keys: int, sizes: tuple[int, int] = (8, 8), heads: int = 2, causal: bool = False,
+    dtype: DType = dtypes.float32, capabilities: Capabilities = WIDE, transposed: bool = False,
+) -> Case:  # fmt: skip
     """softmax(q @ k.T) @ v with base 2; sizes: of a key and of a value. Axes: 0 heads, 1 queries,
-    2 columns."""
+    2 columns. dtype: of inputs and result. transposed: whether keys and values lie by columns."""
     width, columns = sizes
-    q, k, v = (tensor(heads, n, m) for n, m in ((queries, width), (keys, width), (keys, columns)))
+    inputs = [(heads, n, m) for n, m in ((queries, width), (keys, width), (keys, columns))]
+    if transposed:
+        inputs[1:] = [(h, m, n) for h, n, m in inputs[1:]]
+    given = [tensor(*shape, dtype=dtype) for shape in inputs]
+    q, k, v = (x if x.dtype is dtypes.float32 else x.cast(dtypes.float32) for x in given)
+    if transposed:
+        k, v = k.permute((0, 2, 1)), v.permute((0, 2, 1))
     products = q.expand((keys,)).permute((0, 1, 3, 2)) * k.expand((queries,)).permute((0, 3, 1, 2))
     scores = products.reduce(Op.ADD, 1)
     if causal:
@@ -176,16 +183,20 @@ def attention(
     weights = grown * (total.const_like(1.0) / total).expand((keys,))
     values = v.expand((queries,)).permute((0, 3, 2, 1))
     value = (weights.expand((columns,)).permute((0, 1, 3, 2)) * values).reduce(Op.ADD, 1)
+    value = value.cast(dtype) if dtype is not dtypes.float32 else value
 
     def reference(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
-        scores = q.astype(np.float64) @ k.swapaxes(1, 2)
+        q, k, v = (x.astype(np.float64) for x in (q, k, v))
+        if transposed:
+            k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
+        scores = q @ k.swapaxes(1, 2)
         if causal:
             scores[:, ~np.tri(queries, keys, dtype=bool)] = -np.inf
         grown = np.exp2(scores - scores.max(2, keepdims=True))
         return grown / grown.sum(2, keepdims=True) @ v
 
     name = f"attention {heads}x{queries}x{keys} {sizes}"
-    return case(name, value, [q, k, v], reference, WIDE)
+    return case(name, value, given, reference, capabilities)
 
 
 def convolution(batch: int, inputs: int, outputs: int, size: int, window: int) -> Case:

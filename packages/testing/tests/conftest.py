@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -27,47 +28,67 @@ def third_party(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return installed
 
 
+def _install(folder: Path, name: str, source: str) -> None:
+    """Installs a distribution of one module into a folder."""
+    (folder / f"plugin_{name}.py").write_text(textwrap.dedent(source), encoding="utf-8")
+    info = folder / f"dovetile_{name}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: dovetile-{name}\nVersion: 1.0\n", encoding="utf-8"
+    )
+    (info / "entry_points.txt").write_text(
+        f"[dovetile]\n{name} = plugin_{name}\n", encoding="utf-8"
+    )
+
+
+def _start(
+    *arguments: str, folders: list[Path], cwd: Path, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Runs ``python ARGUMENTS`` in a process that finds the distributions in some folders."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(map(str, folders)),
+        "DOVETILE_CACHE_DIR": str(cwd / "cache"),
+        **variables,
+    }
+    return subprocess.run(
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=environment,
+        timeout=600,
+    )
+
+
 @pytest.fixture
 def distribution(tmp_path: Path) -> Callable[[str, str], Path]:
     """Installs a distribution of one module into a folder of this test; returns the folder."""
     folder = tmp_path / "site"
     folder.mkdir()
 
-    def install(name: str, source: str) -> Path:
-        (folder / f"plugin_{name}.py").write_text(textwrap.dedent(source), encoding="utf-8")
-        info = folder / f"dovetile_{name}-1.0.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(
-            f"Metadata-Version: 2.1\nName: dovetile-{name}\nVersion: 1.0\n", encoding="utf-8"
-        )
-        (info / "entry_points.txt").write_text(
-            f"[dovetile]\n{name} = plugin_{name}\n", encoding="utf-8"
-        )
+    def into_folder(name: str, source: str) -> Path:
+        _install(folder, name, source)
         return folder
 
-    return install
+    return into_folder
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """Runs ``python ARGUMENTS`` in a process that finds the distributions in some folders."""
+    """Runs ``python ARGUMENTS`` in the folder of this test."""
+    return functools.partial(_start, cwd=tmp_path)
 
-    def start(
-        *arguments: str, folders: list[Path], **variables: str
+
+@pytest.fixture(scope="session")
+def together() -> Run:
+    """Installs several distributions into a folder and runs ``python ARGUMENTS`` with them."""
+
+    def run_with(
+        folder: Path, sources: dict[str, str], arguments: list[str], *others: Path
     ) -> subprocess.CompletedProcess[str]:
-        environment = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(map(str, folders)),
-            "DOVETILE_CACHE_DIR": str(tmp_path / "cache"),
-            **variables,
-        }
-        return subprocess.run(
-            [sys.executable, *arguments],
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-            env=environment,
-            timeout=600,
-        )
+        for name, source in sources.items():
+            _install(folder, name, source)
+        return _start(*arguments, folders=[folder, *others], cwd=folder)
 
-    return start
+    return run_with

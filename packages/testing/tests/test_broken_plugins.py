@@ -23,8 +23,14 @@ class Compiler:
 @hookimpl
 def dovetile_compilers():
     from dovetile_npy.plugin import _renderer
-    return [CompilerSpec("BROKEN", "NPY", "python", lambda c: Compiler(), _renderer)]
+    return [CompilerSpec("{name}", "NPY", "python", lambda c: Compiler(), _renderer)]
 """
+
+
+def compiler(body: str, name: str = "BROKEN") -> str:
+    """A plugin with a compiler of that name for the third party's device."""
+    return COMPILER.format(body=body, name=name)
+
 
 BROKEN = {
     "importerror": ("import missing_module_here", "No module named 'missing_module_here'"),
@@ -40,55 +46,66 @@ BROKEN = {
 }
 
 
+CRASHES = {
+    "RAISES": ("raise KeyError('inside the compiler')", "KeyError: 'inside the compiler'"),
+    "NOTHING": ("return b'return 3'", "SyntaxError"),
+    "ABORTS": ("import os; os.abort()", "killed by signal 6"),
+    "EMPTY": ("return b''", "the binary has no kernel 'self_test'"),
+}
+
+BAD_PROBE = (
+    HEADER + "def probe(): raise OSError('no driver')\n"
+    "@hookimpl\ndef dovetile_devices():\n"
+    "    return [DeviceSpec('BAD', probe, lambda selection: None, (), priority=9)]"
+)
+
+
+@pytest.fixture(scope="module")
+def doctor(tmp_path_factory, third_party, together) -> str:
+    """What the doctor says of the third-party device with all that is broken beside it at once."""
+    sources = {name: source for name, (source, _) in BROKEN.items()}
+    sources["bad"] = BAD_PROBE
+    sources |= {name.lower(): compiler(body, name) for name, (body, _) in CRASHES.items()}
+    folder = tmp_path_factory.mktemp("broken")
+    result = together(folder, sources, ["-m", "dovetile", "doctor"], third_party)
+    assert result.returncode == 0, result.stderr
+    assert "compiler PYTHON (python): works" in result.stdout
+    return result.stdout
+
+
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_plugin_stops_nobody_and_the_doctor_tells(distribution, third_party, run, name):
+def test_a_broken_plugin_stops_nobody_and_the_doctor_tells(
+    distribution, third_party, run, doctor, name
+):
     source, message = BROKEN[name]
     folders = [distribution(name, source), third_party]
     assert run("-c", COMPUTE, folders=folders).stdout == "went on\n"
-    doctor = run("-m", "dovetile", "doctor", folders=folders)
-    assert doctor.returncode == 0
-    assert message in doctor.stdout
-    assert "compiler PYTHON (python): works" in doctor.stdout
+    assert message in doctor
 
 
-def test_a_probe_that_raises(distribution, third_party, run):
-    source = (
-        HEADER + "def probe(): raise OSError('no driver')\n"
-        "@hookimpl\ndef dovetile_devices():\n"
-        "    return [DeviceSpec('BAD', probe, lambda selection: None, (), priority=9)]"
-    )
-    folders = [distribution("bad", source), third_party]
+def test_a_probe_that_raises(distribution, third_party, run, doctor):
+    folders = [distribution("bad", BAD_PROBE), third_party]
     assert run("-c", COMPUTE, folders=folders).stdout == "went on\n"
     automatic = "from dovetile.plugins import default_device_name as name; print(name())"
     assert "BAD" not in run("-c", automatic, folders=folders).stdout
     explicit = run("-c", automatic, folders=folders, DEV="BAD")
     assert explicit.returncode == 1
     assert "BAD cannot be used here: its probe raised OSError: no driver" in explicit.stderr
-    assert "BAD: not usable" in run("-m", "dovetile", "doctor", folders=folders).stdout
+    assert "BAD: not usable" in doctor
 
 
-@pytest.mark.parametrize(
-    ("body", "message"),
-    [
-        ("raise KeyError('inside the compiler')", "KeyError: 'inside the compiler'"),
-        ("return b'return 3'", "SyntaxError"),
-        ("import os; os.abort()", "killed by signal 6"),
-        ("return b''", "the binary has no kernel 'self_test'"),
-    ],
-)
-def test_a_compiler_that_crashes(distribution, third_party, run, body, message):
-    folders = [distribution("extra", COMPILER.format(body=body)), third_party]
+@pytest.mark.parametrize("name", CRASHES)
+def test_a_compiler_that_crashes(distribution, third_party, run, doctor, name):
+    body, message = CRASHES[name]
+    folders = [distribution("extra", compiler(body, name)), third_party]
     # It is another plugin's compiler for the device, so it is not taken unless named.
     assert run("-c", COMPUTE, folders=folders).stdout == "went on\n"
-    doctor = run("-m", "dovetile", "doctor", folders=folders)
-    assert doctor.returncode == 0
-    (line,) = (line for line in doctor.stdout.splitlines() if "compiler BROKEN" in line)
+    (line,) = (line for line in doctor.splitlines() if f"compiler {name} " in line)
     assert "BROKEN: its self-test" in line and message in line
-    assert "compiler PYTHON (python): works" in doctor.stdout
 
 
 def test_a_compiler_that_raises_is_a_compile_error(distribution, third_party, run):
-    source = COMPILER.format(body="raise KeyError('inside the compiler')")
+    source = compiler("raise KeyError('inside the compiler')")
     folders = [distribution("extra", source), third_party]
     program = """
 from dovetile import dtypes
@@ -109,9 +126,7 @@ load(get_device("NPY"), kernel)
 
 
 def test_a_compiler_that_is_not_available(distribution, third_party, run):
-    source = COMPILER.format(body="pass").replace(
-        "_renderer)]", "_renderer, lambda: 'pip install it')]"
-    )
+    source = compiler("pass").replace("_renderer)]", "_renderer, lambda: 'pip install it')]")
     folders = [distribution("extra", source), third_party]
     assert (
         "not available: pip install it" in run("-m", "dovetile", "doctor", folders=folders).stdout

@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dovetile.errors import DeviceError
-from dovetile.plugins.specs import STANDARD_DTYPES, Capabilities
-from dovetile_nv.warpgroup import UNITS
+from dovetile.plugins.specs import WIDE_DTYPES, Capabilities
+from dovetile_nv.matrix_units import units
 
 KIB, MIB = 1 << 10, 1 << 20
 
@@ -88,7 +88,7 @@ def capabilities_of(architecture: Architecture) -> Capabilities:
     return Capabilities(
         architecture=architecture.name,
         # One by one, small floats are computed no faster than float32.
-        arithmetic_dtypes=STANDARD_DTYPES - {"float16", "bfloat16"},
+        arithmetic_dtypes=WIDE_DTYPES,
         native_ops=_NATIVE | since_80,
         parallel_axes=("GROUP", "LOCAL"),
         threads=architecture.multiprocessors,
@@ -106,5 +106,7 @@ def capabilities_of(architecture: Architecture) -> Capabilities:
         launch_seconds=2e-6,
         supports_barrier=True,
         asynchronous_copies=architecture.number >= 80,
-        matrix_units=UNITS if architecture.number == 90 else (),
+        early_launches=architecture.number >= 90,
+        bulk_copies=architecture.number == 90,
+        matrix_units=units(architecture.number),
     )

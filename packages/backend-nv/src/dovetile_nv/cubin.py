@@ -10,12 +10,13 @@ import struct
 from dataclasses import dataclass, field
 
 from dovetile.errors import CompileError
+from dovetile_nv.boxes import TensorMap, data_name, read_maps
 
 _ALLOCATED = 2  # SHF_ALLOC
 _NOBITS, _RELA, _REL = 8, 4, 9  # section types
 
 # Attributes of .nv.info sections.
-_MAX_THREADS, _PARAM_CBANK, _REQUIRED_THREADS = 0x05, 0x0A, 0x10
+_MAX_THREADS, _PARAM_CBANK, _REQUIRED_THREADS, _PARAM = 0x05, 0x0A, 0x10, 0x17
 _FRAME_SIZE, _MIN_STACK_SIZE, _REGISTER_COUNT, _BARRIER_COUNT = 0x11, 0x12, 0x2F, 0x4C
 
 # Relocations: all 64 bits; the lower or upper half in the second word of an instruction; and the
@@ -49,6 +50,8 @@ class Kernel:
     """Size of the first constant bank."""
     threads: int
     """Per workgroup: the most that the code was compiled for, 0 where it does not say."""
+    maps: tuple[tuple[int, TensorMap], ...]
+    """The tensor maps among its arguments, each with its offset there."""
     target: int
     """The SM version of the code, one hexadecimal digit each for major and minor."""
 
@@ -128,6 +131,7 @@ def read(binary: bytes) -> Cubin:
             attributes.get(name, {}),
             target,
             _dynamic_bytes(name, sections, symbols),
+            read_maps(_words(data_name(name), sections, symbols)),
         )
         banks[name] = {
             int(other.name[len(".nv.constant")]): (other.place, other.size)
@@ -202,6 +206,8 @@ def _attributes(
                 position += value
             else:
                 content = struct.pack("<H", value)
+            if owner and number == _PARAM:  # one for each
+                content += found.get(owner, {}).get(number, b"")
             if owner:
                 found.setdefault(owner, {})[number] = content
             elif len(content) == 8:  # of one kernel, named by its symbol
@@ -218,6 +224,7 @@ def _kernel(
     attributes: dict[int, bytes],
     target: int,
     dynamic_bytes: int,
+    maps: tuple[TensorMap, ...],
 ) -> Kernel:
     def number(attribute: int, default: int = 0) -> int:
         content = attributes.get(attribute)
@@ -226,6 +233,11 @@ def _kernel(
     offset, nbytes = struct.unpack_from("<HH", attributes.get(_PARAM_CBANK, bytes(8)), 4)
     threads = attributes.get(_REQUIRED_THREADS) or attributes.get(_MAX_THREADS) or bytes(12)
     x, y, z = struct.unpack_from("<III", threads)
+    # Index, position and offset of each; the maps are the last.
+    offsets = sorted(
+        struct.unpack_from("<4xHH", attributes[_PARAM], at)
+        for at in range(0, len(attributes.get(_PARAM, b"")), 12)
+    )
     return Kernel(
         name,
         code_offset=code.place,
@@ -239,6 +251,9 @@ def _kernel(
         arguments_bytes=nbytes,
         bank_bytes=bank.size,
         threads=x * y * z,
+        maps=tuple(
+            (offset, m) for (_, offset), m in zip(offsets[len(offsets) - len(maps) :], maps)
+        ),
         target=target,
     )
 
@@ -258,6 +273,15 @@ def _dynamic_bytes(name: str, sections: list[_Section], symbols: list[tuple[str,
         if symbol == f"{name}_local_bytes":
             return struct.unpack_from("<I", sections[index].content, value)[0]
     return 0
+
+
+def _words(name: str, sections: list[_Section], symbols: list[tuple[str, int, int]]) -> list[int]:
+    """The 64-bit words of some data; none where there is no such data."""
+    for symbol, index, value in symbols:
+        if symbol == name:
+            content = sections[index].content[value:]
+            return [*struct.unpack(f"<{len(content) // 8}Q", content[: len(content) // 8 * 8])]
+    return []
 
 
 def _target(binary: bytes) -> int:

@@ -28,6 +28,20 @@ static __device__ inline float fused(float a, float b, float c) { return fmaf(a,
 static __device__ inline double fused(double a, double b, double c) { return fma(a, b, c); }
 """
 
+# Two units in the last place, over the full range, without branches.
+_APPROXIMATE = """
+static __device__ inline float approximate_quotient(float a, float b) {
+  float r;
+  asm("div.full.f32 %0, %1, %2;" : "=f"(r) : "f"(a), "f"(b));
+  return r;
+}
+static __device__ inline float approximate_exp2(float a) {
+  float r;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(a));
+  return r;
+}
+"""
+
 # Before compute capability 8.0.
 _WITHOUT_NAN = """
 template <class T, class S> static __device__ inline T bits_as(S source) {
@@ -115,7 +129,7 @@ _ARITHMETIC = {"operator+": "add.TYPE", "operator-": "sub.TYPE", "operator*": "m
 
 def prelude(number: int, dtypes: frozenset[str]) -> str:
     """What kernels on values of these types need, for compute capability `number` / 10."""
-    parts = [_COMMON if number >= 80 else _WITHOUT_NAN]
+    parts = [_COMMON if number >= 80 else _WITHOUT_NAN, _APPROXIMATE]
     extremes = _EXTREMES if number >= 80 else {}
     if "float16" in dtypes:
         parts += [_small("float16", {**_ARITHMETIC, **extremes}), _FLOAT16_FROM_DOUBLE]

@@ -11,10 +11,11 @@ from dovetile.dtypes import DType, Scalar
 from dovetile.errors import UnsupportedError
 from dovetile.ir.ops import Op
 from dovetile.ir.uop import UOp
+from dovetile.lower.early import await_launches
 from dovetile.lower.linear import LinearKernel
 from dovetile.plugins import Capabilities
 from dovetile.render import CStyleRenderer, Writer, in_lanes, indices_fit
-from dovetile_nv import warpgroup
+from dovetile_nv import boxes, matrix_units, warpgroup
 from dovetile_nv.capabilities import ACCESS_BYTES, architecture_of
 from dovetile_nv.cuda_prelude import prelude
 from dovetile_nv.program_form import (
@@ -26,6 +27,16 @@ from dovetile_nv.program_form import (
 
 _TYPES = {"bool": "bool", "float16": "float16", "bfloat16": "bfloat16"}
 _SMALL = ("float16", "bfloat16")
+# Of a thread's registers, what may be filled before a launch awaits those before it.
+_EARLY_BYTES = 256
+_PANELS = """
+static __device__ inline unsigned shared_address(const void* place) {
+  return (unsigned)__cvta_generic_to_shared(place);
+}
+static __device__ inline unsigned long long panel(const void* place, unsigned long long form) {
+  return (shared_address(place) & 0x3ffff) >> 4 | form;
+}
+"""
 _INDICES = {"group": "blockIdx.x", "local": "threadIdx.x"}
 
 
@@ -42,6 +53,8 @@ class CudaRenderer:
         """The source with this one kernel. Indices have 32 bits where that is enough: arithmetic
         on 64 takes several instructions each."""
         kernel = in_lanes(kernel, ACCESS_BYTES, GLOBAL_ALIGNMENT)
+        if self._narrow.capabilities.early_launches:
+            kernel = await_launches(kernel, _EARLY_BYTES)
         return (self._narrow if indices_fit(kernel, 32) else self._wide).render(kernel)
 
 
@@ -67,12 +80,25 @@ class _Text(CStyleRenderer):
 
     def parameters(self, kernel: LinearKernel) -> list[str]:
         buffers = super().parameters(kernel)[: len(kernel.buffers)]
-        return buffers + [f"const long long value_{v.arg.name}" for v in kernel.variables]
+        values = [f"const long long value_{v.arg.name}" for v in kernel.variables]
+        count = len(boxes.tensor_maps(kernel))
+        return (
+            buffers + values + [f"const __grid_constant__ tensor_map map_{i}" for i in range(count)]
+        )
 
     def epilogue(self, kernel: LinearKernel) -> str:
-        if not is_dynamic(kernel):
-            return ""
-        return f'extern "C" __device__ unsigned {size_name(kernel)} = {kernel.local_bytes};'
+        lines = []
+        if is_dynamic(kernel):
+            size = kernel.local_bytes
+            lines.append(f'extern "C" __device__ unsigned {size_name(kernel)} = {size};')
+        maps = boxes.tensor_maps(kernel)
+        if maps:
+            words = boxes.data_words(maps.values())
+            name, text = boxes.data_name(kernel.name), ", ".join(map(str, words))
+            lines.append(
+                f'extern "C" __device__ unsigned long long {name}[{len(words)}] = {{{text}}};'
+            )
+        return "\n".join(lines)
 
     def _handlers(self) -> dict[Op, Callable[[UOp, Writer], str | None]]:
         return {**super()._handlers(), Op.VARIABLE: self._variable, Op.END: self._end}
@@ -98,40 +124,110 @@ class _Text(CStyleRenderer):
         return name
 
     def barrier(self, node: UOp, writer: Writer) -> str:
+        if node.arg == "launch":
+            return (
+                'asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); '
+                'asm volatile("griddepcontrol.wait;" ::: "memory");'
+            )
         if node.arg != "workgroup":
             return super().barrier(node, writer)
         # The matrix unit reads memory past the threads' own way to it.
         fence = 'asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); '
-        return (fence if warpgroup.products(writer.kernel) else "") + "__syncthreads();"
+        return (
+            fence if matrix_units.reads_stores(writer.kernel, node) else ""
+        ) + "__syncthreads();"
 
     def commit(self, node: UOp, writer: Writer) -> str:
         return 'asm volatile("cp.async.commit_group;" ::: "memory");'
 
+    def fetch(self, node: UOp, writer: Writer) -> str:
+        rank = len(node.arg.sizes)
+        self._declare_boxes(writer, rank)
+        number = list(boxes.tensor_maps(writer.kernel)).index((node.src[3], node.arg))
+        to, place, gate = (writer.names[s] for s in node.src[:3])
+        starts = ", ".join(f"(int){writer.names[s]}" for s in node.src[4:])
+        call = f"fetch_{rank}({to}, {place}, map_{number}, {boxes.box_bytes(node)}, {starts});"
+        return f"if ({gate}) {call}"
+
+    def _declare_boxes(self, writer: Writer, rank: int = 0) -> None:
+        writer.declarations[boxes.HELPERS] = None
+        if rank:
+            writer.declarations[boxes.fetch_helper(rank)] = None
+
     def wait(self, node: UOp, writer: Writer) -> str:
+        if node.arg is None:
+            place, number = (writer.names[s] for s in node.src[:2])
+            return f"await_round({place}, (unsigned){number});"
         return f'asm volatile("cp.async.wait_group {node.arg};" ::: "memory");'
 
     def matmul(self, node: UOp, writer: Writer) -> str:
         """Products of one sum follow each other: begun together, and awaited together."""
-        writer.declarations[warpgroup.HELPERS] = None
+        unit = node.arg
+        writer.declarations[_PANELS] = None
         a, b, start = (writer.names[s] for s in node.src)
+        first = all(lane.constant == 0 for lane in node.src[2].src)
+        goes_on = matrix_units.goes_on(unit)
         if node.src[2].op is Op.MATMUL:
             name = start
         else:
             writer.counter += 1
             name = f"v{writer.counter}"
-            writer.lines.append(f"{self.type(node.dtype, writer)} {name} = {start};")
-            writer.lines.append('asm volatile("wgmma.fence.sync.aligned;" ::: "memory");')
-        writer.lines.append(warpgroup.instruction(node.arg, name, a, b))
-        if all(node is not other.src[2] for other in warpgroup.products(writer.kernel)):
-            writer.lines.append('asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");')
-            # In a loop, those of one step go on during the next, and are awaited behind the loop.
-            writer.lines.append(_awaited(1 if node.ranges else 0))
+            # What an instruction that adds nothing to it sets needs no start.
+            begun = "" if first and goes_on else f" = {start}"
+            writer.lines.append(f"{self.type(node.dtype, writer)} {name}{begun};")
+            if goes_on:
+                _assembly("wgmma.fence.sync.aligned;", writer)
+        panels = [f'"r"(shared_address({x}))' for x in (a, b)]
+        if goes_on:
+            forms = warpgroup.panel_forms(unit)
+            panels = [f'"l"(panel({x}, {form}ull))' for x, form in zip((a, b), forms)]
+        steps = [panels]
+        if unit.held:
+            packed, form = self._packed(node.src[0], writer), warpgroup.panel_forms(unit)[1]
+            steps = [
+                [
+                    *(f'"r"({x})' for x in packed[begin:end]),
+                    f'"l"(panel((const char*){b} + {away}, {form}ull))',
+                ]
+                for begin, end, away in warpgroup.held_steps(unit)
+            ]
+        register = "r" if unit.accumulator == "int32" else "f"
+        for number, operands in enumerate(steps):
+            adds = not (first and goes_on) or number > 0
+            kind = "+" if adds else "="
+            lanes = ", ".join(f'"{kind}{register}"({name}._{lane})' for lane in range(unit.lanes))
+            text = matrix_units.assembly(unit, "%", "%%", unit.lanes, adds)
+            writer.lines.append(
+                f'asm volatile("{text}" : {lanes} : {", ".join(operands)} : "memory");'
+            )
+        last = all(node is not other.src[2] for other in matrix_units.products(writer.kernel))
+        if last and goes_on:
+            _assembly("wgmma.commit_group.sync.aligned;", writer)
+            # In a loop, those of one step that are only added up go on during the next, and are
+            # awaited behind the loop; others where they are used.
+            if matrix_units.only_kept(node, writer.kernel):
+                _assembly(warpgroup.awaited(1 if node.ranges else 0), writer)
         return name
+
+    def _packed(self, value: UOp, writer: Writer) -> list[str]:
+        """The lanes of an operand that a unit takes from registers, two in each."""
+        function, text = matrix_units.pack_helper(value.dtype.name)
+        writer.declarations[text] = None
+        lanes = [
+            writer.names[lane.src[0]] if lane.op is Op.CAST else f"float({writer.names[lane]})"
+            for lane in value.src
+        ]
+        pairs = []
+        for low, high in zip(lanes[::2], lanes[1::2]):
+            writer.counter += 1
+            pairs.append(f"v{writer.counter}")
+            writer.lines.append(f"const unsigned {pairs[-1]} = {function}({low}, {high});")
+        return pairs
 
     def _end(self, node: UOp, writer: Writer) -> None:
         writer.lines.append("}")
-        if any(node.src[1] in product.ranges for product in warpgroup.products(writer.kernel)):
-            writer.lines.append(_awaited(0))
+        if matrix_units.ends_products(node, writer.kernel):
+            _assembly(warpgroup.awaited(0), writer)
 
     def shuffle(self, node: UOp, writer: Writer) -> str:
         value, dtype = writer.names[node.src[0]], node.dtype
@@ -152,7 +248,7 @@ class _Text(CStyleRenderer):
         members = ", ".join(f"_{lane}" for lane in range(dtype.lanes))
         size = dtype.itemsize * dtype.lanes
         writer.declarations[
-            f"struct __align__({size}) {name} {{ {self.stored(dtype.scalar)} {members}; }};"
+            f"struct __align__({size & -size}) {name} {{ {self.stored(dtype.scalar)} {members}; }};"
         ] = None
         return name
 
@@ -165,7 +261,16 @@ class _Text(CStyleRenderer):
 
     # -- arithmetic --------------------------------------------------------------------------------
 
+    def _function(self, node: UOp, writer: Writer) -> str:
+        if node.arg == "approximate" and node.dtype is dtypes.float32:
+            value = f"approximate_exp2({writer.names[node.src[0]]})"
+            return self._let(value, node.dtype, writer)
+        return super()._function(node, writer)
+
     def _operator(self, operator: str, node: UOp, writer: Writer) -> str:
+        if node.arg == "approximate" and node.dtype is dtypes.float32:
+            a, b = (writer.names[s] for s in node.src)
+            return self._let(f"approximate_quotient({a}, {b})", node.dtype, writer)
         if node.op in (Op.FLOORDIV, Op.FLOORMOD) and node.dtype.name == "index":
             # Neither is negative, and unsigned division is shorter.
             a, b = (writer.names[s] for s in node.src)
@@ -210,6 +315,15 @@ class _Text(CStyleRenderer):
         return self._let(f"{text}{{{', '.join(values)}}}", node.dtype, writer)
 
     def _extract(self, node: UOp, writer: Writer) -> str:
+        product = node.src[0]
+        if product.op is Op.MATMUL and matrix_units.goes_on(product.arg):
+            groups = matrix_units.first_uses(writer.kernel).get(node)
+            if groups is not None:
+                # What reads the lanes comes later.
+                name, lanes = writer.names[product], range(product.dtype.lanes)
+                ties = ", ".join(f'"+f"({name}._{lane})' for lane in lanes)
+                text = warpgroup.awaited(groups)
+                writer.lines.append(f'asm volatile("{text}" : {ties} : : "memory");')
         truth = " != 0" if node.dtype.kind == "b" else ""
         value = f"{writer.names[node.src[0]]}._{node.arg[0]}{truth}"
         return self._let(value, node.dtype, writer)
@@ -229,6 +343,12 @@ class _Text(CStyleRenderer):
         address, value = node.src[:2]
         if node.arg == "async":
             return self._copy_ahead(address, value, writer)
+        if node.arg == "arrivals":
+            self._declare_boxes(writer)
+            guard = f"if ({writer.names[node.src[2]]}) " if len(node.src) == 3 else ""
+            place, count = writer.names[address], writer.names[value]
+            writer.lines.append(f"{guard}begin_rounds({place}, (unsigned){count});")
+            return None
         if value.dtype.lanes == 1:
             return super()._store(node, writer)
         guard = f"if ({writer.names[node.src[2]]}) " if len(node.src) == 3 else ""
@@ -253,6 +373,5 @@ class _Text(CStyleRenderer):
         return name
 
 
-def _awaited(groups: int) -> str:
-    """Waits until only so many groups of products are under way."""
-    return f'asm volatile("wgmma.wait_group.sync.aligned {groups};" ::: "memory");'
+def _assembly(text: str, writer: Writer) -> None:
+    writer.lines.append(f'asm volatile("{text}" ::: "memory");')

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache, cached_property
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 import numpy as np
 
-from dovetile.errors import DeviceError
+from dovetile.errors import DeviceError, OutOfMemoryError
 from dovetile.runtime import Allocation, Device, Program, Renderer, Signal
 from dovetile_nv import capabilities
 from dovetile_nv.copies import CopyKernels
@@ -38,8 +40,9 @@ class NvDevice(Device):
         self.interface = interface = open_interface(selection.index)
         capable = _capabilities(interface.number, interface.multiprocessors)
         if selection.compiler.language != "cuda":
-            # Only CUDA C++ is written with the matrix unit and with copies ahead.
-            capable = replace(capable, matrix_units=(), asynchronous_copies=False)
+            # Only CUDA C++ is written with operands that threads hold.
+            units = tuple(replace(u, holds=False) for u in capable.matrix_units)
+            capable = replace(capable, matrix_units=units)
         self.capabilities = capable
         if selection.architecture is not None:
             _check_architecture(selection.architecture, interface.number)
@@ -50,6 +53,17 @@ class NvDevice(Device):
         self._staging = interface.pin(_STAGING_BYTES)
         self._staging_lock = threading.Lock()
         super().__init__(keep_bytes=interface.memory_bytes // _KEPT_PART)
+        _devices.add(self)
+
+    def abandon(self) -> None:
+        """Leaves the GPU to the parent of this process, which is the child of a fork."""
+        self.interface.abandoned = True
+        self._queue.abandon(
+            DeviceError(
+                f"[fork] the parent of this process has opened {self.name}, and a child cannot use "
+                "what is on a GPU; start processes by `spawn`, or open the device after the fork"
+            )
+        )
 
     @cached_property
     def renderer(self) -> Renderer:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -59,12 +73,21 @@ class NvDevice(Device):
         return self._make_renderer(self.capabilities)
 
     def allocate_memory(self, nbytes: int) -> Allocation:
-        return self.interface.allocate(nbytes)
+        self._queue.require()
+        try:
+            if nbytes > self.interface.memory_bytes:  # the driver may not even take the number
+                raise OutOfMemoryError(f"the GPU has {self.interface.memory_bytes}")
+            return self.interface.allocate(nbytes)
+        except OutOfMemoryError as error:
+            text = f"[allocate] {nbytes} bytes on {self.name}: {error}"
+            raise OutOfMemoryError(text) from error
 
     def release_memory(self, allocation: Allocation) -> None:
-        self.interface.release(allocation)
+        if not self.interface.abandoned:
+            self.interface.release(allocation)
 
     def copy_in(self, address: int, content: memoryview) -> None:
+        self._queue.require()
         source = _address(content)
         queue, half = self._queue, _STAGING_BYTES // 2
         with self._staging_lock:
@@ -79,6 +102,7 @@ class NvDevice(Device):
             self.wait()
 
     def copy_out(self, content: memoryview, address: int) -> None:
+        self._queue.require()
         destination = _address(content)
         queue, half = self._queue, _STAGING_BYTES // 2
         pending: deque[tuple[int, int, int, int]] = deque()  # position, from, to, bytes
@@ -99,7 +123,13 @@ class NvDevice(Device):
         self._queue.synchronize(position)
         _copy(destination, source, nbytes)
 
+    def reaches(self, other: Device) -> bool:
+        if self is other:
+            return True
+        return isinstance(other, NvDevice) and self.interface.reaches(other.interface)
+
     def load(self, binary: bytes, name: str) -> Program:
+        self._queue.require()
         program = self.interface.load(binary, name)
         program.device = self
         return program
@@ -107,6 +137,17 @@ class NvDevice(Device):
     def new_signal(self) -> Signal:
         return NvSignal(self._queue.signals)
 
+
+_devices: WeakSet[NvDevice] = WeakSet()
+
+
+def _after_fork() -> None:
+    for device in _devices:
+        device.abandon()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 _memcpy = ctypes.CDLL(None).memcpy  # unlike ctypes.memmove, it lets other threads run
 _memcpy.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]

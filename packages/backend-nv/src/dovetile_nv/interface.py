@@ -54,6 +54,9 @@ class Interface(ABC):
     stream: Stream
     copies: CopyKernels
     """For interfaces that copy by kernels; the device sets it."""
+    abandoned = False
+    """Whether this process is the child of a fork: what there is belongs to the parent, and must
+    not be given back here."""
 
     @abstractmethod
     def allocate(self, nbytes: int) -> Allocation:
@@ -74,6 +77,18 @@ class Interface(ABC):
     @abstractmethod
     def load(self, binary: bytes, name: str) -> NvProgram:
         """Loads a kernel of a cubin. Raises CompileError."""
+
+    @abstractmethod
+    def reaches(self, other: Interface) -> bool:
+        """Whether commands of this GPU may use the memory of the other, once it is admitted."""
+
+    @abstractmethod
+    def admit(self, handle: object) -> None:
+        """Makes memory of another GPU, or memory that was pinned for it, one of this GPU's too.
+
+        Args:
+            handle: of the Allocation, or of what was pinned.
+        """
 
     @abstractmethod
     def open_stream(self, timeline: Timeline) -> None:
@@ -167,6 +182,10 @@ class Timeline:
     @value.setter
     def value(self, value: int) -> None:
         self._word.value = value
+
+    def abandon(self) -> None:
+        """Reads as zero from now on."""
+        self._word = ctypes.c_uint64()
 
 
 RECORD_BYTES = 16

@@ -15,11 +15,13 @@ from typing import Any
 from dovetile.errors import CompileError
 from dovetile.plugins import Capabilities
 from dovetile_nv import libraries
+from dovetile_nv.capabilities import architecture_of
 from dovetile_nv.parallel import compile_all
 
 _TRIPLE = "nvptx64-nvidia-cuda"
-_PIPELINE = "1"  # number of the pass pipeline below; part of the fingerprint
+_PIPELINE = "2"  # number of the pass pipeline below; part of the fingerprint
 _PTX = 2  # nvJitLinkInputType
+_PTX_VERSION = "+ptx84"
 
 
 def available() -> str | None:
@@ -74,7 +76,9 @@ class _Llvm:
         binding.initialize_all_targets()
         binding.initialize_all_asmprinters()
         target = binding.Target.from_triple(_TRIPLE)
-        self.machine = target.create_target_machine(cpu=architecture, opt=2)
+        # The least version of PTX that knows all instructions we write; later ones begin with more.
+        version = _PTX_VERSION if architecture_of(architecture).number < 100 else ""
+        self.machine = target.create_target_machine(cpu=architecture, features=version, opt=2)
         # On the line of the source's first words, so that messages count its lines.
         self.head = f'target datalayout = "{self.machine.target_data}" target triple = "{_TRIPLE}" '
 

@@ -14,6 +14,7 @@ from dovetile.runtime import (
     Command,
     CommandList,
     Copy,
+    Launch,
     Program,
     Queue,
     Signal,
@@ -32,14 +33,14 @@ class NvSignal(Signal):
     """A counter in pinned memory; the GPU writes it, and waits for it, itself."""
 
     def __init__(self, pool: SignalPool) -> None:
-        self._pool = pool
+        self.pool = pool
         self._offset = pool.take()
         self._timeline = Timeline(pool.pinned, self._offset)
         self.address = self._timeline.address
 
     def __del__(self) -> None:
         if hasattr(self, "_offset"):
-            self._pool.queue.retire(_Returned(self._pool, self._offset))
+            self.pool.queue.retire(_Returned(self.pool, self._offset))
 
     @property
     def value(self) -> int:
@@ -87,12 +88,24 @@ class NvQueue(Queue):
         self.timeline.wait = self._wait
         self.signals = SignalPool(self, pinned, RECORD_BYTES)
         interface.open_stream(self.timeline)
+        self._interface = interface
         self.stream = interface.stream
         self._submitted = 0
         self._lock = threading.RLock()
         # Of what was launched last, for messages about faults.
         self._recent: deque[str] = deque(maxlen=4)
-        self._dead: str | None = None
+        self._dead: DeviceError | None = None
+
+    def require(self) -> None:
+        """Raises DeviceError where the device cannot be used any more."""
+        if self._dead is not None:
+            raise self._dead.with_traceback(None)
+
+    def abandon(self, error: DeviceError) -> None:
+        """Leaves the device to the parent of this process."""
+        self._dead = error
+        self._lock = threading.RLock()  # a thread that the child does not have may hold the other
+        self.timeline.abandon()
 
     # -- Recording ---------------------------------------------------------------------------
 
@@ -109,8 +122,7 @@ class NvQueue(Queue):
             return
         arguments = [buffer.address for buffer in buffers]
         arguments += scalars
-        if self._dead is not None:
-            raise DeviceFault(self._dead)
+        self.require()
         with self._lock:
             self.stream.launch(program, count, threads, arguments, self.position + 1)  # type: ignore[arg-type]
             self._recent.append(program.name)
@@ -120,6 +132,8 @@ class NvQueue(Queue):
         nbytes = same_size(destination, source)
         if nbytes:
             to, start = destination.address, source.address
+            self.require()
+            self._admit(destination, source)
             with self._lock:
                 self.stream.copy(to, start, nbytes, self.position + 1)
                 self._advance()
@@ -130,12 +144,23 @@ class NvQueue(Queue):
             self.stream.transfer(destination, source, nbytes)
             self._advance()
 
+    def _admit(self, *used: Buffer | Signal) -> None:
+        """Makes what belongs to other GPUs visible to this one."""
+        for thing in used:
+            if isinstance(thing, NvSignal) and thing.pool.queue is not self:
+                self._interface.admit(thing.pool.pinned.handle)
+            elif isinstance(thing, Buffer) and thing.device.queue is not self:
+                if (allocation := thing.allocation) is not None:
+                    self._interface.admit(allocation.handle)
+
     def signal(self, signal: Signal, value: int) -> None:
+        self._admit(signal)
         with self._lock:
             self.stream.write(signal.address, value)  # type: ignore[attr-defined]
             self._advance()
 
     def wait(self, signal: Signal, value: int) -> None:
+        self._admit(signal)
         with self._lock:
             self.stream.wait(signal.address, value)  # type: ignore[attr-defined]
             self._advance()
@@ -155,8 +180,7 @@ class NvQueue(Queue):
 
     def submit(self) -> int:
         with self._lock:
-            if self._dead is not None:
-                raise DeviceFault(self._dead)
+            self.require()
             position = self.position
             if position != self._submitted:
                 try:
@@ -209,23 +233,29 @@ class NvQueue(Queue):
                 self._submitted = self.position
                 self.timeline.value = self.position
             else:
-                self._dead = f"{text}; the device cannot be used again in this process"
-                text = self._dead
+                text += "; the device cannot be used again in this process"
+                self._dead = DeviceFault(text)
         raise DeviceFault(text)
 
     # -- Captured lists ----------------------------------------------------------------------
 
     def capture(self, commands: Sequence[Command]) -> CommandList:
-        with self._lock:
-            return NvCommandList(self, commands, self.stream.build(commands))
+        return NvCommandList(self, commands, self.build(commands))
 
     def build(self, commands: Sequence[Command]) -> Replay:
         """A list, ready to be replayed."""
+        self.require()
+        for command in commands:
+            if isinstance(command, Copy):
+                self._admit(command.destination, command.source)
+            elif not isinstance(command, Launch):
+                self._admit(command.signal)
         with self._lock:
             return self.stream.build(commands)
 
     def replay(self, commands: NvCommandList, changed: Sequence[int]) -> int:
         """Execute a list, of whose arguments some have changed."""
+        self.require()
         with self._lock:
             commands.replay.run(changed, self.is_complete(commands.end), self.position + 1)
             self.position += 1

@@ -29,6 +29,8 @@ class FakeLibrary:
         self.functions: dict[int, str] = {}
         self.graphs: dict[int, list[Action]] = {}
         self.capturing: list[Action] | None = None
+        self.early: list[int] = []
+        """Which actions of captures may begin before the one ahead of them is complete."""
         self.broken = 0
         self.waiting: list[Action] = []
         """What a wait for a value holds up."""
@@ -142,6 +144,16 @@ class FakeLibrary:
         assert (y, z, ty, tz, extra) == (1, 1, 1, 1, None) and threads <= 1024
         words = [ctypes.c_uint64.from_address(pointer).value for pointer in pointers if pointer]
         return self._act("launch", function.value, x * threads, words)
+
+    def _cuLaunchKernelEx(self, given: Any, function: Any, pointers: Any, extra: Any) -> int:
+        c = given._obj
+        assert c.numAttrs == 1 and self.capturing is not None
+        assert (c.attrs[0].id, c.attrs[0].value) == (cuda.EARLY_LAUNCH, 1)
+        self.early.append(len(self.capturing))
+        return self._cuLaunchKernel(
+            function, c.gridDimX, c.gridDimY, c.gridDimZ, c.blockDimX, c.blockDimY, c.blockDimZ,
+            c.sharedMemBytes, c.hStream, pointers, extra,
+        )  # fmt: skip
 
     def _cuMemcpyAsync(self, to: int, source: int, nbytes: int, stream: Any) -> int:
         return self._act("copy", to, source, nbytes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 
 import numpy as np
 import pytest
@@ -58,6 +59,21 @@ def test_signals_order_what_the_gpu_does(gpu: NvDevice):
     assert second.value == 7
 
 
+def test_launches_that_may_begin_early_do_so_behind_a_launch(
+    gpu: NvDevice, binary: bytes, three: list[Buffer], libcuda: FakeLibrary
+):
+    program = gpu.load(binary, "add")
+    launch = Launch(program, (three[0], *three[1:]), (1000,), (4,), (256,), early=True)
+    plain = dataclasses.replace(launch, early=False)
+    commands = gpu.queue.capture(
+        [launch, launch, Copy(three[1], three[2]), launch, launch, plain, launch]
+    )
+    commands.submit()
+    gpu.synchronize()
+    assert libcuda.early == [1, 4, 6]
+    np.testing.assert_array_equal(three[0].to_numpy(), 4 * COUNT)
+
+
 def test_a_captured_list_replays_with_patches(
     gpu: NvDevice, binary: bytes, three: list[Buffer], libcuda: FakeLibrary
 ):
@@ -108,6 +124,8 @@ def test_a_fault_is_told_again_and_again(
 
 
 def test_too_much_memory_is_refused(gpu: NvDevice):
-    with pytest.raises(OutOfMemoryError, match="cuMemAlloc_v2"):
-        Buffer.allocated(gpu, 2 << 30, dtypes.uint8)
+    held = Buffer.allocated(gpu, 600 << 20, dtypes.uint8)
+    with pytest.raises(OutOfMemoryError, match="bytes on NV: .*cuMemAlloc_v2"):
+        Buffer.allocated(gpu, 600 << 20, dtypes.uint8)
+    del held
     np.testing.assert_array_equal(Buffer.from_numpy(gpu, COUNT).to_numpy(), COUNT)

@@ -20,7 +20,10 @@ from dovetile_nv.raw import pushbuffer
 from dovetile_nv.raw.descriptor import layout
 from dovetile_nv.raw.generations import HOPPER, Generation
 
-UUID = bytes(range(1, 17))
+UUIDS = [bytes(range(first, first + 16)) for first in (1, 101)]
+"""Of the GPUs, by number."""
+UUID = UUIDS[0]
+INVALID_DEVICE = 0x2D
 GPU_ID = 0x700
 DEVICE_INSTANCE = 0
 TOKEN = 0x1234
@@ -61,12 +64,15 @@ class FakeDriver:
     generation: Generation = HOPPER
     version: str = "580.142"
     memory_bytes: int = 1 << 30
+    cards: int = 1
+    peers: str = "bus"
+    """How one GPU can see the memory of another: bus (when asked for), nvlink, or none."""
     kernel: Callable[[bytes, FakeDriver], None] = lambda descriptor, driver: None
     log: list[tuple[str, int]] = field(default_factory=list)
     """What was asked for: (kind, number)."""
     objects: dict[int, Thing] = field(default_factory=dict)
-    mappings: dict[int, tuple[int, int]] = field(default_factory=dict)
-    """GPU address -> (bytes, handle)."""
+    mappings: dict[int, tuple[int, int, set[int]]] = field(default_factory=dict)
+    """GPU address -> (bytes, handle, numbers of the GPUs that see it)."""
     methods: list[tuple[int, int, int]] = field(default_factory=list)
     """(subchannel, method, data) of all that was executed."""
     descriptors: list[bytes] = field(default_factory=list)
@@ -79,6 +85,9 @@ class FakeDriver:
         self._next_descriptor = 100
         self._next_handle = 0xCAF00000
         self._pending_map: dict[int, int] = {}
+        self._joined = False
+        self._called = 0  # the object of the present call
+        self._running = 0  # the GPU whose commands are being executed
         self._allocated = 0
         self._channels: list[_Channel] = []
         self._maps: dict[int, mmap.mmap] = {}
@@ -101,7 +110,8 @@ class FakeDriver:
         return self.version + "\n"
 
     def open(self, path: str) -> int:
-        assert path in ("/dev/nvidiactl", "/dev/nvidia0", "/dev/nvidia-uvm"), path
+        cards = [f"/dev/nvidia{card}" for card in range(self.cards)]
+        assert path in ("/dev/nvidiactl", "/dev/nvidia-uvm", *cards), path
         self._next_descriptor += 1
         self.paths[self._next_descriptor] = path
         return self._next_descriptor
@@ -110,10 +120,12 @@ class FakeDriver:
         del self.paths[descriptor]
 
     def map(self, descriptor: int, nbytes: int) -> int:
-        thing = self.objects[self._pending_map.pop(descriptor)]
+        handle = self._pending_map.pop(descriptor)
+        thing = self.objects[handle]
         if thing.memory is None:
             thing.memory = mmap.mmap(-1, nbytes)
-        wanted = "/dev/nvidiactl" if thing.number == abi.NV01_MEMORY_SYSTEM else "/dev/nvidia0"
+        system = thing.number == abi.NV01_MEMORY_SYSTEM
+        wanted = "/dev/nvidiactl" if system else f"/dev/nvidia{self._card_of(handle)}"
         assert self.paths[descriptor] == wanted
         return thing.host_address
 
@@ -139,6 +151,14 @@ class FakeDriver:
         handlers[number](argument)
 
     # -- The resource manager ----------------------------------------------------------------
+
+    def _card_of(self, handle: int) -> int:
+        """The number of the GPU that an object belongs to."""
+        thing = self.objects[handle]
+        while thing.number != abi.NV01_DEVICE_0:
+            thing = self.objects[thing.parent]
+        instance = abi.NV0080_ALLOC_PARAMETERS.get(thing.parameters, "deviceId")
+        return instance - DEVICE_INSTANCE
 
     def _allocate(self, argument: bytearray) -> None:
         structure = abi.NVOS64_PARAMETERS
@@ -184,7 +204,8 @@ class FakeDriver:
         size = structure.get(argument, "paramsSize")
         memory = (ctypes.c_char * size).from_address(structure.get(argument, "params"))
         parameters = memoryview(memory).cast("B")
-        assert structure.get(argument, "hObject") in self.objects
+        self._called = structure.get(argument, "hObject")
+        assert self._called in self.objects
         self.log.append(("control", command))
         handlers = {
             abi.NV0000_CTRL_CMD_GPU_GET_ID_INFO_V2: self._id_information,
@@ -200,8 +221,9 @@ class FakeDriver:
 
     def _id_information(self, parameters: memoryview) -> None:
         structure = abi.NV0000_CTRL_GPU_GET_ID_INFO_V2_PARAMS
-        assert structure.get(parameters, "gpuId") == GPU_ID
-        structure.set(parameters, "deviceInstance", DEVICE_INSTANCE)
+        card = structure.get(parameters, "gpuId") - GPU_ID
+        assert 0 <= card < self.cards
+        structure.set(parameters, "deviceInstance", DEVICE_INSTANCE + card)
 
     def _class_list(self, parameters: memoryview) -> None:
         g = self.generation
@@ -215,7 +237,8 @@ class FakeDriver:
             )
 
     def _gpu_uuid(self, parameters: memoryview) -> None:
-        abi.NV2080_CTRL_GPU_GET_GID_INFO_PARAMS.set(parameters, "data", UUID)
+        uuid = UUIDS[self._card_of(self._called)]
+        abi.NV2080_CTRL_GPU_GET_GID_INFO_PARAMS.set(parameters, "data", uuid)
 
     def _figures(self, parameters: memoryview) -> None:
         structure, entry = abi.NV2080_CTRL_GR_GET_INFO_PARAMS, abi.NVXXXX_CTRL_XXX_INFO
@@ -251,10 +274,12 @@ class FakeDriver:
         self._pending_map[structure.get(argument, "fd")] = handle
 
     def _card_information(self, argument: bytearray) -> None:
-        card = abi.nv_ioctl_card_info_t
-        card.set(argument, "valid", 1)
-        card.set(argument, "gpu_id", GPU_ID)
-        card.set(argument, "minor_number", 0)
+        structure = abi.nv_ioctl_card_info_t
+        for card in range(self.cards):
+            base = card * structure.size
+            structure.set(argument, "valid", 1, base)
+            structure.set(argument, "gpu_id", GPU_ID + card, base)
+            structure.set(argument, "minor_number", card, base)
 
     # -- Unified memory ----------------------------------------------------------------------
 
@@ -262,9 +287,24 @@ class FakeDriver:
         self.log.append(("managed", number))
         if number == abi.UVM_MAP_EXTERNAL_ALLOCATION:
             structure = abi.UVM_MAP_EXTERNAL_ALLOCATION_PARAMS
-            assert structure.get(argument, "gpuUuid") == UUID
+            card = UUIDS.index(structure.get(argument, "gpuUuid"))
             base, length = structure.get(argument, "base"), structure.get(argument, "length")
-            self.mappings[base] = (length, structure.get(argument, "hMemory"))
+            handle = structure.get(argument, "hMemory")
+            local = self.objects[handle].number == abi.NV01_MEMORY_LOCAL_USER
+            if local and card != self._card_of(handle) and not self._joined:
+                if self.peers != "nvlink":
+                    structure.set(argument, "rmStatus", INVALID_DEVICE)
+                    return
+            known = self.mappings.setdefault(base, (length, handle, set()))
+            assert known[:2] == (length, handle) and card not in known[2]
+            known[2].add(card)
+        elif number == abi.UVM_ENABLE_PEER_ACCESS:
+            structure = abi.UVM_ENABLE_PEER_ACCESS_PARAMS
+            pair = {structure.get(argument, name) for name in ("first", "second")}
+            assert pair == set(UUIDS)
+            self._joined = self.peers == "bus"
+            if not self._joined:
+                structure.set(argument, "rmStatus", INVALID_DEVICE)
         elif number == abi.UVM_FREE:
             del self.mappings[abi.UVM_FREE_PARAMS.get(argument, "base")]
         else:
@@ -283,8 +323,9 @@ class FakeDriver:
 
     def at(self, address: int, nbytes: int) -> memoryview:
         """Memory at an address of the GPU."""
-        for base, (length, handle) in self.mappings.items():
+        for base, (length, handle, cards) in self.mappings.items():
             if base <= address and address + nbytes <= base + length:
+                assert self._running in cards, f"GPU {self._running} does not see {address:#x}"
                 memory = self.objects[handle].memory
                 assert memory is not None
                 return memoryview(memory)[address - base : address - base + nbytes]
@@ -314,6 +355,7 @@ class _Channel:
         structure = abi.NV_CHANNEL_ALLOC_PARAMS
         self.driver = driver
         self.handle = handle
+        self.card = driver._card_of(handle)
         self.ring = structure.get(parameters, "gpFifoOffset")
         self.entries = structure.get(parameters, "gpFifoEntries")
         self.control = driver.objects[structure.get(parameters, "hUserdMemory")]
@@ -325,6 +367,7 @@ class _Channel:
         self.stopped = False
 
     def execute(self) -> None:
+        self.driver._running = self.card
         assert self.control.memory is not None
         put_at = self.registers + 0x8C
         put = int.from_bytes(self.control.memory[put_at : put_at + 4], "little")

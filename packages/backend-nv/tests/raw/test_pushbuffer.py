@@ -22,6 +22,7 @@ KERNEL = Kernel(
     arguments_bytes=32,
     bank_bytes=0x230,
     threads=128,
+    maps=(),
     target=0x90,
 )
 
@@ -96,7 +97,7 @@ def test_descriptors_of_hopper():
         "INVALIDATE_TEXTURE_DATA_CACHE": 1,
         "SHARED_MEMORY_SIZE": 50_048,  # a multiple of 128
         "MIN_SM_CONFIG_SHARED_MEM_SIZE": 64 // 4 + 1,
-        "TARGET_SM_CONFIG_SHARED_MEM_SIZE": 64 // 4 + 1,
+        "TARGET_SM_CONFIG_SHARED_MEM_SIZE": 228 // 4 + 1,  # for twelve workgroups at a time
         "MAX_SM_CONFIG_SHARED_MEM_SIZE": 228 // 4 + 1,
         "SHADER_LOCAL_MEMORY_HIGH_SIZE": 688,  # 100 + 0x240, a multiple of 16
         "REGISTER_COUNT": 40,

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
+import gc
+import os
+import struct
 
 import numpy as np
 import pytest
 from fake_driver import FakeDriver
 
 from dovetile import dtypes
-from dovetile.errors import ArgumentError, CompileError, DeviceFault, OutOfMemoryError
+from dovetile.errors import ArgumentError, CompileError, DeviceError, DeviceFault, OutOfMemoryError
 from dovetile.runtime import Buffer, Copy, Launch, SignalStore, SignalWait, Timestamp
+from dovetile_nv.boxes import MAP_BYTES, encoded
 from dovetile_nv.device import NvDevice
 from dovetile_nv.raw.descriptor import layout
 from dovetile_nv.raw.generations import HOPPER
@@ -194,6 +199,26 @@ def test_a_captured_list_replays(
     assert len(driver.descriptors) == 4 and len(named) == 2
 
 
+def test_launches_that_may_begin_early_await_those_ahead(
+    gpu: NvDevice, driver: FakeDriver, binary: bytes, three: list[Buffer]
+):
+    launch = Launch(gpu.load(binary, "add"), tuple(three), (1000,), (4,), (256,), early=True)
+    plain = dataclasses.replace(launch, early=False)
+    copy = Copy(three[1], three[2])
+    gpu.queue.capture([launch, launch, launch, plain, copy, launch]).submit()
+    gpu.synchronize()
+
+    def each(field: str) -> list[int]:
+        found = [d for d in driver.descriptors if SHAPE.read(d, "CTA_THREAD_DIMENSION0") == 256]
+        return [SHAPE.read(d, field) for d in found if SHAPE.read(d, "GRID_WIDTH") == 4]
+
+    # Where a launch follows another directly, that one starts it, and both name one latch.
+    assert each("ENABLE_PROGRAM_PRE_EXIT") == [1, 1, 0, 0, 0]
+    assert each("WAIT_ON_LATCH_VALID") == [0, 1, 1, 0, 0]
+    arrive, wait = each("ARRIVE_AT_LATCH_ID"), each("WAIT_ON_LATCH_ID")
+    assert arrive[:2] == wait[1:3] and 0 not in arrive[:2] and len(set(arrive[:2])) == 2
+
+
 def test_patches_hold_from_the_replay_on(
     gpu: NvDevice, driver: FakeDriver, binary: bytes, three: list[Buffer]
 ):
@@ -256,9 +281,56 @@ def test_a_fault_tells_its_cause_and_the_device_goes_on(
     np.testing.assert_array_equal(three[0].to_numpy(), 3 * np.arange(1000, dtype=np.float32))
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system cannot fork")
+def test_the_child_of_a_fork_leaves_the_gpu_to_its_parent(
+    gpu: NvDevice, driver: FakeDriver, binary: bytes, three: list[Buffer], monkeypatch
+):
+    driver.kernel = run
+    program = gpu.load(binary, "add")
+    replay = gpu.queue.capture([Launch(program, three, (1000,), (4,))])
+    gpu.synchronize()
+    large = Buffer.allocated(gpu, 8 << 20, dtypes.uint8)
+    calls = []
+    monkeypatch.setattr(driver, "ioctl", lambda *arguments: calls.append(arguments))
+    attempts = [
+        lambda: gpu.queue.launch(program, three, (1000,), (4,)),
+        lambda: gpu.queue.copy(three[0], three[1]),
+        replay.submit,
+        gpu.synchronize,
+        three[0].to_numpy,
+        lambda: three[1].copy_in(np.zeros(1000, np.float32)),
+        lambda: Buffer.allocated(gpu, 8 << 20, dtypes.uint8),
+        lambda: gpu.load(binary, "add"),
+    ]
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            refused = 0
+            for attempt in attempts:
+                try:
+                    attempt()
+                except DeviceError as error:
+                    refused += str(error).startswith("[fork]")
+            del large, replay, program
+            gc.collect()
+            status = 0 if refused == len(attempts) and not calls else 2
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    monkeypatch.undo()
+    gpu.queue.launch(program, three, (1000,), (4,))
+    np.testing.assert_array_equal(three[0].to_numpy(), 3 * np.arange(1000, dtype=np.float32))
+
+
 def test_too_much_memory_is_refused_and_the_rest_stays_usable(gpu: NvDevice):
-    with pytest.raises(OutOfMemoryError, match="status 0x51"):
-        Buffer.allocated(gpu, 2 << 30, dtypes.uint8)
+    held = Buffer.allocated(gpu, 600 << 20, dtypes.uint8)
+    with pytest.raises(OutOfMemoryError, match=r"\[allocate\] \d+ bytes on NV.* status 0x51"):
+        Buffer.allocated(gpu, 600 << 20, dtypes.uint8)
+    for nbytes in (2 << 30, 1 << 70):
+        with pytest.raises(OutOfMemoryError, match=r"\[allocate\] \d+ bytes on NV.* GPU has"):
+            Buffer.allocated(gpu, nbytes, dtypes.uint8)
+    del held
     content = np.arange(10)
     (buffer,) = buffers(gpu, content)
     np.testing.assert_array_equal(buffer.to_numpy(), content)
@@ -330,3 +402,31 @@ def test_more_threads_than_the_code_takes(gpu: NvDevice, binary: bytes, three: l
     program = gpu.load(binary, "summed")
     with pytest.raises(ArgumentError, match="summed with 65 threads; it takes 64"):
         gpu.queue.launch(program, three[:2], (), (1,), (65,))
+
+
+def test_a_launch_has_a_map_of_the_buffer_it_fetches_from(gpu: NvDevice, driver: FakeDriver):
+    from test_boxes import fetching
+
+    source = gpu.renderer.render(fetching())
+    program = gpu.load(gpu.compiler.compile(source), "kernel")
+    ((offset, found),) = program.kernel.maps  # type: ignore[attr-defined]
+    out = Buffer(gpu, 128, dtypes.bfloat16)
+    first, second = (Buffer(gpu, 2 << 20, dtypes.bfloat16) for _ in range(2))
+
+    def check(source: Buffer) -> None:
+        gpu.synchronize()
+        descriptor = driver.descriptors[-1]
+        # Code finds its arguments, and so the maps, by an address in the bank itself.
+        (window,) = bank(descriptor, driver, 0x198, 1)
+        assert driver.read(window) == out.address
+        assert driver.read(window + offset) == source.address
+        words = bank(descriptor, driver, 0x210 + offset, MAP_BYTES // 8)
+        assert struct.pack(f"<{len(words)}Q", *words) == encoded(found, source.address)
+
+    gpu.queue.launch(program, (out, first), (), (1,), (64,))
+    check(first)
+    commands = gpu.queue.capture([Launch(program, (out, first), (), (1,), (64,))])
+    commands.submit()
+    check(first)
+    commands.submit([(commands.buffer_slot(0, 1), second)])
+    check(second)

@@ -58,20 +58,20 @@ class DType:
 
     @property
     def minimum(self) -> Scalar:
-        """Smallest value; -inf for floats."""
+        """Smallest value; -inf for floats that have it."""
         if self.kind == "b":
             return False
         if self.kind == "f":
-            return -math.inf
+            return -self.maximum
         return 0 if self.kind == "u" else -(1 << (self.bits - 1))
 
     @property
     def maximum(self) -> Scalar:
-        """Largest value; inf for floats."""
+        """Largest value; inf for floats that have it."""
         if self.kind == "b":
             return True
         if self.kind == "f":
-            return math.inf
+            return 448.0 if self.name == "float8_e4m3fn" else math.inf
         return (1 << self.bits) - 1 if self.kind == "u" else (1 << (self.bits - 1)) - 1
 
     def convert(self, value: Scalar) -> Scalar:
@@ -85,6 +85,11 @@ class DType:
         wrapped = int(value) & ((1 << self.bits) - 1)
         return wrapped - (1 << self.bits) if wrapped > self.maximum else wrapped
 
+    def pattern(self, value: Scalar) -> int:
+        """The bits of a number of this type."""
+        bits = np.asarray(value).astype(_NUMPY[self.name])
+        return int(bits.view(np.dtype(f"u{self.itemsize}")))
+
 
 void = DType("void", 0, "v")
 bool_ = DType("bool", 1, "b")
@@ -96,6 +101,10 @@ int8 = DType("int8", 1, "i")
 int16 = DType("int16", 2, "i")
 int32 = DType("int32", 4, "i")
 int64 = DType("int64", 8, "i")
+# Named for their bits of exponent and mantissa; "fn": finite, with one NaN. See "FP8 Formats for
+# Deep Learning" (Micikevicius et al., 2022). What is too large becomes NaN, or, in e5m2, infinite.
+float8_e4m3fn = DType("float8_e4m3fn", 1, "f")
+float8_e5m2 = DType("float8_e5m2", 1, "f")
 float16 = DType("float16", 2, "f")
 bfloat16 = DType("bfloat16", 2, "f")
 float32 = DType("float32", 4, "f")
@@ -106,8 +115,11 @@ index = DType("index", 8, "i")
 
 TENSOR_DTYPES = (
     bool_, uint8, int8, uint16, int16, uint32, int32, uint64, int64,
-    float16, bfloat16, float32, float64,
+    float8_e4m3fn, float8_e5m2, float16, bfloat16, float32, float64,
 )  # fmt: skip
+FLOAT8 = (float8_e4m3fn, float8_e5m2)
+SMALL_FLOATS = (*FLOAT8, float16, bfloat16)
+"""Floats that are summed up, and mostly computed with, in float32."""
 
 _SCALARS = {d.name: d for d in (*TENSOR_DTYPES, index, void)}
 globals()["bool"] = bool_  # `dtypes.bool`, as in torch.bool; this module itself uses bool_
@@ -119,8 +131,7 @@ def _lookup(name: str, lanes: int) -> DType:
     return scalar if lanes == 1 else DType(name, scalar.itemsize, scalar.kind, lanes)
 
 
-_NUMPY = {d.name: np.dtype(d.name) for d in TENSOR_DTYPES if d is not bfloat16}
-_NUMPY["bfloat16"] = np.dtype(ml_dtypes.bfloat16)
+_NUMPY = {d.name: np.dtype(getattr(ml_dtypes, d.name, d.name)) for d in TENSOR_DTYPES}
 _FROM_NUMPY = {dtype: _SCALARS[name] for name, dtype in _NUMPY.items()}
 
 
@@ -132,7 +143,7 @@ def _round_float(name: str, value: float) -> float:
 
 
 def to_numpy(dtype: DType) -> np.dtype:
-    """The NumPy dtype with the same memory layout (bfloat16 through ml_dtypes)."""
+    """The NumPy dtype with the same memory layout (bfloat16 and float8 through ml_dtypes)."""
     return _NUMPY[dtype.name]
 
 
@@ -159,6 +170,8 @@ def _promote_pair(a: DType, b: DType) -> DType:
     if a.is_float:
         if {a, b} == {float16, bfloat16}:
             return float32
+        if {a, b} == {*FLOAT8}:
+            return float16
         return a if a.itemsize >= b.itemsize else b
     if a.kind == b.kind:
         return a if a.itemsize >= b.itemsize else b

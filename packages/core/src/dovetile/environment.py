@@ -131,6 +131,15 @@ def _names(text: str) -> tuple[str, ...]:
     return names
 
 
+def _one_of(*words: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in words:
+            raise ValueError(text)
+        return text
+
+    return parse
+
+
 def _device(text: str) -> str:
     if not all(
         part and part.replace("_", "").replace("-", "").isalnum() for part in text.split(":")
@@ -186,6 +195,14 @@ WINOGRAD: Variable[bool] = Variable(
     "off by about 1e-5 of their size (5e-5 at most) rather than 1e-6, and a number that is not "
     "finite makes NaN of its whole tile of results.",
 )
+MATMUL_PRECISION: Variable[str] = Variable(
+    "MATMUL_PRECISION",
+    default=lambda: "highest",
+    parse=_one_of("highest", "high"),
+    valid="highest or high",
+    summary="Precision of float32 matrix products. high: matrix units may take fewer digits of the "
+    "operands than these have (TF32: 10 of 23), which is faster, and off by about 1e-3.",
+)
 DOVETILE_THREADS: Variable[int] = Variable(
     "DOVETILE_THREADS",
     default=lambda: 0,
@@ -224,6 +241,7 @@ VARIABLES: Mapping[str, Variable] = MappingProxyType(
             CHECK,
             BEAM,
             WINOGRAD,
+            MATMUL_PRECISION,
             DOVETILE_THREADS,
             DOVETILE_CACHE_DIR,
             DOVETILE_CACHE_BYTES,
@@ -295,4 +313,4 @@ def version() -> tuple[object, int]:
 
 def settings() -> tuple[object, ...]:
     """The values that decide what code is generated; part of the keys of plans."""
-    return (BEAM.value, WINOGRAD.value)
+    return (BEAM.value, WINOGRAD.value, MATMUL_PRECISION.value)

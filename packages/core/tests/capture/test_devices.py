@@ -32,7 +32,7 @@ def array(*values: float) -> np.ndarray:
 def reach(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Devices that reach each other's memory, and such that do not."""
     if request.param == "through the host":
-        monkeypatch.setattr(lists, "_reaches", lambda device, source: device is source)
+        monkeypatch.setattr(Device, "reaches", lambda device, source: device is source)
 
 
 def test_work_on_two_devices(other: Device, reach: None) -> None:
@@ -94,10 +94,14 @@ def test_a_captured_function_in_the_child_of_a_fork() -> None:
         try:
             values = [step(Tensor(array(1))).item() for _ in range(2)]
             status = 0 if values == [10, 12] and len(step.captures) == 1 else 2
+        except DeviceError as error:
+            status = 77 if str(error).startswith("[fork]") else 3
         finally:
             os._exit(status)
     _, status = os.waitpid(child, 0)
-    assert os.waitstatus_to_exitcode(status) == 0
+    code = os.waitstatus_to_exitcode(status)
+    # A child may not be able to use memory that is not the host's; then it is told so.
+    assert code == 0 or code == 77 and not get_device().capabilities.host_visible
     assert step(Tensor(array(1))).item() == 10
 
 

@@ -10,7 +10,7 @@ from dovetile import dtypes
 from dovetile.dtypes import DType
 from dovetile.ir import Op, UOp, rewrite, toposort
 from dovetile.lower.decompose import decompositions
-from dovetile.plugins.specs import STANDARD_DTYPES, Capabilities
+from dovetile.plugins.specs import WIDE_DTYPES, Capabilities
 
 llvm = COMPILERS[0]
 
@@ -129,7 +129,9 @@ def test_small_float_arithmetic_is_in_float32(name: str) -> None:
         for n in toposort(rewrite(node, decompositions(CAPABILITIES))):
             if n.op in (Op.ADD, Op.SUB, Op.MUL, Op.DIV, Op.MAX, Op.LT, Op.MULACC):
                 assert all(s.dtype is not small for s in n.src), n
-    native = Capabilities(architecture="test", arithmetic_dtypes=STANDARD_DTYPES)
+    native = Capabilities(
+        architecture="test", arithmetic_dtypes=WIDE_DTYPES | {"float16", "bfloat16"}
+    )
     assert ops_of(x + x, native)[-1] is Op.ADD
     # Functions are computed wider even then.
     assert ops_of(x.alu(Op.EXP2), native)[-1] is Op.CAST

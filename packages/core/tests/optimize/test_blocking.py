@@ -28,7 +28,7 @@ from dovetile.optimize.opts import (
 from dovetile.runtime import Device
 
 # Caches so small that matrices of a few dozen rows need every loop there is.
-TINY = replace(WIDE, cache_bytes=(512, 4096, 32768), vector_bytes=16, local_bytes=1 << 18)
+TINY = replace(WIDE, cache_bytes=(256, 2048, 16384), vector_bytes=16, local_bytes=1 << 18)
 
 
 # Vectors and caches of a common server processor.
@@ -60,7 +60,7 @@ def opts_of(case: Case, capabilities=TINY) -> list:
 
 @settings(max_examples=40, deadline=None)
 @given(
-    st.integers(5, 70), st.integers(5, 90), st.integers(5, 70),
+    st.integers(5, 34), st.integers(5, 44), st.integers(5, 34),
     st.sampled_from(["nn", "nt", "tn", "tt"]),
 )  # fmt: skip
 def test_every_layout_and_size(m: int, k: int, n: int, layout: str):
@@ -75,7 +75,7 @@ def test_every_layout_and_size(m: int, k: int, n: int, layout: str):
 
 
 def test_long_sums_are_done_in_parts_with_accumulators_in_memory():
-    case = layouts(40, 700, 40, "nn")
+    case = layouts(20, 120, 24, "nt")
     opts = opts_of(case)
     assert [o for o in opts if isinstance(o, GroupReduce)]
     assert [o for o in opts if isinstance(o, Accumulate)]
@@ -130,10 +130,12 @@ def test_workers_share_short_rows_from_afar(terms: int, rows: bool):
 
 
 def test_panels_fit_into_local_memory():
-    case = layouts(64, 400, 64, "nn")
-    small = replace(TINY, local_bytes=1 << 16)
+    case = layouts(32, 80, 32, "nt")
+    small = replace(TINY, local_bytes=1 << 12)
+    kernel = apply_opts(case.kernel, opts_of(case, TINY))
+    assert lower(kernel, TINY).local_bytes > small.local_bytes
     kernel = apply_opts(case.kernel, opts_of(case, small))
-    assert lower(kernel, small).local_bytes <= small.local_bytes
+    assert 0 < lower(kernel, small).local_bytes <= small.local_bytes
     case.compare(case.results(kernel, small))
 
 

@@ -26,13 +26,19 @@ from dovetile.optimize.opts import (
 )
 from dovetile.optimize.opts_json import from_json, to_json
 from dovetile.optimize.pad import Pad
+from dovetile.optimize.use_group_unit import UseGroupUnit
 from dovetile.optimize.use_matrix_unit import UseMatrixUnit
-from dovetile.plugins.matrix_unit import MatrixUnit
+from dovetile.plugins.matrix_unit import GroupUnit, MatrixUnit
 
 UNITS = [
     MatrixUnit("outer", 8, 4, 2, "float16", "bfloat16", "float32", registers=4, cycles=2.5),
     MatrixUnit("dot", 1, 16, 4, "uint8", "int8", "int32", 4),
 ]
+GROUP_UNIT = GroupUnit(
+    "group", 8, 4, 2, "float16", "float16", "float32",
+    row_digits=((2, "lane", 0), (4, "thread", 5)), column_digits=((4, "thread", 4),),
+    b_transposed=True, first=7,
+)  # fmt: skip
 ids = st.integers(0, 99)
 several = st.lists(ids, max_size=4).map(tuple)
 opts = st.one_of(
@@ -49,6 +55,7 @@ opts = st.one_of(
     st.builds(Online, ids, st.integers(1, 4096), st.sampled_from(AddressSpace)),
     st.builds(Pad, ids, st.integers(1, 64)),
     st.builds(UseMatrixUnit, st.sampled_from(UNITS), several, several),
+    st.builds(UseGroupUnit, st.just(GROUP_UNIT), ids, ids, ids),
 )
 
 

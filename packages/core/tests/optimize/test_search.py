@@ -27,7 +27,7 @@ from dovetile.optimize.opts import Bind, OptError, Split, apply_opts
 from dovetile.optimize.search import search
 from dovetile.optimize.worker import Bench, Build, Built, Refused, Task, numbers, same
 from dovetile.optimize.worker_pool import Worker, WorkerPool
-from dovetile.runtime import Device
+from dovetile.runtime import Device, get_device
 
 # Adds a compiler to a device: the same as its first one, but for sources longer than the variable
 # BROKEN_LENGTH says, as those with copies of the body are.
@@ -93,6 +93,43 @@ def test_improves_on_a_bad_start(device: Device):
     case = kernels.matmul(64, 64, 64)
     opts = search(case.kernel, (), device, 2, "kernel")
     assert seconds(device, case, opts) < 0.7 * seconds(device, case, ())
+
+
+@pytest.fixture
+def workgroups() -> Device:
+    """A device of workgroups, emulated."""
+    pytest.importorskip("dovetile_testing")
+    return get_device("SIMT")
+
+
+def test_finds_threads_and_workgroups(workgroups: Device, monkeypatch: pytest.MonkeyPatch):
+    case = kernels.elementwise(16, 40)
+    opts = search(case.kernel, (), workgroups, 1, "kernel")
+    kinds = {o.kind for o in opts if isinstance(o, Bind)}
+    assert kinds & {AxisKind.GROUP, AxisKind.LOCAL}
+    case.run_on(workgroups, apply_opts(case.kernel, opts))
+    monkeypatch.setattr(module, "pool", lambda: pytest.fail("searched again"))
+    module._found.clear()
+    assert search(case.kernel, (), workgroups, 1, "kernel") == opts
+
+
+def test_what_one_thread_takes_long_for_is_compared_with_the_heuristics(
+    workgroups: Device, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(module, "_MOST_STEPS", 8 * workgroups.capabilities.group_threads)
+    tasks: list[Task] = []
+    monkeypatch.setattr(module, "_Search", lambda task, *rest: tasks.append(task) or Nothing())
+    for case in (kernels.elementwise(1, 3), kernels.elementwise(17, 40)):
+        start = heuristic(case.kernel, workgroups.capabilities)
+        assert search(case.kernel, start, workgroups, 1, "kernel") == tuple(start)
+    assert [task.reference for task in tasks] == [(), tuple(start)]
+
+
+class Nothing:
+    """A search that finds nothing."""
+
+    def run(self) -> None:
+        return None
 
 
 def test_is_remembered_on_disk(device: Device, monkeypatch: pytest.MonkeyPatch):
@@ -289,7 +326,7 @@ def test_wrong_results_are_refused(device: Device):
     bench = Bench(Task(right.kernel, device.name, "kernel"))
     assert bench.measure(bench.build([Bind(1, AxisKind.UNROLL)]), 1.0, 2) > 0
     other = Bench(Task(kernels.column_maxima(8, 8).kernel, device.name, "kernel"))
-    with pytest.raises(OptError, match="other content than without Opts"):
+    with pytest.raises(OptError, match="other content than the reference"):
         bench.measure(other.build(()), 1.0, 2)
 
 

@@ -5,38 +5,25 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from loop_kernels import GROUPS, cast_matmul
+from group_units import target, unit
+from loop_kernels import Case, cast_matmul
 
+from dovetile import dtypes
+from dovetile.dtypes import DType
+from dovetile.environment import context
 from dovetile.ir.ops import Op
 from dovetile.lower import lower
 from dovetile.optimize.bounds_check import prove
 from dovetile.optimize.heuristic import heuristic
 from dovetile.optimize.opts import apply_opts
+from dovetile.optimize.persist import Persist
 from dovetile.plugins import Capabilities
 from dovetile.plugins.matrix_unit import GroupUnit
 
 
-def unit(columns: int) -> GroupUnit:
-    """64 rows, held by four warps of 32: a quad of threads has the pairs of a row."""
-    return GroupUnit(
-        f"group{columns}", 64, columns, 16, "bfloat16", "bfloat16", "float32",
-        row_digits=((4, "thread", 6), (2, "lane", 2), (8, "thread", 5)),
-        column_digits=(
-            (columns // 64, "lane", 0), (8, "lane", 1), (4, "thread", 4), (2, "lane", 3),
-        ),
-    )  # fmt: skip
-
-
-def target(copies: bool) -> Capabilities:
-    return replace(
-        GROUPS, warp=32, group_threads=512, matrix_units=(unit(64), unit(128)),
-        asynchronous_copies=copies, local_bytes=200 << 10,
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize("copies", [False, True])
+@pytest.mark.parametrize("copies", ["", "stores", "boxes"])
 @pytest.mark.parametrize("layout", ["nn", "nt", "tn", "tt"])
-def test_every_layout(layout: str, copies: bool):
+def test_every_layout(layout: str, copies: str):
     case, capabilities = cast_matmul(64, 192, 64, layout), target(copies)
     opts = heuristic(case.kernel, capabilities)
     kernel = apply_opts(case.kernel, opts)
@@ -44,12 +31,66 @@ def test_every_layout(layout: str, copies: bool):
     program = lower(kernel, capabilities)
     assert program.threads == 128
     assert any(n.op is Op.MATMUL for n in program.uops)
-    assert any(n.op is Op.STORE and n.arg == "async" for n in program.uops) == copies
+    assert any(n.op is Op.STORE and n.arg == "async" for n in program.uops) == (copies == "stores")
+    assert any(n.op is Op.FETCH for n in program.uops) == (copies == "boxes")
     case.compare(case.results(kernel, capabilities))
 
 
-def test_rows_above_each_other_and_blocks_that_overlap():
-    case, capabilities = cast_matmul(136, 128, 72, "nt"), target(True)
+@pytest.mark.parametrize("copies", ["stores", "boxes"])
+@pytest.mark.parametrize("layout", ["nt", "tn"])
+def test_rows_above_each_other_and_blocks_that_overlap(layout: str, copies: str):
+    case, capabilities = cast_matmul(136, 128, 72, layout), target(copies)
     kernel = apply_opts(case.kernel, heuristic(case.kernel, capabilities))
     assert lower(kernel, capabilities).threads == 256
     case.compare(case.results(kernel, capabilities))
+
+
+def compared(case: Case, capabilities: Capabilities) -> bool:
+    """Whether the units are used; the results are right in any case."""
+    kernel = apply_opts(case.kernel, heuristic(case.kernel, capabilities))
+    assert prove(kernel) is None
+    case.compare(case.results(kernel, capabilities))
+    return any(n.op is Op.MATMUL for n in lower(kernel, capabilities).uops)
+
+
+@pytest.mark.parametrize("dtype", [dtypes.int8, dtypes.uint8], ids=lambda d: d.name)
+def test_operands_of_a_byte(dtype: DType):
+    """A row of a panel holds 128 of them; a unit that does not transpose takes them as they lie."""
+    capabilities = target("stores", unit(64, dtype))
+    assert compared(cast_matmul(64, 256, 64, "nt", (dtype, dtype)), capabilities)
+    assert not compared(cast_matmul(64, 128, 64, "nn", (dtype, dtype)), capabilities)
+
+
+def test_units_that_round_are_used_on_request():
+    case = cast_matmul(64, 64, 64, "nt", (dtypes.float32, dtypes.float32))
+    capabilities = target("stores", unit(64, dtypes.float32))
+    assert not compared(case, capabilities)
+    with context(MATMUL_PRECISION="high"):
+        assert compared(case, capabilities)
+
+
+def test_columns_that_are_no_power_of_two():
+    assert compared(cast_matmul(64, 64, 384, "nn"), target("stores", unit(192)))
+
+
+@pytest.mark.parametrize("layout", ["nt", "tn"])
+def test_workgroups_that_do_several_blocks_each(layout: str):
+    capabilities = replace(target("boxes", unit(64)), threads=4)
+    case = cast_matmul(136, 128, 136, layout)
+    opts = heuristic(case.kernel, capabilities)
+    assert Persist(4) in opts
+    kernel = apply_opts(case.kernel, opts)
+    assert prove(kernel) is None
+    assert lower(kernel, capabilities).parts == 4
+    case.compare(case.results(kernel, capabilities))
+
+
+@pytest.mark.parametrize("layout", ["nt", "tn"])
+def test_units_of_warps_side_by_side(layout: str):
+    """Two by two, with 128 rows: more than a transposed panel has in a row of memory."""
+    warps = GroupUnit(
+        "warps", 128, 64, 16, "bfloat16", "bfloat16", "float32",
+        row_digits=((2, "thread", 7), (4, "lane", 0), (2, "lane", 2), (8, "thread", 5)),
+        column_digits=((2, "thread", 6), (4, "lane", 1), (4, "thread", 4), (2, "lane", 3)),
+    )  # fmt: skip
+    assert compared(cast_matmul(128, 64, 128, layout), target("stores", warps))

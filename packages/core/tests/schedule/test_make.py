@@ -36,7 +36,7 @@ class Compiling:
 
 
 def programs(monkeypatch: pytest.MonkeyPatch, compiling: Compiling) -> Any:
-    def source_of(device: Any, ast: UOp) -> tuple[str, str, int]:
+    def source_of(device: Any, ast: UOp, steady: object) -> tuple[str, str, int]:
         return f"kernel {ast.arg}", f"source {ast.arg}", 1
 
     monkeypatch.setattr(make, "_source_of", source_of)

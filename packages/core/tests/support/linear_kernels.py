@@ -15,13 +15,13 @@ import pytest
 from dovetile.dtypes import DType
 from dovetile.ir import Op, RuleSet, UOp, rewrite, toposort
 from dovetile.lower.linear import LinearKernel
-from dovetile.plugins.specs import STANDARD_DTYPES, Capabilities
+from dovetile.plugins.specs import WIDE_DTYPES, Capabilities
 from dovetile.render import HostCStyleRenderer, HostLlvmIrRenderer, in_lanes
 
 # What the tests let the renderers write natively; everything else is decomposed by the core.
 CAPABILITIES = Capabilities(
     architecture="test",
-    arithmetic_dtypes=STANDARD_DTYPES - {"float16", "bfloat16"},
+    arithmetic_dtypes=WIDE_DTYPES,
     native_ops=frozenset({"SQRT", "TRUNC", "MULACC"}),
     local_bytes=1 << 16,
 )

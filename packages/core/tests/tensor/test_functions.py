@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from comparison import compare, normal
 
-from dovetile import Tensor
+from dovetile import Tensor, dtypes
 from dovetile.errors import ArgumentError
 
 pytestmark = pytest.mark.usefixtures("reference")
@@ -59,6 +59,32 @@ def test_single_precision(name: str, units: int) -> None:
     if name in ("log", "sin"):  # near their zeros the absolute error counts
         scale = np.maximum(scale, 1.2e-7)
     assert (error / scale).max() <= units
+
+
+# Half the distance of neighbours, and what float32 loses before.
+HALF_UNIT = {"float16": 2.0**-11 * 1.02, "bfloat16": 2.0**-8 * 1.02}
+
+
+@pytest.mark.parametrize("dtype", HALF_UNIT)
+@pytest.mark.parametrize("name", ["exp", "tanh", "sigmoid", "silu", "gelu"])
+def test_small_floats_are_rounded_once(name: str, dtype: str) -> None:
+    torch = pytest.importorskip("torch")
+    x = torch.linspace(-9, 9, 4001, dtype=torch.float64).to(getattr(torch, dtype))
+    functions = torch.nn.functional if name in ("silu", "gelu") else torch
+    exact = getattr(functions, name)(x.double()).numpy()
+    value = Tensor(x.float().numpy()).cast(getattr(dtypes, dtype))
+    result = getattr(value, name)().float().numpy().astype(np.float64)
+    normal = np.abs(exact) > 1e-4  # of float16
+    assert (np.abs(result - exact)[normal] <= HALF_UNIT[dtype] * np.abs(exact[normal])).all()
+
+
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+def test_gelu_far_from_zero(approximate: str) -> None:
+    x = np.array([-1e30, -100, -14, -6, 14, 1e30, math.inf, math.nan], np.float32)
+    result = Tensor(x).gelu(approximate).numpy()
+    np.testing.assert_array_equal(result[[0, 1]], [0, 0])
+    assert -1e-8 < result[3] < 0 and -1e-30 < result[2] <= 0
+    np.testing.assert_array_equal(result[4:], x[4:])
 
 
 ACTIVATIONS = ["relu", "relu6", "leaky_relu", "elu", "celu", "selu", "silu", "gelu", "softplus",

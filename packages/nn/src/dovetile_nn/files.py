@@ -16,7 +16,7 @@ import safetensors.numpy
 from dovetile import Tensor
 from dovetile.errors import FileFormatError
 
-# The file format's dtype names, which NumPy knows under others (bfloat16 through ml_dtypes).
+# The file format's dtype names, which NumPy knows under others (small floats through ml_dtypes).
 _NUMPY_DTYPES: dict[str, Any] = {
     "BOOL": numpy.bool_,
     "U8": numpy.uint8,
@@ -27,6 +27,8 @@ _NUMPY_DTYPES: dict[str, Any] = {
     "I16": numpy.int16,
     "I32": numpy.int32,
     "I64": numpy.int64,
+    "F8_E4M3": ml_dtypes.float8_e4m3fn,
+    "F8_E5M2": ml_dtypes.float8_e5m2,
     "F16": numpy.float16,
     "BF16": ml_dtypes.bfloat16,
     "F32": numpy.float32,

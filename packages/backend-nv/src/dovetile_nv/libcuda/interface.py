@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import threading
 from ctypes import c_int, c_size_t, c_uint64, c_void_p
 
 from dovetile.errors import CompileError
@@ -53,7 +52,7 @@ class CudaInterface(Interface):
 
     def __init__(self, index: int) -> None:
         self._library = cuda.library()
-        self._threads = threading.local()
+        self._peers: dict[Interface, bool] = {}
         device = c_int()
         self._library.call("cuDeviceGet", ctypes.byref(device), index)
         self._device = device.value
@@ -78,6 +77,8 @@ class CudaInterface(Interface):
 
     def status(self, name: str, *arguments: object) -> int:
         """The same, with the status for a result."""
+        if self.abandoned:
+            return cuda.SUCCESS
         self._enter()
         return self._library.status(name, *arguments)
 
@@ -107,6 +108,19 @@ class CudaInterface(Interface):
 
     def unpin(self, pinned: Pinned) -> None:
         self.call("cuMemFreeHost", pinned.host_address)
+
+    def reaches(self, other: Interface) -> bool:
+        if not isinstance(other, CudaInterface):
+            return False
+        if other not in self._peers:
+            able = c_int()
+            self.call("cuDeviceCanAccessPeer", ctypes.byref(able), self._device, other._device)
+            status = self.status("cuCtxEnablePeerAccess", other.context, 0) if able.value else -1
+            self._peers[other] = status in (cuda.SUCCESS, cuda.PEER_ACCESS_ALREADY_ENABLED)
+        return self._peers[other]
+
+    def admit(self, handle: object) -> None:
+        """Once `reaches` has said so, a context sees all memory of the other."""
 
     def load(self, binary: bytes, name: str) -> CudaProgram:
         kernels = cubin.read(binary).kernels

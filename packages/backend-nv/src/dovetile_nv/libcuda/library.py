@@ -20,7 +20,32 @@ MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 HOST_PORTABLE_AND_MAPPED = 1 | 2
 WAIT_AT_LEAST = 0
 CAPTURE_RELAXED = 2
+PEER_ACCESS_ALREADY_ENABLED = 704
 KERNEL_NODE = 0
+EARLY_LAUNCH = 6  # CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+
+
+class LaunchAttribute(Structure):
+    """CUlaunchAttribute, of whose values only whole numbers are used."""
+
+    _fields_ = [("id", c_int), ("pad", c_int), ("value", c_int), ("rest", c_int * 15)]
+
+
+class LaunchConfiguration(Structure):
+    """CUlaunchConfig."""
+
+    _fields_ = [
+        ("gridDimX", c_uint),
+        ("gridDimY", c_uint),
+        ("gridDimZ", c_uint),
+        ("blockDimX", c_uint),
+        ("blockDimY", c_uint),
+        ("blockDimZ", c_uint),
+        ("sharedMemBytes", c_uint),
+        ("hStream", c_void_p),
+        ("attrs", POINTER(LaunchAttribute)),
+        ("numAttrs", c_uint),
+    ]
 
 
 class KernelNode(Structure):
@@ -51,6 +76,8 @@ _SIGNATURES: dict[str, list[object]] = {
     "cuDeviceTotalMem_v2": [POINTER(c_size_t), c_int],
     "cuDevicePrimaryCtxRetain": [POINTER(c_void_p), c_int],
     "cuCtxSetCurrent": [c_void_p],
+    "cuDeviceCanAccessPeer": [POINTER(c_int), c_int, c_int],
+    "cuCtxEnablePeerAccess": [c_void_p, c_uint],
     "cuMemAlloc_v2": [POINTER(c_uint64), c_size_t],
     "cuMemFree_v2": [c_uint64],
     "cuMemHostAlloc": [POINTER(c_void_p), c_size_t, c_uint],
@@ -67,6 +94,7 @@ _SIGNATURES: dict[str, list[object]] = {
     "cuStreamWaitValue64_v2": [c_void_p, c_uint64, c_uint64, c_uint],
     "cuStreamBeginCapture_v2": [c_void_p, c_int],
     "cuStreamEndCapture": [c_void_p, POINTER(c_void_p)],
+    "cuLaunchKernelEx": [POINTER(LaunchConfiguration), c_void_p, c_void_p, c_void_p],
     "cuLaunchKernel": [c_void_p, *[c_uint] * 7, c_void_p, c_void_p, c_void_p],
     "cuMemcpyAsync": [c_uint64, c_uint64, c_size_t, c_void_p],
     "cuGraphGetNodes": [c_void_p, POINTER(c_void_p), POINTER(c_size_t)],

@@ -8,6 +8,7 @@ from ctypes import c_int, c_size_t, c_uint64, c_void_p
 from typing import TYPE_CHECKING, Any
 
 from dovetile.runtime import Command, Copy, Launch, SignalStore, SignalWait
+from dovetile_nv.boxes import MAP_BYTES, TensorMap, encoded
 from dovetile_nv.interface import Fault, NvProgram, Replay, Stream, Timeline
 from dovetile_nv.libcuda import library as cuda
 from dovetile_nv.queue import same_size, sizes
@@ -48,19 +49,33 @@ class CudaStream(Stream):
         self, program: NvProgram, groups: int, threads: int, arguments: Sequence[int], position: int
     ) -> None:
         cuda_program: CudaProgram = program  # type: ignore[assignment]
-        self._launch(
-            cuda_program.function, groups, threads, program.kernel.dynamic_bytes, arguments
+        pointers, keep = pack(arguments, program.kernel.maps)
+        self._launch(cuda_program.function, groups, threads, program.kernel.dynamic_bytes, pointers)
+        del keep
+
+    def launch_early(
+        self, program: NvProgram, groups: int, threads: int, arguments: Sequence[int]
+    ) -> None:
+        """Records a launch that may begin before the one ahead of it is complete."""
+        cuda_program: CudaProgram = program  # type: ignore[assignment]
+        pointers, keep = pack(arguments, program.kernel.maps)
+        attribute = cuda.LaunchAttribute(cuda.EARLY_LAUNCH, 0, 1)
+        configuration = cuda.LaunchConfiguration(
+            groups, 1, 1, threads, 1, 1, program.kernel.dynamic_bytes, self.handle,
+            ctypes.pointer(attribute), 1,
+        )  # fmt: skip
+        self._interface.call(
+            "cuLaunchKernelEx", ctypes.byref(configuration), cuda_program.function, pointers, None
         )
+        del keep
 
     def _launch(
-        self, function: c_void_p, groups: int, threads: int, shared: int, arguments: Sequence[int]
+        self, function: c_void_p, groups: int, threads: int, shared: int, pointers: Any
     ) -> None:
-        pointers, keep = pack(arguments)
         self._interface.call(
             "cuLaunchKernel", function, groups, 1, 1, threads, 1, 1, shared, self.handle,
             pointers, None,
         )  # fmt: skip
-        del keep
 
     def transfer(self, destination: int, source: int, nbytes: int) -> None:
         self._interface.call("cuMemcpyAsync", destination, source, nbytes, self.handle)
@@ -79,7 +94,9 @@ class CudaStream(Stream):
         )
 
     def write_time(self, address: int) -> None:
-        self._launch(self._clock, 1, 1, 0, [address])
+        pointers, keep = pack([address])
+        self._launch(self._clock, 1, 1, 0, pointers)
+        del keep
 
     def submit(self, position: int) -> None:
         self.write(self._timeline.address, position)
@@ -112,8 +129,10 @@ class CudaReplay(Replay):
         self._graph, self._executable = c_void_p(), c_void_p()
         interface.call("cuStreamBeginCapture_v2", stream.handle, cuda.CAPTURE_RELAXED)
         try:
+            before: Command | None = None
             for command in commands:
-                self._record(command)
+                self._record(command, isinstance(before, Launch))
+                before = command
         except BaseException:
             interface.status("cuStreamEndCapture", stream.handle, ctypes.byref(self._graph))
             raise
@@ -129,7 +148,8 @@ class CudaReplay(Replay):
         if self._graph:
             self._interface.status("cuGraphDestroy", self._graph)
 
-    def _record(self, command: Command) -> None:
+    def _record(self, command: Command, follows: bool) -> None:
+        """`follows`: the command directly before is a launch."""
         stream = self._stream
         self.slots.append((len(self.values), 0, 0))
         if isinstance(command, Launch):
@@ -142,7 +162,10 @@ class CudaReplay(Replay):
             if groups > 0:
                 self._launches.append((command, self.slots[-1][0], len(arguments)))
                 program: Any = command.program
-                stream.launch(program, groups, threads, arguments, 0)
+                if command.early and follows:
+                    stream.launch_early(program, groups, threads, arguments)
+                else:
+                    stream.launch(program, groups, threads, arguments, 0)
         elif isinstance(command, Copy):
             nbytes = same_size(command.destination, command.source)
             self.slots[-1] = (len(self.values), 2, 0)
@@ -179,7 +202,7 @@ class CudaReplay(Replay):
             command, first, count = self._launches[index]
             program: Any = command.program
             groups, threads = sizes(program, command.groups, command.local)
-            pointers, keep = pack(self.values[first : first + count])
+            pointers, keep = pack(self.values[first : first + count], program.kernel.maps)
             node = cuda.KernelNode(
                 func=program.function,
                 gridDimX=groups,
@@ -204,11 +227,13 @@ class CudaReplay(Replay):
 _NO_LAUNCH: Any = None
 
 
-def pack(arguments: Sequence[int]) -> tuple[Any, Any]:
-    """(pointers to the arguments, what must stay alive until libcuda has read them)."""
+def pack(arguments: Sequence[int], maps: Sequence[tuple[int, TensorMap]] = ()) -> tuple[Any, Any]:
+    """(pointers to the arguments and maps, what must stay alive until libcuda has read them)."""
     values = (c_uint64 * max(1, len(arguments)))(*(a & 0xFFFFFFFFFFFFFFFF for a in arguments))
+    described = [
+        ctypes.create_string_buffer(encoded(m, arguments[m.argument]), MAP_BYTES) for _, m in maps
+    ]
     base = ctypes.addressof(values)
-    pointers = (c_void_p * max(1, len(arguments)))(
-        *(base + 8 * number for number in range(len(arguments)))
-    )
-    return pointers, values
+    places = [base + 8 * number for number in range(len(arguments))]
+    places += map(ctypes.addressof, described)
+    return (c_void_p * max(1, len(places)))(*places), (values, described)

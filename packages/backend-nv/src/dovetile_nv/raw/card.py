@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+from contextlib import suppress
 from functools import cached_property
 
 from dovetile.errors import DeviceError
@@ -27,6 +29,16 @@ _process: Process | None = None
 _process_lock = threading.Lock()
 
 
+def _after_fork() -> None:
+    """The child is a client of its own: the driver knows the other by its process."""
+    global _process, _process_lock
+    _process, _process_lock = None, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 def process() -> Process:
     """The driver's client of this process, made at first use."""
     global _process
@@ -47,6 +59,7 @@ class Card:
         self.client = client = shared.client
         self.managed = shared.managed
         self.addresses = shared.addresses
+        self._peers: dict[Card, bool] = {}
         cards = client.cards()
         if index >= len(cards):
             raise DeviceError(f"[driver] GPU {index}; there are {len(cards)}")
@@ -107,6 +120,26 @@ class Card:
             ),
         )
         return structure.get(answer, "data")[:16]
+
+    def reaches(self, other: Card) -> bool:
+        """Whether one can see the other's memory: over NVLink, or over the bus."""
+        if other not in self._peers:
+            self._peers[other] = other._peers[self] = self._sees(other)
+        return self._peers[other]
+
+    def _sees(self, other: Card) -> bool:
+        pair = {"first": self.uuid, "second": other.uuid}
+        with suppress(DeviceError):  # refused where NVLink has joined them already
+            structure = abi.UVM_ENABLE_PEER_ACCESS_PARAMS
+            self.managed.call(abi.UVM_ENABLE_PEER_ACCESS, structure, **pair)
+        probe = memory.on_card(other, memory.SMALL_PAGE)
+        try:
+            memory.map_on(self, probe)
+        except DeviceError:
+            return False
+        finally:
+            memory.release(other, probe)
+        return True
 
     def graphics_figures(self, *indices: int) -> list[int]:
         """Figures of the compute engine by their NV2080_CTRL_GR_INFO_INDEX."""

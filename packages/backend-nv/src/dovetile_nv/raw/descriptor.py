@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from functools import cache
 
 from dovetile_nv.cubin import Kernel
@@ -30,6 +31,9 @@ _COMMON = {
     "CWD_MEMBAR_TYPE": 1,
     "PROGRAM_PREFETCH_TYPE": 0,
 }
+# Of a multiprocessor.
+_REGISTERS, _THREADS, _GROUPS = 65536, 2048, 32
+_RESERVED = 1024  # bytes of shared memory
 _GRID = 2  # QMD_TYPE_GRID_CTA
 
 
@@ -92,7 +96,9 @@ def template(
     major, minor = generation.descriptor
     shared = -(-kernel.shared_bytes // 128) * 128
     sizes = generation.shared_kilobytes
-    smallest = next((size for size in sizes if size * 1024 >= shared), sizes[-1])
+    smallest = _carved(sizes, shared)
+    # Each workgroup takes some for the system besides.
+    wanted = _carved(sizes, (shared + _RESERVED) * _resident(kernel))
     local = local_bytes(kernel)
     values = {
         **_COMMON,
@@ -103,7 +109,7 @@ def template(
         "SHARED_MEMORY_SIZE": shared,
         "SHARED_MEMORY_SIZE_SHIFTED7": shared >> 7,
         "MIN_SM_CONFIG_SHARED_MEM_SIZE": smallest // 4 + 1,
-        "TARGET_SM_CONFIG_SHARED_MEM_SIZE": smallest // 4 + 1,
+        "TARGET_SM_CONFIG_SHARED_MEM_SIZE": wanted // 4 + 1,
         "MAX_SM_CONFIG_SHARED_MEM_SIZE": sizes[-1] // 4 + 1,
         "SHADER_LOCAL_MEMORY_HIGH_SIZE": local,
         "SHADER_LOCAL_MEMORY_HIGH_SIZE_SHIFTED4": local >> 4,
@@ -139,11 +145,23 @@ def template(
     return shape.build(values, indexed)
 
 
+def _carved(sizes: Sequence[int], nbytes: int) -> int:
+    """The smallest size of shared memory, in KiB, that holds so much, or the largest."""
+    return next((size for size in sizes if size * 1024 >= nbytes), sizes[-1])
+
+
+def _resident(kernel: Kernel) -> int:
+    """How many workgroups of a kernel registers and threads leave room for at a time."""
+    threads = kernel.threads or 1024
+    registers = max(1, -(-kernel.registers // 8) * 8 * -(-threads // 32) * 32)
+    return max(1, min(_REGISTERS // registers, _THREADS // threads, _GROUPS))
+
+
 class Patcher:
     """Writes what a launch sets into copies of templates. All offsets are found once."""
 
     def __init__(self, version: tuple[int, int]) -> None:
-        shape = layout(version)
+        shape = self._shape = layout(version)
         self.grid = shape.word("GRID_WIDTH" if "GRID_WIDTH" in shape.fields else "CTA_RASTER_WIDTH")
         self.threads = shape.word("CTA_THREAD_DIMENSION0")
         self.shift = 6 if "CONSTANT_BUFFER_ADDR_LOWER_SHIFTED6" in shape.fields else 0
@@ -171,11 +189,35 @@ class Patcher:
         upper = struct.unpack_from("<I", memory, at + self.bank + 4)[0]
         struct.pack_into("<II", memory, at + self.bank, address & 0xFFFFFFFF, upper | address >> 32)
 
+    def early(self, memory: bytearray, at: int, successor: int, latch: int) -> None:
+        """Lets the launch at `successor`, which the one at `at` starts, begin once the workgroups
+        of that say so, and has it wait (where its code does) for all of that to be complete."""
+        for place, values in ((at, _FIRST), (successor, _SECOND)):
+            for field, value in values.items():
+                low, width, _ = self._shape.fields[field]
+                (word,) = struct.unpack_from("<I", memory, place + low // 32 * 4)
+                mask = (1 << width) - 1 << low % 32
+                value = (latch if value is None else value) << low % 32
+                struct.pack_into("<I", memory, place + low // 32 * 4, word & ~mask | value)
+
     def chain(self, memory: bytearray, at: int, successor: int) -> None:
         """Makes the launch at `at` start the one at the address `successor` when it is complete."""
         (word,) = struct.unpack_from("<I", memory, at + self._next_word)
         struct.pack_into("<I", memory, at + self._next_word, word | self._next_bits)
         struct.pack_into("<I", memory, at + self._next, successor >> 8)
 
+
+# Of a launch that starts another early, and of that; None is the number of their latch.
+_FIRST: dict[str, int | None] = {
+    "ENABLE_PROGRAM_PRE_EXIT": 1,
+    "ARRIVE_AT_LATCH_VALID": 1,
+    "ARRIVE_AT_LATCH_ID": None,
+}
+_SECOND: dict[str, int | None] = {
+    "WAIT_ON_LATCH_VALID": 1,
+    "WAIT_ON_LATCH_ID": None,
+    "LATCH_ACQUIRE_INVALIDATE_SHADER_DATA_CACHE": 1,
+    "LATCH_ACQUIRE_INVALIDATE_TEXTURE_DATA_CACHE": 1,
+}
 
 _SCHEDULE = 1  # DEPENDENT_QMD_ACTION_QMD_SCHEDULE

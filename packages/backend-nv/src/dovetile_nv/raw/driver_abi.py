@@ -95,6 +95,7 @@ UVM_UNREGISTER_CHANNEL = 0x1C
 UVM_CREATE_EXTERNAL_RANGE = 0x49
 UVM_MAP_EXTERNAL_ALLOCATION = 0x21
 UVM_FREE = 0x22
+UVM_ENABLE_PEER_ACCESS = 0x1D
 UVM_INIT_FLAGS_DISABLE_HMM = 0x1
 UvmGpuMappingTypeReadWriteAtomic = 0x1
 NVOS32_ATTR_LOCATION = (26, 25)
@@ -308,4 +309,9 @@ UVM_MAP_EXTERNAL_ALLOCATION_PARAMS = Structure(
 )
 UVM_FREE_PARAMS = Structure(
     "UVM_FREE_PARAMS", 24, {"base": (0, "Q"), "length": (8, "Q"), "rmStatus": (16, "I")}
+)
+UVM_ENABLE_PEER_ACCESS_PARAMS = Structure(
+    "UVM_ENABLE_PEER_ACCESS_PARAMS",
+    36,
+    {"first": (0, "16s"), "second": (16, "16s"), "rmStatus": (32, "I")},
 )

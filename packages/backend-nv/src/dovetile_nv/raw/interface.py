@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from dovetile.errors import CompileError
 from dovetile.runtime import Allocation
 from dovetile_nv import cubin
+from dovetile_nv.boxes import MAP_BYTES, encoded
 from dovetile_nv.interface import Interface, NvProgram, Pinned, Timeline
 from dovetile_nv.raw import driver_abi as abi
 from dovetile_nv.raw import memory
@@ -45,6 +46,9 @@ class RawProgram(NvProgram):
         struct.pack_into(
             "<3Q", bank, interface.bank_windows, SHARED_WINDOW, LOCAL_WINDOW, _STACK_TOP
         )
+        for offset, found in kernel.maps:
+            where = kernel.arguments_offset + offset
+            bank[where : where + MAP_BYTES] = encoded(found, 0)
         self.template = descriptor + bank
         """Descriptor and first constant bank, without what each launch sets."""
 
@@ -114,6 +118,14 @@ class RawInterface(Interface):
         assert isinstance(pinned.handle, Memory)
         self._release(pinned.handle)
 
+    def reaches(self, other: Interface) -> bool:
+        return isinstance(other, RawInterface) and self.card.reaches(other.card)
+
+    def admit(self, handle: object) -> None:
+        found = handle.memory if isinstance(handle, Piece) else handle
+        assert isinstance(found, Memory)
+        memory.map_on(self.card, found)
+
     def load(self, binary: bytes, name: str) -> RawProgram:
         image = cubin.read(binary)
         if name not in image.kernels:
@@ -133,4 +145,5 @@ class RawInterface(Interface):
         return taken.address, pair_bytes
 
     def _release(self, released: Memory) -> None:
-        memory.release(self.card, released)
+        if not self.abandoned:
+            memory.release(self.card, released)

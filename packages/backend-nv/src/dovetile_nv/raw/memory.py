@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import threading
 from bisect import insort
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dovetile.errors import OutOfMemoryError
@@ -63,6 +63,8 @@ class Memory:
     handle: int
     host_address: int = 0
     """As the host sees it; 0 where it does not."""
+    cards: list[Card] = field(default_factory=list)
+    """GPUs that see it."""
 
     def host_bytes(self) -> memoryview:
         """The content, for the host to read and write."""
@@ -143,17 +145,27 @@ def _mapped(card: Card, handle: int, nbytes: int, alignment: int, path: str | No
         base=address,
         length=nbytes,
     )
-    managed.call(
+    memory = Memory(address, nbytes, handle)
+    map_on(card, memory)
+    if path:
+        memory.host_address = card.client.map(card.device, handle, nbytes, path)
+    return memory
+
+
+def map_on(card: Card, memory: Memory) -> None:
+    """Lets a GPU see memory, at the address that it has on all of them."""
+    if card in memory.cards:
+        return
+    card.managed.call(
         abi.UVM_MAP_EXTERNAL_ALLOCATION,
         abi.UVM_MAP_EXTERNAL_ALLOCATION_PARAMS,
-        base=address,
-        length=nbytes,
+        base=memory.address,
+        length=memory.nbytes,
         gpuUuid=card.uuid,
         gpuMappingType=abi.UvmGpuMappingTypeReadWriteAtomic,
         gpuAttributesCount=1,
         rmCtrlFd=card.client.descriptor,
         hClient=card.client.root,
-        hMemory=handle,
+        hMemory=memory.handle,
     )
-    host_address = card.client.map(card.device, handle, nbytes, path) if path else 0
-    return Memory(address, nbytes, handle, host_address)
+    memory.cards.append(card)

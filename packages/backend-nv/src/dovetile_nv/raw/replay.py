@@ -27,6 +27,8 @@ class _Start(NamedTuple):
     arguments: Sequence[int]
     number: int
     """Of the first argument that may be replaced; -1 where there is none."""
+    early: bool = False
+    """Whether it may begin before a launch directly before is complete."""
 
 
 class RawReplay(Replay):
@@ -40,7 +42,8 @@ class RawReplay(Replay):
         self._stream = stream
         self.slots = []
         self.values = []
-        self._offsets: dict[int, int] = {}  # of arguments in the block, by their number
+        # Where in the block an argument stands, by its number: in maps of it as well.
+        self._offsets: dict[int, list[int]] = {}
         steps = [step for command in commands for step in self._steps(command)]
         size = sum(step.program.launch_bytes for step in steps if isinstance(step, _Start))
         self._block = interface.visible.take(size)
@@ -67,7 +70,11 @@ class RawReplay(Replay):
             self.values += arguments
             groups, threads = sizes(command.program, command.groups, command.local)
             program: Any = command.program
-            return [_Start(program, groups, threads, arguments, first)] if groups > 0 else []
+            return (
+                [_Start(program, groups, threads, arguments, first, command.early)]
+                if groups > 0
+                else []
+            )
         if isinstance(command, Copy):
             self.slots[-1] = (first, 2, 0)
             self.values += [command.destination.address, command.source.address]
@@ -99,6 +106,8 @@ class RawReplay(Replay):
         words: list[int] = []
         at = 0
         previous: int | None = None  # the launch directly before, in the block
+        follows = False  # that launch is a command of the list's
+        latches = 0
         for step in steps:
             if not isinstance(step, _Start):
                 if previous is not None:
@@ -106,11 +115,13 @@ class RawReplay(Replay):
                 words += step
                 previous = None
                 continue
-            program, groups, threads, arguments, number = step
+            program, groups, threads, arguments, number, early = step
             if number >= 0:
                 first = at + DESCRIPTOR_BYTES + program.kernel.arguments_offset
                 for index in range(len(arguments)):
-                    self._offsets[number + index] = first + 8 * index
+                    self._offsets[number + index] = [first + 8 * index]
+                for offset, found in program.kernel.maps:
+                    self._offsets[number + found.argument].append(first + offset)
             self._stream.prepare(program)
             memory[at : at + program.launch_bytes] = program.template
             address = self._block.address + at
@@ -119,18 +130,19 @@ class RawReplay(Replay):
                 words += pushbuffer.launch(address)
             else:
                 patcher.chain(memory, previous, address)
-            previous = at
+                if early and follows:
+                    latches += 1
+                    patcher.early(memory, previous, at, latches)
+            previous, follows = at, number >= 0
             at += program.launch_bytes
         return words + pushbuffer.wait_for_idle()
 
     def run(self, changed: Sequence[int], idle: bool, position: int) -> None:
         for number in changed:
-            offset = self._offsets.get(number)
-            if offset is None:  # of a launch without workgroups
-                continue
             value = unsigned(self.values[number])
-            if idle:
-                struct.pack_into("<Q", self._bytes, offset, value)
-            else:  # a replay that is still to run reads the old words
-                self._stream.write(self._block.address + offset, value)
+            for offset in self._offsets.get(number, ()):  # none of a launch without workgroups
+                if idle:
+                    struct.pack_into("<Q", self._bytes, offset, value)
+                else:  # a replay that is still to run reads the old words
+                    self._stream.write(self._block.address + offset, value)
         self._stream.call(self._segment.address, self._count, position)

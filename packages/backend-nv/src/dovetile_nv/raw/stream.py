@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dovetile_nv.raw.interface import RawInterface, RawProgram
 
 _RING_BYTES = 4 << 20
+_ARGUMENTS_WINDOW = 0x198  # where in the first constant bank Hopper's code finds its arguments
 SHARED_WINDOW = 0x7293 << 32
 LOCAL_WINDOW = 0x7294 << 32
 """Where generic addresses mean shared and local memory: beyond all that is mapped."""
@@ -102,6 +103,11 @@ class RawStream(Stream):
             words(len(arguments)).pack_into(memory, where, *arguments)
         except struct.error:  # negative values of variables
             words(len(arguments)).pack_into(memory, where, *map(unsigned, arguments))
+        if program.kernel.maps:
+            arguments_address = address + DESCRIPTOR_BYTES + program.kernel.arguments_offset
+            struct.pack_into("<Q", memory, bank + _ARGUMENTS_WINDOW, arguments_address)
+            for offset, found in program.kernel.maps:
+                struct.pack_into("<Q", memory, where + offset, arguments[found.argument])
 
     def prepare(self, program: RawProgram) -> None:
         """Does what must come before a program's launch, of all programs loaded meanwhile too."""

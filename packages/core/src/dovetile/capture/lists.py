@@ -98,7 +98,7 @@ class Replayable:
                 table.clear()
 
         for now, (device, command) in enumerate(commands):
-            if isinstance(command, Copy) and not _reaches(device, command.source.device):
+            if isinstance(command, Copy) and not device.reaches(command.source.device):
                 close()
                 self._add_places((command.destination, command.source), len(self._parts), (0, 1))
                 self._parts.append(HostCopy(command.destination, command.source))
@@ -155,11 +155,3 @@ class Replayable:
     def _add_places(self, buffers: Sequence[Buffer], part: int, slots: Sequence[int]) -> None:
         for buffer, slot in zip(buffers, slots):
             self._places.setdefault(id(buffer), []).append((part, slot))
-
-
-def _reaches(device: Device, other: Device) -> bool:
-    """Whether a copy command of `device` may read memory of `other`."""
-    if device is other:
-        return True
-    visible = device.capabilities.host_visible and other.capabilities.host_visible
-    return visible and type(device) is type(other)

@@ -40,7 +40,7 @@ class Recording:
         """A plan that is being run: all its memory, and what was made for its results."""
         self.results.update((id(b), b) for b in results)
         self.work.add(loaded.work)
-        for step, (device, program, places, groups, local) in zip(
+        for step, (device, program, places, groups, local, early) in zip(
             loaded.plan.steps, loaded.commands
         ):
             buffers = tuple([memory[place] for place in places])
@@ -51,7 +51,7 @@ class Recording:
                 if step.prepares:
                     work = Counters(1, step.operations, step.nbytes)
                     self.preparations[len(self.commands)] = work
-                self.commands.append((device, Launch(program, buffers, (), groups, local)))
+                self.commands.append((device, Launch(program, buffers, (), groups, local, early)))
 
     def add_written(self, memory: Buffer) -> None:
         """An assign writes to this memory."""

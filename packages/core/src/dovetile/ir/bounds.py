@@ -66,6 +66,8 @@ def _exact(node: UOp) -> Bounds | None:
     (a, b), (c, d) = src[0].bounds, src[1].bounds
     if op is Op.ADD:
         return (a + c, b + d)
+    if op is Op.SUB:
+        return (a - d, b - c)
     if op is Op.MUL:
         corners = (a * c, a * d, b * c, b * d)
         return (min(corners), max(corners))

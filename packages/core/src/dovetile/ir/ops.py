@@ -54,6 +54,19 @@ class RangeArg(NamedTuple):
     kind: AxisKind = AxisKind.LOOP
 
 
+class Box(NamedTuple):
+    """Part of a GLOBAL buffer, seen as an array: elements per axis, the innermost first."""
+
+    extents: tuple[int, ...]
+    """Of the array: what lies outside of it is read as zero."""
+    strides: tuple[int, ...]
+    """From one element to the next along each axis, 1 for the first."""
+    sizes: tuple[int, ...]
+    """Of the box."""
+    exchanged: bool = False
+    """Whether the pieces of the box's rows lie exchanged, as those of a matrix unit's panels."""
+
+
 class VariableArg(NamedTuple):
     """A named integer known only at launch, with inclusive bounds."""
 
@@ -92,19 +105,28 @@ class Op(Enum):
     # address the leading axes; each must lie in bounds.  arg: None, or the text for a fault.
     # loop/program level: (buffer, i) -> the address of element i (flat); i may be a vector.
     INDEX = auto()
-    LOAD = auto()  # (INDEX) -> the value there; (INDEX, x, gate) -> x where the gate is false
+    LOAD = auto()  # (INDEX) -> the value there; (INDEX, x, gate) -> x where the gate is false; arg
+    # None, or "held": memory has x there, and may be read
     # tensor level: (target, x), target a view (movement or INDEX) of a BUFFER; arg None or a
     # reduce op
     # loop level: (INDEX, x) or (INDEX, x, gate), arg None, or how: "streaming" past the
-    # caches, where the target can; "async" of a LOAD, done once a WAIT says so
+    # caches, where the target can; "async" of a LOAD, done once a WAIT says so; "arrivals" of a
+    # number to LOCAL memory, where from then on so many arrivals make a round
     STORE = auto()
     AFTER = auto()  # (x, *effects) -> x once the effects have happened
     END = auto()  # (effect, *ranges) closes loops around the effect, outermost first
     GROUP = auto()  # (*effects) effects that share their loops
     SINK = auto()  # (*effects or values) the root; kernels: arg a KernelInfo or None
-    BARRIER = auto()  # (*effects) arg: "workgroup" or "grid"
+    # (*effects or values, computed before) arg: "workgroup", "grid", or "launch": of all launches
+    # before this one
+    BARRIER = auto()
     COMMIT = auto()  # (*effects) the thread's asynchronous stores since the last COMMIT are a group
-    WAIT = auto()  # (*effects) all but the last `arg` groups of the thread are complete
+    # (*effects) all but the last `arg` groups of the thread are complete; (INDEX, i, *effects), arg
+    # None: round i of the arrivals there is
+    WAIT = auto()
+    # (INDEX of LOCAL memory, that of arrivals, gate, buffer, *coordinates) begins a copy of a box
+    # of GLOBAL memory, which starts at these coordinates; it arrives when it is done. arg: Box
+    FETCH = auto()
     STAGE = auto()  # (x, *ranges) holds x for these ranges there; arg: (AddressSpace, depth)
     COPY = auto()  # (x) x on another device; arg: device name
     # (x) x of all threads of the workgroup whose index differs in some of these bits, combined;
@@ -115,6 +137,8 @@ class Op(Enum):
     # -- one operand
     CAST = auto()
     BITCAST = auto()
+    # program level: arg None, or "approximate" where a few units in the last place do not matter,
+    # nor results too small to be normal numbers
     EXP2 = auto()
     LOG2 = auto()
     SIN = auto()
@@ -125,7 +149,7 @@ class Op(Enum):
     ADD = auto()
     SUB = auto()
     MUL = auto()
-    DIV = auto()  # floats
+    DIV = auto()  # floats; arg as of EXP2
     FLOORDIV = auto()  # integers, rounds to minus infinity; 0 where the divisor is 0
     FLOORMOD = auto()  # integers, sign of the divisor; 0 where the divisor is 0
     MAX = auto()  # NaN if either is NaN
@@ -168,4 +192,4 @@ COMPARISON = frozenset({Op.LT, Op.NE})
 COMMUTATIVE = frozenset({Op.ADD, Op.MUL, Op.MAX, Op.MIN, Op.NE, Op.AND, Op.OR, Op.XOR})
 ASSOCIATIVE = frozenset({Op.ADD, Op.MUL, Op.MAX, Op.MIN, Op.AND, Op.OR, Op.XOR})
 REDUCTIONS = frozenset({Op.ADD, Op.MUL, Op.MAX, Op.MIN})
-EFFECTS = frozenset({Op.STORE, Op.END, Op.GROUP, Op.SINK, Op.BARRIER, Op.COMMIT, Op.WAIT})
+EFFECTS = frozenset({Op.STORE, Op.END, Op.GROUP, Op.SINK, Op.BARRIER, Op.COMMIT, Op.WAIT, Op.FETCH})

@@ -35,7 +35,7 @@ from dovetile.ir.ops import (
     VariableArg,
 )
 from dovetile.ir.uop import UOp, toposort
-from dovetile.plugins.matrix_unit import MatrixUnit
+from dovetile.plugins.matrix_unit import GroupUnit, MatrixUnit
 
 # -- Writing ---------------------------------------------------------------------------------------
 
@@ -163,6 +163,7 @@ _DTYPE = re.compile(r"(.+?)(?:x(\d+))?")
 _ENUMS: dict[str, type[Enum]] = {"Op": Op, "AxisKind": AxisKind, "AddressSpace": AddressSpace}
 _ARGUMENTS: dict[str, type] = {
     "BufferArg": BufferArg,
+    "GroupUnit": GroupUnit,
     "MatrixUnit": MatrixUnit,
     "RangeArg": RangeArg,
     "VariableArg": VariableArg,

@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 
 from dovetile import dtypes
@@ -50,7 +51,8 @@ def _where_not_native(function: Callable, capabilities: Capabilities) -> Callabl
         if not capabilities.native(node.op.name, node.dtype.name):
             return function(node)
         # A native exp2 takes its argument rounded, which counts where that is as large as in exp.
-        return function(node) if decompose_math.is_exp(node) else None
+        exact = node.arg is None and decompose_math.is_exp(node)
+        return function(node) if exact else None
 
     return decompose
 
@@ -61,8 +63,9 @@ def _where_not_native(function: Callable, capabilities: Capabilities) -> Callabl
 def widen(sink: UOp, capabilities: Capabilities) -> UOp:
     """`sink` with the arithmetic of small floats that the target does not compute in done in
     float32: what follows an operation takes its result as it is, what is stored is rounded."""
-    small = {dtypes.float16, dtypes.bfloat16}
-    narrow = {dtype for dtype in small if dtype.name not in capabilities.arithmetic_dtypes}
+    narrow = {
+        dtype for dtype in dtypes.SMALL_FLOATS if dtype.name not in capabilities.arithmetic_dtypes
+    }
     nodes = nodes_of(sink)
     if not any(node.dtype.scalar in narrow for node in nodes):
         return sink
@@ -70,6 +73,9 @@ def widen(sink: UOp, capabilities: Capabilities) -> UOp:
     wide: dict[UOp, UOp] = {}
     for node in nodes:
         op, src = node.op, node.src
+        if op is Op.CAST and node.dtype.scalar is dtypes.float32 and src[0] in wide:
+            done[node] = wide[src[0]]
+            continue
         values = src[1:] if op is Op.WHERE else src
         computes = op in FLOAT_ARITHMETIC or op is Op.WHERE
         if not computes or values[0].dtype.scalar not in narrow:
@@ -86,10 +92,10 @@ def widen(sink: UOp, capabilities: Capabilities) -> UOp:
 
 
 def small_float_rules(capabilities: Capabilities) -> list[Rule]:
-    """float16 and bfloat16 through float32, where they are not native."""
+    """Small floats through float32, where they are not native."""
     rules: list[Rule] = []
     bits = bits_only(capabilities)
-    for dtype in (dtypes.float16, dtypes.bfloat16):
+    for dtype in dtypes.SMALL_FLOATS:
         wide = FLOAT_ARITHMETIC
         if dtype.name in capabilities.arithmetic_dtypes:
             # The functions are polynomials, which must be computed wider in any case.
@@ -128,19 +134,19 @@ def _through_float32(dtype: DType):
 
 
 def _by_bits(dtype: DType):
-    widen, narrow = {
-        dtypes.float16: (_float16_to_float32, _float32_to_float16),
-        dtypes.bfloat16: (_bfloat16_to_float32, _float32_to_bfloat16),
-    }[dtype]
+    form = _FORMS.get(dtype)
+    widen = _bfloat16_to_float32 if form is None else form.to_float32
+    narrow = _float32_to_bfloat16 if form is None else form.of_float32
+    unsigned = unsigned_of(dtype)
 
     def cast(node: UOp) -> UOp | None:
         source, target = node.src[0].dtype.scalar, node.dtype.scalar
         if source is dtype and target is dtypes.float32:
-            return widen(node.src[0].bitcast(dtypes.uint16).cast(dtypes.uint32))
+            return widen(node.src[0].bitcast(unsigned).cast(dtypes.uint32))
         if source is dtypes.float32 and target is dtype:
             value = node.src[0]
             bits = narrow(value, value.bitcast(dtypes.uint32))
-            return bits.cast(dtypes.uint16).bitcast(dtype)
+            return bits.cast(unsigned).bitcast(dtype)
         return None
 
     return cast
@@ -156,25 +162,61 @@ def _float32_to_bfloat16(value: UOp, bits: UOp) -> UOp:
     return value.ne(value).where((bits >> 16) | 0x40, rounded)
 
 
-def _float16_to_float32(bits: UOp) -> UOp:
-    """Read as float32, the exponent is 2**112 too small; the product also mends denormals."""
-    magnitude = (bits & 0x7FFF) << 13
-    value = (magnitude.bitcast(dtypes.float32) * 2.0**112).bitcast(dtypes.uint32)
-    special = (bits & 0x7FFF) >= 0x7C00
-    value = special.where(magnitude | 0x7F800000, value)
-    return (value | ((bits & 0x8000) << 16)).bitcast(dtypes.float32)
+@dataclass(frozen=True)
+class _Form:
+    """How the bits of a small float, one of fewer exponents than float32, are read."""
+
+    bits: int
+    mantissa: int
+    bias: int
+    """Of the exponent."""
+    special: int
+    """The bits of what is too large; from these on, they are infinite or no number."""
+    beyond: float
+    """What these bits would be if they were a number."""
+    not_a_number: int
+
+    @property
+    def shift(self) -> int:
+        """How many bits of the mantissa of a float32 it lacks."""
+        return 23 - self.mantissa
+
+    def to_float32(self, bits: UOp) -> UOp:
+        """Read as float32, the exponent is too small by a constant; the product with a power of two
+        also mends denormals."""
+        sign = 1 << (self.bits - 1)
+        magnitude = (bits & (sign - 1)) << self.shift
+        value = magnitude.bitcast(dtypes.float32) * 2.0 ** (127 - self.bias)
+        special = (bits & (sign - 1)) >= self.special
+        value = special.where(magnitude | 0x7F800000, value.bitcast(dtypes.uint32))
+        return (value | ((bits & sign) << (32 - self.bits))).bitcast(dtypes.float32)
+
+    def of_float32(self, value: UOp, bits: UOp) -> UOp:
+        """Rounds to nearest, ties to even, by integer arithmetic; denormals by adding the power of
+        two whose last place is theirs."""
+        magnitude = bits & 0x7FFFFFFF
+        half = (1 << (self.shift - 1)) - 1
+        rebias = (127 - self.bias) << 23
+        normal = (magnitude + ((magnitude >> self.shift) & 1) + (half - rebias)) >> self.shift
+        least = 2.0 ** (self.shift + 1 - self.bias)
+        denormal = (magnitude.bitcast(dtypes.float32) + least).bitcast(dtypes.uint32)
+        result = (magnitude < _pattern(2.0 ** (1 - self.bias))).where(
+            denormal + -_pattern(least), normal
+        )
+        result = (magnitude < _pattern(self.beyond)).where(result, self.special)
+        result = value.ne(value).where(result.const_like(self.not_a_number), result)
+        return result | ((bits >> (32 - self.bits)) & 1 << (self.bits - 1))
 
 
-def _float32_to_float16(value: UOp, bits: UOp) -> UOp:
-    """Rounds to nearest, ties to even, by integer arithmetic; denormals by adding 0.5, whose last
-    place is that of float16's denormals."""
-    magnitude = bits & 0x7FFFFFFF
-    normal = (magnitude + ((magnitude >> 13) & 1) + (0xFFF - (112 << 23))) >> 13
-    half = magnitude.bitcast(dtypes.float32) + 0.5
-    denormal = half.bitcast(dtypes.uint32) + (-0x3F000000)
-    result = (magnitude < 0x38800000).where(denormal, normal)
-    result = (magnitude < 0x47800000).where(result, 0x7C00)
-    return value.ne(value).where(result.const_like(0x7E00), result) | ((bits >> 16) & 0x8000)
+def _pattern(number: float) -> int:
+    return dtypes.float32.pattern(number)
+
+
+_FORMS = {
+    dtypes.float8_e4m3fn: _Form(8, 3, 7, 0x7F, 480.0, 0x7F),
+    dtypes.float8_e5m2: _Form(8, 2, 15, 0x7C, 65536.0, 0x7E),
+    dtypes.float16: _Form(16, 10, 15, 0x7C00, 65536.0, 0x7E00),
+}
 
 
 # -- integers ----------------------------------------------------------------------------------

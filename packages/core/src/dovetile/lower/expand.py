@@ -17,12 +17,17 @@ from dovetile.dtypes import DType
 from dovetile.ir.ops import AxisKind, Op
 from dovetile.ir.symbolic import linear_form
 from dovetile.ir.uop import UOp, nodes_of
+from dovetile.lower.group_units import operand_of
 from dovetile.plugins.matrix_unit import MatrixUnit
 
 # Lanes that are spread over at most so many times their number are loaded as one stretch.
 _WIDEST_SPAN = 4
 # Lanes in so many stretches far from each other are loaded as these stretches.
 _RUNS = (2, 4)
+# What has no lanes itself.
+_PLAIN = frozenset(
+    {Op.AFTER, Op.GROUP, Op.SINK, Op.BARRIER, Op.COMMIT, Op.WAIT, Op.FETCH, Op.RANGE}
+)
 Copies = tuple[tuple[UOp, ...], list[UOp]]
 
 
@@ -59,7 +64,8 @@ class _Expander:
         dims_of: dict[frozenset[UOp], tuple[UOp, ...]] = {}
         units = [n for n in nodes_of(sink) if n.op is Op.REDUCE and isinstance(n.arg, MatrixUnit)]
         # What a unit computes is not written out: the product, and the casts of its operands.
-        inside = {n for unit in units for n in (unit.src[0], *unit.src[0].src)}
+        inside = {unit.src[0] for unit in units}
+        inside |= {n for p in inside if p.op is Op.MUL for n in p.src if n.op is Op.CAST}
         for node in nodes_of(sink):
             if node in inside:
                 continue
@@ -94,15 +100,17 @@ class _Expander:
         if op is Op.INDEX:
             return self._addresses(node, dims)
         if op is Op.REDUCE:
+            if node.src[0].op is Op.MATMUL and isinstance(node.arg, MatrixUnit):
+                return self._group_products(node, node.src[0].src, dims)
             if isinstance(node.arg, MatrixUnit):
                 return self._matrix_products(node, dims)
             return self._reductions(node, dims)
         if op is Op.END:
             return self._ends(node, dims)
         if op is Op.MATMUL:
-            return self._group_products(node, dims)
+            return self._group_products(node, node.src, dims)
         sources = [self._select(s, dims) for s in node.src]
-        if op in (Op.AFTER, Op.GROUP, Op.SINK, Op.BARRIER, Op.COMMIT, Op.WAIT, Op.RANGE):
+        if op in _PLAIN:
             return [node.with_sources(src) for src in zip(*sources)]
         axes = lane_axes(node)
         if op in (Op.LOAD, Op.STORE):
@@ -195,17 +203,18 @@ class _Expander:
     def _reductions(self, node: UOp, dims: tuple[UOp, ...]) -> list[UOp]:
         body, ranges = node.src[0], node.src[1:]
         unrolled = tuple(r for r in ranges if r.arg.kind is AxisKind.UNROLL)
-        vector = [r for r in ranges if r.arg.kind is AxisKind.VECTOR]
+        vector = {r for r in ranges if r.arg.kind is AxisKind.VECTOR}
         loops = tuple(self.copies[r][1][0] for r in ranges if r not in unrolled and r not in vector)
         inner = dims + unrolled
         bodies = self._select(body, inner)
         group = math.prod(r.src[0].arg for r in unrolled)
-        lanes = vector[0].src[0].arg if vector else lanes_of(body)
+        axes = tuple(sorted({*lane_axes(body), *vector}, key=lambda r: r.arg.id))
+        lanes = math.prod(r.src[0].arg for r in axes)
         # Threads exchange one value each, of all copies and lanes.
         last = loops if all(r.arg.kind is AxisKind.LOCAL for r in loops) else ()
         result = []
         for start in range(0, len(bodies), group):
-            terms = [broadcast(b, lanes) for b in bodies[start : start + group]]
+            terms = [_spread((b,), (body,), axes)[0] for b in bodies[start : start + group]]
             dtype = node.dtype.vec(lanes)
             if len(last) == len(loops):
                 products = terms[0].op is Op.MATMUL
@@ -213,24 +222,26 @@ class _Expander:
             else:
                 chain = terms[0] if len(terms) == 1 else UOp(Op.GROUP, dtype, tuple(terms))
                 value = UOp(Op.REDUCE, dtype, (chain, *loops), node.arg)
-            value = _across_lanes(node.arg, value) if vector else value
+            value = _across_lanes(node.arg, value, axes, vector) if vector else value
             result.append(UOp(Op.REDUCE, value.dtype, (value, *last), node.arg) if last else value)
         return result
 
     def _matrix_products(self, node: UOp, dims: tuple[UOp, ...]) -> list[UOp]:
         """Each a MATMUL that adds to zero; a sum of them adds to its accumulator instead."""
-        a, b = (cast.src[0] for cast in node.src[0].src)
+        a, b = (operand_of(factor) for factor in node.src[0].src)
         dtype = node.dtype.vec(lanes_of(node))
         zero = UOp(Op.VECTOR, dtype, (UOp.const(0, node.dtype),))
         fragments = zip(self._select(a, dims), self._select(b, dims))
         return [UOp(Op.MATMUL, dtype, (x, y, zero), node.arg) for x, y in fragments]
 
-    def _group_products(self, node: UOp, dims: tuple[UOp, ...]) -> list[UOp]:
-        """The same for units that read memory; their axes say which lanes the result has."""
+    def _group_products(
+        self, node: UOp, operands: tuple[UOp, ...], dims: tuple[UOp, ...]
+    ) -> list[UOp]:
+        """The same for units of several threads; their axes say which lanes the result has."""
         dtype = node.dtype.vec(lanes_of(node))
         zero = UOp(Op.VECTOR, dtype, (UOp.const(0, node.dtype),))
-        addresses = zip(*(self._select(s, dims) for s in node.src[:2]))
-        return [UOp(Op.MATMUL, dtype, (a, b, zero), node.arg) for a, b in addresses]
+        both = zip(*(self._select(s, dims) for s in operands[:2]))
+        return [UOp(Op.MATMUL, dtype, (a, b, zero), node.arg) for a, b in both]
 
     def _ends(self, node: UOp, dims: tuple[UOp, ...]) -> list[UOp]:
         effect, ranges = node.src[0], node.src[1:]
@@ -396,8 +407,13 @@ def combined(op: Op, terms: list[UOp]) -> UOp:
     return terms[0]
 
 
-def _across_lanes(op: Op, value: UOp) -> UOp:
-    while (lanes := value.dtype.lanes) > 1:
+def _across_lanes(op: Op, value: UOp, axes: tuple[UOp, ...], reduced: set[UOp]) -> UOp:
+    """The lanes along some of the axes combined; those along the others stay apart."""
+    kept = tuple(r for r in axes if r not in reduced)
+    if kept:
+        order = _places(axes, (*(r for r in axes if r in reduced), *kept))
+        value = UOp(Op.EXTRACT, value.dtype, (value,), tuple(order))
+    while (lanes := value.dtype.lanes) > math.prod(r.src[0].arg for r in kept):
         half = lanes // 2
         dtype = value.dtype.vec(half)
         low = UOp(Op.EXTRACT, dtype, (value,), tuple(range(half)))

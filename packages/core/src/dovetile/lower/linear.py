@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dovetile import dtypes
 from dovetile.ir.ops import AddressSpace, Op
 from dovetile.ir.uop import UOp
 
@@ -34,9 +35,13 @@ class LinearKernel:
     """Bytes of LOCAL memory that one call uses."""
     written: frozenset[int] = frozenset()
     """Slots of the GLOBAL buffers that are stored to."""
+    steady: frozenset[int] = frozenset()
+    """Slots of those that no launch writes which may still go on when this one begins."""
+    changing: frozenset[int] = frozenset()
+    """Slots of those that are read and that others may write until the barrier "launch"."""
 
     @staticmethod
-    def of(name: str, uops: Sequence[UOp]) -> LinearKernel:
+    def of(name: str, uops: Sequence[UOp], steady: frozenset[int] = frozenset()) -> LinearKernel:
         """The kernel of these operations, with everything else read off them."""
         buffers: dict[int, UOp] = {}
         variables: dict[str, UOp] = {}
@@ -67,6 +72,7 @@ class LinearKernel:
             threads,
             local_bytes,
             frozenset(written),
+            steady,
         )
 
 
@@ -93,6 +99,11 @@ def buffer_of(address: UOp) -> UOp:
     return address
 
 
+def barrier(*effects: UOp) -> UOp:
+    """All threads of the workgroup have done these."""
+    return UOp(Op.BARRIER, dtypes.void, effects, "workgroup")
+
+
 def known_divisor(node: UOp, known: dict[UOp, int]) -> int:
     """A power of two up to 64 that divides the integer `node` whatever its variables are.
 
@@ -112,7 +123,7 @@ def _divisor(node: UOp, known: dict[UOp, int], depth: int) -> int:
         result = math.gcd(int(node.arg), 64)
     elif depth == 0:
         return 1
-    elif op is Op.ADD or op is Op.XOR or op is Op.FLOORMOD:
+    elif op in (Op.ADD, Op.XOR, Op.FLOORMOD, Op.MIN, Op.MAX):
         result = math.gcd(_divisor(src[0], known, depth - 1), _divisor(src[1], known, depth - 1))
     elif op is Op.MUL:
         product = _divisor(src[0], known, depth - 1) * _divisor(src[1], known, depth - 1)

@@ -13,6 +13,7 @@ from dovetile.ir.ops import AddressSpace, Op
 from dovetile.ir.rewrite import substitute, substitute_ranges
 from dovetile.ir.uop import UOp, nodes_of
 from dovetile.lower.expand import chained
+from dovetile.lower.registers import unused_slots
 from dovetile.lower.stages import unused_ids
 
 
@@ -25,7 +26,7 @@ def constant(value: Scalar, dtype: DType) -> UOp:
 def lower_reductions(sink: UOp) -> UOp:
     """`sink` without REDUCE nodes."""
     sink, groups = _with_own_loops(sink)
-    slots = itertools.count()
+    slots = unused_slots(sink)
     while groups:
         replacements: dict[UOp, UOp] = {}
         for (ranges, outer, below), reductions in groups.items():

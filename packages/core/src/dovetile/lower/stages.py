@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from dovetile import dtypes
@@ -19,12 +19,15 @@ from dovetile.ir.ops import AddressSpace, AxisKind, Op
 from dovetile.ir.rewrite import rewrite, substitute, substitute_ranges
 from dovetile.ir.symbolic import fold_gates, linear_form, simplify_index
 from dovetile.ir.uop import UOp, nodes_of
-from dovetile.lower.group_units import exchanged, unit_panels
-from dovetile.lower.linear import local_end, plain
+from dovetile.lower.ahead import box_of, fetched, loops_of, pipelined
+from dovetile.lower.group_units import PANEL_ALIGNMENT, exchanged, only_adds, unit_panels
+from dovetile.lower.linear import barrier, local_end, plain
 
 _ALIGNMENT = 64
 # Rows of a panel at multiples of so many bytes fall into few places of a cache.
 _CONFLICT = 1024
+# Bytes of one bank of a workgroup's memory: threads read different banks at the same time.
+_BANK = 4
 # Vectors of a copy that are put together from stretches have so many lanes at least.
 _LEAST_LANES, _MOST_STRETCHES = 8, 4
 # Rounds in which the threads of a workgroup fill memory that become copies, not a loop.
@@ -33,33 +36,62 @@ _FOLDED = simplify_index + fold_gates
 Ranges = tuple[UOp, ...]
 
 
-def lower_stages(sink: UOp, vector_bytes: int = 0, threads: int = 1) -> UOp:
+def lower_stages(
+    sink: UOp, vector_bytes: int = 0, threads: int = 1, bulk_copies: bool = False
+) -> UOp:
     """`sink` without STAGE nodes.
 
     vector_bytes: size of the vectors with which a panel is copied along an axis that is contiguous
     in the source; 0 for one element at a time.
     threads: of the workgroup, which fill LOCAL memory together.
+    bulk_copies: whether memory that is filled ahead is fetched in boxes, where that can be.
     """
     ids, panels = unused_ids(sink), unit_panels(sink)
-    offset = local_bytes(sink)
+    # Those of a workgroup's next block are filled meanwhile.
+    persistent = any(n.op is Op.STAGE and len(loops_of(n)) > 1 for n in nodes_of(sink))
+    offset = local_bytes(sink, set() if persistent else _filled_late(sink))
     while stages := [n for n in nodes_of(sink) if n.op is Op.STAGE]:
         # Innermost first: the list is sorted sources first, and one replacement may hold others.
         stage = stages[0]
-        together = [s for s in stages if loop_of(s) is loop_of(stage)] if loop_of(stage) else []
+        loops = loops_of(stage)
+        together = [s for s in stages if loops_of(s) == loops] if loops else []
         copies = []
         for node in together or [stage]:
             space, depth = node.arg
+            if node in panels:
+                offset = -(-offset // PANEL_ALIGNMENT) * PANEL_ALIGNMENT
             copy = Copy(node, offset, ids, node in panels, vector_bytes, threads)
             offset += aligned(copy.nbytes * depth) if space is AddressSpace.LOCAL else 0
             copies.append(copy)
-        held = pipelined(copies, ids) if together else [copies[0].held()]
+        lag = 2 if loops and only_adds(sink, loops[-1]) else 1
+        parts = [box_of(c) for c in copies] if together and bulk_copies else []
+        boxes = [part for part in parts if part is not None]
+        if boxes and len(boxes) == len(copies):
+            arrivals = UOp.buffer(
+                min(c.depth for c in copies), dtypes.uint64, slot=offset, space=AddressSpace.LOCAL
+            )
+            offset += aligned(arrivals.arg.size * arrivals.dtype.itemsize)
+            held = fetched(copies, boxes, arrivals, lag, ids)
+        else:
+            held = pipelined(copies, lag, ids) if len(loops) == 1 else [copies[0].held()]
         sink = substitute(sink, {c.stage: h for c, h in zip(copies, held)})
     return sink
 
 
-def local_bytes(kernel: UOp) -> int:
-    """Bytes of LOCAL memory that the buffers of a kernel take."""
-    buffers = (n for n in nodes_of(kernel) if n.op is Op.BUFFER)
+def _filled_late(sink: UOp) -> set[UOp]:
+    """Buffers that are filled when the values that STAGEs are read for are there, so that they may
+    lie where these were."""
+    return {
+        node.src[0]
+        for node in nodes_of(sink)
+        if node.op is Op.AFTER and node.src[0].op is Op.BUFFER
+        if any(s.op is Op.BARRIER and s.src[0].dtype is not dtypes.void for s in node.src[1:])
+    }
+
+
+def local_bytes(kernel: UOp, apart: Collection[UOp] = ()) -> int:
+    """Bytes of LOCAL memory that the buffers of a kernel take, apart from some."""
+    buffers = (n for n in nodes_of(kernel) if n.op is Op.BUFFER and n not in apart)
     held = (local_end(n) for n in buffers if n.arg.space is AddressSpace.LOCAL)
     return aligned(max(held, default=0))
 
@@ -86,19 +118,40 @@ class Copy:
         self.local = space is AddressSpace.LOCAL
         self.threads = threads if self.local else 1
         self.vector_bytes = vector_bytes
-        self.sizes = [int(r.src[0].maximum) for r in self.ranges]
-        itemsize = self.value.dtype.itemsize
-        conflict = self.sizes[-1] * itemsize % _CONFLICT == 0 and not panel
-        if len(self.sizes) > 1 and self.local and conflict:
-            self.sizes[-1] += _ALIGNMENT // itemsize
-        self.count = math.prod(self.sizes)
-        self.nbytes = self.count * itemsize
+        self.strides = self._strides()
+        self.count = self.strides[0] * int(self.ranges[0].src[0].maximum)
+        self.nbytes = self.count * self.value.dtype.itemsize
         slot = slot if self.local else next(ids)
         self.buffer = UOp.buffer(self.count * self.depth, self.value.dtype, slot=slot, space=space)
 
+    def _strides(self) -> list[int]:
+        """What one step along each range adds to the place of an element: row-major, with a gap
+        between rows that would otherwise fall into the same few places of a cache, or banks."""
+        sizes, itemsize = [int(r.src[0].maximum) for r in self.ranges], self.value.dtype.itemsize
+        row, unit = len(sizes) - 1, 0
+        if self.threads > 1 and not self.panel:
+            # What is loaded as one row is one; but lanes of who reads it may be of several rows.
+            forms, kinds = _forms(self.value), [r.arg.kind for r in self.ranges]
+            while row and kinds[row - 1] is not AxisKind.VECTOR and _one_axis(
+                forms, *self.ranges[row - 1 : row + 1]
+            ):  # fmt: skip
+                row -= 1
+            # Threads side by side read vectors, or an element each, of rows side by side.
+            vectors = kinds[-1] in (AxisKind.VECTOR, AxisKind.UNROLL)
+            unit = max(self.vector_bytes if vectors else _BANK, itemsize)
+            odd = math.prod(sizes[row:]) * itemsize % (2 * unit)
+            unit = 0 if odd else unit
+        elif self.local and not self.panel and sizes[-1] * itemsize % _CONFLICT == 0:
+            unit = _ALIGNMENT
+        strides, stride = [], 1
+        for i in reversed(range(len(sizes))):
+            strides.insert(0, stride)
+            stride = stride * sizes[i] + (unit // itemsize if i == row and i else 0)
+        return strides
+
     def held(self, *effects: UOp, turn: UOp | None = None) -> UOp:
         """The value where it was used: read after these effects, or after the memory was filled."""
-        place = position(self.ranges, self.sizes)
+        place = position(self.ranges, self.strides)
         place = place + turn * self.count if turn is not None else place
         filled = effects or (self._filled(),)
         load = self.buffer.after(*filled).index(place).load()
@@ -109,9 +162,17 @@ class Copy:
 
     def _filled(self) -> UOp:
         if self.value.op is Op.REDUCE:
-            return _accumulated(self.buffer, self.value, self.ranges, self.sizes, self.ids)
+            return _accumulated(self.buffer, self.value, self.ranges, self.strides, self.ids)
         filled = self.nests(self.value)
         return filled if self.threads == 1 else barrier(filled)
+
+    def plain(self, value: UOp) -> tuple[UOp, Ranges, list[int]]:
+        """The value with ordinary loops for its ranges, as few as can be, and their strides."""
+        plain: dict[UOp, UOp] = {}
+        for r in self.ranges:
+            length = substitute_ranges(r.src[0], plain)
+            plain[r] = UOp.range(length, AxisKind.LOOP, r.arg.id)
+        return _merged(substitute_ranges(value, plain), tuple(plain.values()), self.strides)
 
     def nests(
         self, value: UOp, turn: UOp | None = None, ready: tuple[UOp, ...] | None = None
@@ -122,17 +183,13 @@ class Copy:
         turn: in which of the places for a STAGE of some depth; the stores are asynchronous then.
         ready: what must have happened before they begin.
         """
-        ranges, sizes, lanes = self.ranges, self.sizes, 0
+        ranges, strides, lanes = self.ranges, self.strides, 0
         # The lanes of a fragment are more than those of a vector: they are copied like other axes.
         if self.threads > 1 or sum(r.arg.kind is AxisKind.VECTOR for r in ranges) != 1:
-            plain: dict[UOp, UOp] = {}
-            for r in ranges:
-                length = substitute_ranges(r.src[0], plain)
-                plain[r] = UOp.range(length, AxisKind.LOOP, r.arg.id)
-            value, ranges = substitute_ranges(value, plain), tuple(plain.values())
-            value, ranges, sizes = _merged(value, ranges, sizes)
-            lanes = self.vector_bytes // value.dtype.itemsize
-        nest = _Nest(self, sizes, turn, ready)
+            value, ranges, strides = self.plain(value)
+            straight = turn is None or _contiguous(value, ranges[-1])
+            lanes = self.vector_bytes // value.dtype.itemsize if straight else 0
+        nest = _Nest(self, strides, turn, ready)
         cut = _unconditional(value, ranges) if turn is None else None
         if cut is None:
             return nest.store(value, ranges, ranges, lanes)
@@ -152,7 +209,7 @@ class _Nest:
     """The loops of one copy."""
 
     copy: Copy
-    sizes: list[int]
+    strides: list[int]
     turn: UOp | None
     ready: tuple[UOp, ...] | None
 
@@ -165,7 +222,7 @@ class _Nest:
             loops, points = _vectorised(value, ranges, inner, lanes, ids)
         moved = dict(zip(ranges, points))
         fill_value = substitute_ranges(value, moved)
-        at = substitute_ranges(position(places, self.sizes), moved)
+        at = substitute_ranges(position(places, self.strides), moved)
         if copy.panel:
             lane = {r: UOp.const(0) for r in loops if r.arg.kind is AxisKind.VECTOR}
             start = substitute_ranges(at, lane)
@@ -209,49 +266,6 @@ class _Nest:
         return store.end(*own, *lanes)
 
 
-def barrier(*effects: UOp) -> UOp:
-    """All threads of the workgroup have done these."""
-    return UOp(Op.BARRIER, dtypes.void, effects, "workgroup")
-
-
-def loop_of(stage: UOp) -> UOp | None:
-    """The loop for whose steps a STAGE of some depth is filled ahead; None for any other."""
-    loops = [r for r in stage.ranges if r.arg.kind is not AxisKind.LOCAL]
-    return loops[0] if stage.arg[1] > 1 and len(loops) == 1 else None
-
-
-def pipelined(copies: Sequence[Copy], ids: Iterator[int]) -> list[UOp]:
-    """The values of STAGEs that are filled some steps of their loop ahead, by asynchronous stores:
-    the first before the loop; in it, each step waits for its own and begins those of a later step,
-    into places that every thread is done with: those of the step before, or of that before it,
-    where a unit may still read what it was last given."""
-    loop, depth = loop_of(copies[0].stage), min(c.depth for c in copies)
-    lead = depth - (2 if any(c.panel for c in copies) else 1)
-    assert loop is not None
-
-    def fill(step: UOp, ready: tuple[UOp, ...]) -> UOp:
-        stores = []
-        for c in copies:
-            value = substitute_ranges(c.value, {loop: step})
-            if step.maximum >= loop.src[0].arg:
-                value = _only_if(step < loop.src[0], value)
-            stores.append(c.nests(value, step % depth, ready))
-        return UOp(Op.COMMIT, dtypes.void, tuple(stores))
-
-    first = UOp.range(lead, AxisKind.LOOP, next(ids))
-    begun = fill(first, ()).end(first)
-    met = barrier(UOp(Op.WAIT, dtypes.void, (begun, loop), lead - 1))
-    ahead = fill(loop + lead, (met,))
-    return [c.held(met, ahead, turn=loop % depth) for c in copies]
-
-
-def _only_if(condition: UOp, value: UOp) -> UOp:
-    """A LOAD that is zero elsewhere, and reads nothing there."""
-    zero, gate = value.src[1:] if len(value.src) == 3 else (value.const_like(0), condition)
-    gate = gate if gate is condition else gate & condition
-    return value.replace(src=(value.src[0], zero, gate))
-
-
 def _unconditional(value: UOp, ranges: Ranges) -> tuple[UOp, int] | None:
     """A loop and how many of its steps, but not all, meet a condition of the loads whatever the
     other loops do."""
@@ -290,27 +304,37 @@ def _in_source_order(value: UOp, loops: Ranges) -> Ranges:
     return tuple(sorted(loops, key=lambda r: -abs(strides.get(r, 0))))
 
 
-def _merged(value: UOp, ranges: Ranges, sizes: list[int]) -> tuple[UOp, Ranges, list[int]]:
-    """The same copy with neighbouring ranges as one, where source and buffer step through both like
-    through one axis. The kernel's loops need them apart; a copy takes whole vectors along one."""
+def _forms(value: UOp) -> list[dict[UOp, int]]:
+    """The terms of all index expressions of a value."""
     nodes = nodes_of(value)
     uses = [s for n in nodes if n.dtype is not dtypes.index for s in n.src]
-    forms = [linear_form(s)[0] for s in uses if s.dtype is dtypes.index]
+    return [linear_form(s)[0] for s in uses if s.dtype is dtypes.index]
+
+
+def _one_axis(forms: list[dict[UOp, int]], outer: UOp, inner: UOp) -> bool:
+    """Whether a value steps through both ranges like through one."""
+    pair, n = {outer, inner}, inner.src[0]
+    return n.is_const and all(
+        terms.get(outer, 0) == n.arg * terms.get(inner, 0)
+        and all(t in pair or pair.isdisjoint(t.ranges) for t in terms)
+        for terms in forms
+    )
+
+
+def _merged(value: UOp, ranges: Ranges, strides: list[int]) -> tuple[UOp, Ranges, list[int]]:
+    """The same copy with neighbouring ranges as one, where source and buffer step through both like
+    through one axis. The kernel's loops need them apart; a copy takes whole vectors along one."""
+    forms = _forms(value)
     for i, (outer, inner) in enumerate(zip(ranges, ranges[1:])):
         length, n = outer.src[0], inner.src[0]
-        if not (length.is_const and n.is_const and n.arg == sizes[i + 1]):
+        if not (length.is_const and n.is_const and strides[i] == n.arg * strides[i + 1]):
             continue
-        pair = {outer, inner}
-        if all(
-            terms.get(outer, 0) == n.arg * terms.get(inner, 0)
-            and all(t in pair or pair.isdisjoint(t.ranges) for t in terms)
-            for terms in forms
-        ):
+        if _one_axis(forms, outer, inner):
             whole = UOp.range(length.arg * n.arg, AxisKind.LOOP, inner.arg.id)
             value = substitute_ranges(value, {outer: UOp.const(0), inner: whole})
-            sizes = [*sizes[:i], sizes[i] * n.arg, *sizes[i + 2 :]]
-            return _merged(value, (*ranges[:i], whole, *ranges[i + 2 :]), sizes)
-    return value, ranges, sizes
+            strides = [*strides[:i], *strides[i + 1 :]]
+            return _merged(value, (*ranges[:i], whole, *ranges[i + 2 :]), strides)
+    return value, ranges, strides
 
 
 def _vectorised(
@@ -345,6 +369,12 @@ def _vectorised(
     return inner, inner
 
 
+def _contiguous(value: UOp, axis: UOp) -> bool:
+    """Whether all that a value loads has neighbours along an axis."""
+    loads = [n for n in nodes_of(value) if n.op is Op.LOAD]
+    return all(linear_form(n.src[0].src[1])[0].get(axis) == 1 for n in loads)
+
+
 def _interleaved(ranges: Ranges, forms: list[dict[UOp, int]], most: int) -> int:
     """How many of the last axes give lanes together: a vector that is contiguous in the panel, and
     in the source a few stretches, as pairs of rows whose elements alternate in the panel."""
@@ -367,7 +397,7 @@ def _interleaved(ranges: Ranges, forms: list[dict[UOp, int]], most: int) -> int:
 
 
 def _accumulated(
-    buffer: UOp, value: UOp, ranges: Ranges, sizes: list[int], ids: Iterator[int]
+    buffer: UOp, value: UOp, ranges: Ranges, strides: list[int], ids: Iterator[int]
 ) -> UOp:
     """The nest that sums up in memory: accumulators start, then each step updates all of them."""
     body, steps = value.src[0], value.src[1:]
@@ -375,8 +405,8 @@ def _accumulated(
     term = substitute_ranges(body, dict(zip(ranges, inner)))
     place = buffer.after(*_outer(term, (*inner, *steps)))
     start = UOp.const(identity(value.arg, value.dtype.scalar), value.dtype)
-    started = place.index(position(first, sizes)).store(start).end(*first)
-    address = buffer.after(started, *steps).index(position(inner, sizes))
+    started = place.index(position(first, strides)).store(start).end(*first)
+    address = buffer.after(started, *steps).index(position(inner, strides))
     # The old sum is read last: read first, it would keep registers from the loops of the term.
     return address.store(term.alu(value.arg, address.load())).end(*steps, *inner)
 
@@ -393,10 +423,12 @@ def unused_ids(sink: UOp) -> Iterator[int]:
     return itertools.count(max(taken, default=-1) + 1)
 
 
-def position(ranges: tuple[UOp, ...], sizes: list[int]) -> UOp:
-    """The row-major index of a point of these ranges."""
-    flat, stride = UOp.const(0), 1
-    for r, n in zip(reversed(ranges), reversed(sizes)):
+def position(ranges: Ranges, strides: list[int] | None = None) -> UOp:
+    """Where the element at a point of these ranges lies; row-major where no strides are given."""
+    if strides is None:
+        sizes = [int(r.src[0].maximum) for r in ranges]
+        strides = [math.prod(sizes[i + 1 :]) for i in range(len(sizes))]
+    flat = UOp.const(0)
+    for r, stride in zip(reversed(ranges), reversed(strides)):
         flat = r * stride + flat if stride != 1 else r + flat if flat.op is not Op.CONST else r
-        stride *= n
     return flat

@@ -10,17 +10,18 @@ warps.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 
 from dovetile import dtypes
 from dovetile.errors import GraphError
 from dovetile.ir.ops import AddressSpace, AxisKind, Op
-from dovetile.ir.rewrite import substitute
+from dovetile.ir.rewrite import substitute, substitute_ranges
 from dovetile.ir.symbolic import linear_form
 from dovetile.ir.uop import UOp, nodes_of
 from dovetile.lower.expand import combined
-from dovetile.lower.linear import buffer_of
-from dovetile.lower.stages import aligned, barrier, local_bytes
+from dovetile.lower.linear import barrier, buffer_of
+from dovetile.lower.stages import aligned, local_bytes
 from dovetile.plugins.matrix_unit import GroupUnit
 
 # -- The grid --------------------------------------------------------------------------------------
@@ -28,7 +29,7 @@ from dovetile.plugins.matrix_unit import GroupUnit
 
 def bind_parts(sink: UOp) -> UOp:
     """THREAD and GROUP axes become the launch indices "part" and "group"."""
-    from dovetile.optimize.opts import replace_axes
+    from dovetile.optimize.opts import replace_axes, simplify
 
     for kind, name in ((AxisKind.THREAD, "part"), (AxisKind.GROUP, "group")):
         end = sink.src[0]
@@ -40,11 +41,25 @@ def bind_parts(sink: UOp) -> UOp:
         for r in bound:
             total *= r.src[0].arg
         flat, stride = UOp(Op.SPECIAL, dtypes.index, (UOp.const(total),), name), 1
+        growing = {r for n in nodes_of(sink) if n.op is Op.RANGE for r in n.src[0].ranges}
         for r in reversed(bound):
-            values[r] = _digit(flat, stride, r.src[0].arg, total)
+            values[r] = digit = _digit(flat, stride, r.src[0].arg, total)
+            if r in growing and kind is AxisKind.GROUP and _grows(sink, r):
+                values[r] = digit * -1 + (r.src[0].arg - 1)  # the longest begin first
             stride *= r.src[0].arg
-        sink = replace_axes(sink, values, dict.fromkeys(bound, ()))
+        # Lengths of loops may depend on them, which are to be the same wherever a pass goes by.
+        sink = simplify(replace_axes(sink, values, dict.fromkeys(bound, ())))
     return sink
+
+
+def _grows(sink: UOp, axis: UOp) -> bool:
+    """Whether loops are longer for the last point of an axis than for the first."""
+    lengths = [n.src[0] for n in nodes_of(sink) if n.op is Op.RANGE and axis in n.src[0].ranges]
+    first, last = (
+        sum(int(substitute_ranges(n, {axis: UOp.const(i)}).maximum) for n in lengths)
+        for i in (0, axis.src[0].arg - 1)
+    )
+    return first < last
 
 
 def _digit(flat: UOp, stride: int, size: int, total: int) -> UOp:
@@ -55,28 +70,38 @@ def _digit(flat: UOp, stride: int, size: int, total: int) -> UOp:
 # -- Threads ---------------------------------------------------------------------------------------
 
 
-def thread_strides(sink: UOp) -> dict[UOp, int]:
+def thread_strides(sink: UOp, line_bytes: int = 0) -> dict[UOp, int]:
     """For every LOCAL axis what one step along it adds to the thread's index.
 
     The axes of one loop, and those around it, are different bits; the nearer the elements of
-    neighbours along an axis, the lower they are.
+    neighbours along an axis, in what is accessed most often, the lower they are. What is not in one
+    line of memory is far: there, inner axes have the lower bits.
     """
     apart: dict[UOp, set[UOp]] = {}
-    near: dict[UOp, int] = {}
+    near: dict[UOp, tuple[int, int]] = {}
+    inner: dict[UOp, int] = {}
     for node in nodes_of(sink):
         if node.op in (Op.END, Op.REDUCE):
             own = [r for r in node.src[1:] if r.arg.kind is AxisKind.LOCAL]
             around = [r for r in node.ranges if r.arg.kind is AxisKind.LOCAL]
             for r in own:
+                inner[r] = node.src.index(r)
                 apart.setdefault(r, set()).update(own, around)
                 for other in around:
                     apart.setdefault(other, set()).add(r)
         elif node.op is Op.INDEX and buffer_of(node).arg.space is AddressSpace.GLOBAL:
+            often = -math.prod(int(r.src[0].maximum) for r in node.ranges)
             for term, factor in linear_form(node.src[1])[0].items():
+                step = abs(factor) * buffer_of(node).dtype.itemsize
+                step = step if step < (line_bytes or _FAR) else _FAR
                 for r in term.ranges:
-                    near[r] = min(near.get(r, _FAR), abs(factor) if term is r else _FAR)
+                    near[r] = min(near.get(r, (0, 0)), (often, step if term is r else _FAR))
     strides = _unit_strides(sink)
-    for r in sorted(apart, key=lambda r: (near.get(r, _FAR), -r.arg.id)):
+
+    def order(r: UOp) -> tuple[int, int, int]:
+        return near[r][1] if r in near else _FAR, -inner.get(r, 0), -r.arg.id
+
+    for r in sorted(apart, key=order):
         if r in strides:
             continue
         taken = _masks(apart[r], strides)
@@ -98,7 +123,7 @@ def _unit_strides(sink: UOp) -> dict[UOp, int]:
         if isinstance(node.arg, GroupUnit):
             stride = 1
             for n, place in node.arg.thread_digits:
-                strides[by_id[node.arg.first + place]] = stride
+                strides[by_id[node.arg.axes[place]]] = stride
                 stride *= n
     return strides
 
@@ -145,6 +170,9 @@ def bind_threads(sink: UOp, strides: dict[UOp, int]) -> UOp:
             if new.op is Op.GROUP:
                 new = combined(node.arg, list(new.src))
             new = UOp(Op.COMBINE, node.dtype, (new,), (node.arg, mask)) if mask else new
+        elif node.op is Op.FETCH:
+            by_one = new.src[2] & _bits(local, threads - 1).eq(0)
+            new = new.replace(src=(*new.src[:2], by_one, *new.src[3:]))
         elif node.op is Op.STORE and buffer_of(node.src[0]).arg.space is not AddressSpace.REG:
             unused = threads - 1 & ~_masks(node.ranges, strides)
             new = _by_first(new, local, unused) if unused else new

@@ -33,6 +33,7 @@ from dovetile.plugins.specs import Capabilities
 _COPIES = (2, 3, 4, 6, 8, 12, 14, 16)
 _BLOCKS = (8, 16, 32, 64, 128, 256)
 _LONGEST_UNROLLED = 16
+_THREADS = (4, 8, 16, 32, 64, 128, 256, 512)
 
 
 def extensions(kernel: UOp, capabilities: Capabilities) -> Iterator[tuple[Opt, ...]]:
@@ -65,6 +66,7 @@ def extensions(kernel: UOp, capabilities: Capabilities) -> Iterator[tuple[Opt, .
         if size(r) <= _LONGEST_UNROLLED:
             yield (Bind(r.arg.id, AxisKind.UNROLL),)
     yield from _parts(kernel, free, capabilities, fresh)
+    yield from _workgroups(free, capabilities)
     yield from _orders(facts, free, fresh)
     yield from _stages(kernel, capabilities)
     yield from ((keep,) for keep in candidates(kernel))
@@ -121,6 +123,18 @@ def _parts(
         for parts in (threads, 2 * threads, 4 * threads, 8 * threads):
             if parts < n:
                 yield (Split(id, -(-n // parts), "short"), Bind(fresh, AxisKind.THREAD))
+
+
+def _workgroups(free: Sequence[UOp], capabilities: Capabilities) -> Iterator[tuple[Opt, ...]]:
+    """Axes, or parts of them, as threads of a workgroup; whole ones as workgroups."""
+    if "GROUP" not in capabilities.parallel_axes:
+        return
+    for r in free:
+        if r.arg.kind is AxisKind.LOOP:
+            yield (Bind(r.arg.id, AxisKind.GROUP),)
+            for threads in _THREADS:
+                if threads <= capabilities.group_threads:
+                    yield from _bound(r, threads, AxisKind.LOCAL)
 
 
 def _orders(facts: Analysis, free: Sequence[UOp], fresh: int) -> Iterator[tuple[Opt, ...]]:

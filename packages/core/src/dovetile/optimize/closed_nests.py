@@ -11,6 +11,7 @@ from __future__ import annotations
 from dovetile.ir.ops import AxisKind, Op
 from dovetile.ir.uop import UOp, nodes_of, toposort
 from dovetile.optimize.analysis import TILE_SPEED, Analysis, extent, size
+from dovetile.optimize.closed_units import closed_units
 from dovetile.optimize.online import Online
 from dovetile.optimize.opts import Bind, Opt, Order, Split, apply_opts, next_id, output_axes
 from dovetile.optimize.rescale import Closing, closing
@@ -26,6 +27,9 @@ _HELD, _BLOCK = 64, 64
 def closable(kernel: UOp, capabilities: Capabilities) -> Closing | None:
     """How the reductions of a kernel share one loop, where that suits the target. None elsewhere:
     where scores are no sums, reading them again costs little; and lanes need as many rows."""
+    if "GROUP" in capabilities.parallel_axes:
+        found = closing(kernel)
+        return None if found is None or closed_units(found, capabilities) is None else found
     vectors = capabilities.vector_bytes and "THREAD" in capabilities.parallel_axes
     found = closing(kernel) if vectors else None
     if found is None or not found.axis.src[0].is_const:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from dovetile.ir.ops import AxisKind
+from dovetile.ir.ops import AxisKind, Op
 from dovetile.ir.uop import UOp
 from dovetile.optimize.analysis import Analysis, access, extent, power_of_two_up_to, size
 from dovetile.optimize.nest import Nest
@@ -23,6 +23,11 @@ from dovetile.plugins.specs import Capabilities
 _SIDES = ((128, 8), (64, 8), (64, 4), (32, 4), (16, 2))
 # Steps of the sum for which LOCAL memory holds both blocks.
 _STEPS = 16
+# Of these, how many are copies, so that elements are read while others are multiplied; and how many
+# blocks LOCAL memory holds where they can be copied there ahead.
+_COPIES, _DEPTH = 4, 3
+# Threads of a warp beside each other, the others above.
+_BESIDE = 8
 # Sums shorter than this, and products of fewer points, are not worth filling LOCAL memory for.
 _LEAST_STEPS, _LEAST_WORK = 8, 1 << 16
 
@@ -89,7 +94,10 @@ def _price(block: Block, facts: Analysis, capabilities: Capabilities) -> float:
     area = block.rows * block.columns
     reads = area * (1 / block.down + 1 / block.across)
     few = max(1.0, 128 / block.threads)
-    return rounds * (area * few + reads + 4 * (block.rows + block.columns))
+    # Results that do not lie side by side are written one by one.
+    single = 0 if any(s.stride(block.column) == 1 for s in facts.stores) else 4 * area
+    once = single / extent(facts.reductions[0].src[1:])
+    return rounds * (area * few + reads + 4 * (block.rows + block.columns) + once)
 
 
 class _BlockNest(Nest):
@@ -101,6 +109,10 @@ class _BlockNest(Nest):
         super().__init__(facts, capabilities)
         self.product, self.block = product, block
         self.reduced = facts.reductions[0].src[1:]
+        self.loops: list[int] = []
+        """The loops around what LOCAL memory holds."""
+        self.copied: list[int] = []
+        """Steps of the sum that are copies, not a loop."""
 
     def opts(self) -> list[Opt]:
         block = self.block
@@ -113,22 +125,27 @@ class _BlockNest(Nest):
         near = min(lanes, block.down)
         pieces = self.split(row, near)
         down = self.group(pieces, block.rows // block.down)
+        # A warp is a block as well, so that few different elements are read at a time.
+        beside = self.group(vectors, _BESIDE)
+        above = self.group(pieces, max(self.capabilities.warp // _BESIDE, 1))
         steps = self._steps()
 
         tile = [x for x in (down, row, across, column) if x is not None]
+        threads = [x for x in (above, beside, pieces, vectors) if x is not None]
         others = [r.arg.id for r in self.facts.outputs if r not in (block.row, block.column)]
         grid = [*others, rows, columns]
-        opts: list[Opt] = [*self.splits, Order((*grid, pieces, vectors, *tile))]
+        opts: list[Opt] = [*self.splits, Order((*grid, *threads, *tile))]
         opts += [Bind(x, AxisKind.GROUP) for x in grid]
-        opts += [Bind(pieces, AxisKind.LOCAL), Bind(vectors, AxisKind.LOCAL)]
+        opts += [Bind(x, AxisKind.LOCAL) for x in threads]
         opts += [Bind(x, AxisKind.UNROLL) for x in tile if x != column]
+        opts += [Bind(x, AxisKind.UNROLL) for x in self.copied]
         opts.append(Bind(column, AxisKind.VECTOR))
-        of_a = [x for x in (down, pieces, row) if x is not None]
-        of_b = [x for x in (across, vectors, column) if x is not None]
+        of_a = [x for x in (down, above, pieces, row) if x is not None]
+        of_b = [x for x in (across, beside, vectors, column) if x is not None]
         for operand, axes in ((1 - block.operand, of_a), (block.operand, of_b)):
-            inside = self.product.src[operand].ranges
-            held = [x for x, r in steps.items() if r in inside]
-            opts.append(Stage(operand, (*held, *axes)))
+            value = self.product.src[operand]
+            held = [x for x, r in steps.items() if r in value.ranges]
+            opts.append(Stage(operand, (*held, *axes), depth=self._depth()))
         return opts
 
     def _steps(self) -> dict[int, UOp]:
@@ -139,16 +156,28 @@ class _BlockNest(Nest):
         loads = [access(n) for n in self.facts.nodes if n in self._loads()]
         order = sorted(self.reduced, key=lambda r: (all(a.stride(r) != 1 for a in loads), -size(r)))
         for r in order:
-            if left < 2:
-                break
             each = min(left, power_of_two_up_to(size(r)))
+            if each < 2:
+                self.loops += [r.arg.id] if size(r) > 1 else []
+                continue
             if rest := -size(r) % each:
                 self.splits.append(Pad(r.arg.id, each))
                 self.sizes[r.arg.id] += rest
-            self.group(r.arg.id, each)
+            outer = self.group(r.arg.id, each)
+            self.loops += [] if outer is None else [outer]
+            if each > _COPIES and not self.copied:
+                held[self.split(r.arg.id, _COPIES)] = r
+                self.copied.append(r.arg.id)
             held[r.arg.id] = r
             left //= each
         return held
+
+    def _depth(self) -> int:
+        """For how many steps of the only loop around a block LOCAL memory holds the operands, which
+        are copied there ahead, as they are."""
+        plain = all(s.op is Op.LOAD and s.dtype.itemsize >= 4 for s in self.product.src)
+        ahead = plain and len(self.loops) == 1 and self.capabilities.asynchronous_copies
+        return _DEPTH if ahead else 1
 
     def _loads(self) -> set[UOp]:
         return {a.node for a in self.facts.loads if a.node.ranges & {*self.reduced}}

@@ -31,6 +31,7 @@ from dovetile.optimize.opts import (
     apply_opts,
     output_axes,
 )
+from dovetile.optimize.transposes import transpose_opts
 from dovetile.optimize.unit_blocks import group_unit_opts
 from dovetile.optimize.workgroups import workgroup_opts
 from dovetile.plugins.specs import Capabilities
@@ -290,14 +291,17 @@ def _price(a: Access, axis: UOp | None, lanes: int) -> float:
 def heuristic(kernel: UOp, capabilities: Capabilities) -> list[Opt]:
     """The Opts for a kernel on a target."""
     from dovetile.optimize.closed_nests import closed_opts
+    from dovetile.optimize.closed_units import closed_unit_opts
     from dovetile.optimize.contraction import contraction_opts
 
     facts = Analysis(kernel)
     if not facts.outputs and not facts.reductions:
         return []
     if "GROUP" in capabilities.parallel_axes:
-        opts = group_unit_opts(facts, capabilities) or group_tile_opts(facts, capabilities)
-        return opts or workgroup_opts(facts, capabilities)
+        for choose in (group_unit_opts, closed_unit_opts, group_tile_opts, transpose_opts):
+            if opts := choose(facts, capabilities):
+                return opts
+        return workgroup_opts(facts, capabilities)
     opts = closed_opts(facts, capabilities)
     if opts is None:
         opts = contraction_opts(facts, capabilities)

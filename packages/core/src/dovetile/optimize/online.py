@@ -59,7 +59,7 @@ class _Held:
     def at(self, points: Points) -> UOp:
         """The address of a point."""
         ranges = tuple(points[r] for r in self.axes)
-        return self.memory.index(position(ranges, [int(r.src[0].maximum) for r in ranges]))
+        return self.memory.index(position(ranges))
 
 
 class _Loop:

@@ -20,6 +20,7 @@ from dovetile.ir.rewrite import rewrite, substitute, substitute_ranges
 from dovetile.ir.spec import check
 from dovetile.ir.symbolic import simplify_index
 from dovetile.ir.uop import UOp, nodes_of
+from dovetile.lower.group_units import operand_of
 from dovetile.lower.linear import buffer_of, plain
 from dovetile.plugins.matrix_unit import MatrixUnit
 
@@ -324,7 +325,8 @@ class Tail:
 class Stage:
     """Holds an operand of the contraction in LOCAL memory for all points of some axes.
 
-    operand: 0 or 1, the side of the product that the kernel sums up.
+    operand: 0 or 1, the side of the product that the kernel sums up; of several products, 2 and 3
+    are those of the second, and so on.
     """
 
     operand: int
@@ -333,14 +335,18 @@ class Stage:
     depth: int = 1
 
     def apply(self, kernel: UOp) -> UOp:
-        product = contracted_product(kernel)
-        if product is None:
+        products = contracted_products(kernel)
+        if not products:
             raise OptError("[Stage] the kernel sums up no product")
-        if self.operand not in (0, 1):
-            raise OptError(f"[Stage] operand {self.operand}; a product has 0 and 1")
-        value = product.src[self.operand]
+        if not 0 <= self.operand < 2 * len(products):
+            count = len(products)
+            raise OptError(
+                f"[Stage] operand {self.operand} of {count} products; a product has 0 and 1"
+            )
+        product, side = products[self.operand // 2], self.operand % 2
+        value = product.src[side]
         if by_unit(kernel, product):
-            value = value.src[0]  # a unit takes what its operand is cast from
+            value = operand_of(value)
         named = {r.arg.id: r for r in value.ranges}
         missing = [i for i in self.axes if i not in named]
         if missing:
@@ -354,8 +360,8 @@ class Stage:
             raise OptError(f"[Stage] axes {sorted(open_)} are copies or lanes; hold those too")
         ranges = tuple(named[i] for i in self.axes)
         staged = value.stage(*ranges, space=self.space, depth=self.depth)
-        operand = substitute(product.src[self.operand], {value: staged})
-        return substitute(kernel, {product: _with_operand(product, self.operand, operand)})
+        operand = substitute(product.src[side], {value: staged})
+        return substitute(kernel, {product: _with_operand(product, side, operand)})
 
 
 @dataclass(frozen=True)
@@ -403,14 +409,20 @@ class Accumulate:
 
 def contracted_product(kernel: UOp) -> UOp | None:
     """The MUL that a REDUCE ADD of this kernel sums up, the first one that has two sides."""
+    return next(iter(contracted_products(kernel)), None)
+
+
+def contracted_products(kernel: UOp) -> list[UOp]:
+    """The MULs of two sides that the REDUCE ADDs of this kernel sum up, in order of appearance."""
+    found: dict[UOp, None] = {}
     for node in nodes_of(kernel):
         if node.op is Op.REDUCE and (node.arg is Op.ADD or isinstance(node.arg, MatrixUnit)):
             body = node.src[0]
             while body.op is Op.CAST:
                 body = body.src[0]
             if body.op is Op.MUL and not (body.src[0].is_const or body.src[1].is_const):
-                return body
-    return None
+                found[body] = None
+    return list(found)
 
 
 def by_unit(kernel: UOp, product: UOp) -> bool:

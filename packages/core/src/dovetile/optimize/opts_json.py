@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import astuple, fields
+from dataclasses import asdict, fields
 from typing import Any
 
 from dovetile.errors import ArgumentError
 from dovetile.ir.ops import AddressSpace, AxisKind
 from dovetile.optimize import opts as _opts
+from dovetile.optimize.exchange import Exchange
 from dovetile.optimize.keep import Keep
 from dovetile.optimize.online import Online
+from dovetile.optimize.online_registers import OnlineRegisters
 from dovetile.optimize.opts import Opt
 from dovetile.optimize.pad import Pad
-from dovetile.optimize.use_group_unit import UseGroupUnit
+from dovetile.optimize.persist import Persist
+from dovetile.optimize.stage_load import StageLoad
+from dovetile.optimize.use_group_unit import FollowGroupUnit, UseGroupUnit
 from dovetile.optimize.use_matrix_unit import UseMatrixUnit
-from dovetile.plugins.matrix_unit import MatrixUnit
+from dovetile.plugins.matrix_unit import GroupUnit, MatrixUnit
 
 _CLASSES: dict[str, type] = {
     c.__name__: c
     for c in (
         _opts.Split, _opts.Bind, _opts.Order, _opts.ReduceOrder, _opts.GroupReduce, _opts.Tail,
-        _opts.Stage, _opts.Accumulate, _opts.Stream, Keep, Online, Pad, UseMatrixUnit, UseGroupUnit,
+        _opts.Stage, _opts.Accumulate, _opts.Stream, Exchange, Keep, Online, OnlineRegisters, Pad,
+        Persist, StageLoad, UseMatrixUnit, UseGroupUnit, FollowGroupUnit,
     )
 }  # fmt: skip
 _ENUMERATIONS = {"kind": AxisKind, "space": AddressSpace}
@@ -47,7 +52,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (AxisKind, AddressSpace)):
         return value.name
     if isinstance(value, MatrixUnit):
-        return astuple(value)
+        return asdict(value)
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -56,11 +61,19 @@ def _value(field: str, value: Any) -> Any:
     if enumeration is not None:
         return enumeration[value]
     if field == "unit":
-        return MatrixUnit(*value)
+        unit = GroupUnit if "row_digits" in value else MatrixUnit
+        return unit(**{k: _tuples(v) for k, v in value.items()})
     if isinstance(value, list):
+        if field == "groups":
+            return tuple(_value("axes", group) for group in value)
         if not all(isinstance(i, int) for i in value):
             raise ValueError(value)
         return tuple(value)
     if not isinstance(value, (int, str)):
         raise ValueError(value)
     return value
+
+
+def _tuples(value: Any) -> Any:
+    """JSON has lists where a unit has tuples, also inside each other."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

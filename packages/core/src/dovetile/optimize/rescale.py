@@ -13,6 +13,7 @@ attention: the factor is derived from the terms.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from dovetile.ir.ops import Op
@@ -121,6 +122,46 @@ def _without_invariants(kernel: UOp, axis: UOp) -> UOp:
             if inner:
                 changes[node] = product([node.replace(src=(product(inner), axis)), *outer])
     return rewrite_listed(kernel, changes)
+
+
+def unscaled(score: UOp) -> tuple[UOp, float]:
+    """(value, scale), scale > 0: the score is the value times the scale."""
+    if score.op is Op.MUL:
+        for a, b in (score.src, score.src[::-1]):
+            if b.constant is not None and 0 < float(b.constant) < math.inf:
+                value, scale = unscaled(a)
+                return value, scale * float(b.constant)
+    if score.op is Op.WHERE:
+        condition, *values = score.src
+        for i in (0, 1):
+            if values[1 - i].constant == -math.inf:
+                value, scale = unscaled(values[i])
+                values[i] = value
+                return UOp(Op.WHERE, score.dtype, (condition, *values)), scale
+    return score, 1.0
+
+
+def terms_of(node: UOp, found: Closing, score: UOp, top: UOp, scale: float) -> UOp:
+    """The terms of a sum, with other nodes for the score and the maximum, both to be multiplied
+    with the scale: it goes into the exponent, and costs nothing there."""
+    changes: dict[UOp, UOp] = {}
+    for grown in nodes_of(node.src[0]):
+        if grown.op is Op.EXP2:
+            apart = substitute(grown.src[0], {found.top: found.top.const_like(0)})
+            a, b = _coefficient(apart, found.score), _coefficient(grown.src[0], found.top)
+            if a and b and not _rest(grown.src[0], {found.score, found.top}):
+                changes[grown] = (score * (a * scale) + top * (b * scale)).alu(Op.EXP2)
+    changes[found.score], changes[found.top] = score * scale, top * scale
+    return substitute(node.src[0], changes)
+
+
+def _rest(total: UOp, known: set[UOp]) -> bool:
+    """Whether a sum has terms that are no multiples of what is known."""
+    if total in known:
+        return False
+    if total.op is Op.ADD or total.op is Op.MUL:
+        return any(_rest(s, known) for s in total.src if total.op is Op.ADD or s.constant is None)
+    return True
 
 
 def product(values: list[UOp]) -> UOp:

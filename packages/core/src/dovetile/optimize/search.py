@@ -2,13 +2,15 @@
 
 Two schedules start, that of the heuristics and none at all. In every round each survivor is
 extended and varied; worker processes compile all candidates, then one of them runs them, one at a
-time. Results must be those of the kernel without Opts. The best `width` candidates survive; the
-search ends when a round brings no gain. What it found is kept on disk.
+time. Results must be those of the kernel without Opts, or of the heuristics where that would take
+too long. The best `width` candidates survive; the search ends when a round brings no gain, or after
+a minute. What it found is kept on disk.
 """
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,8 +18,9 @@ from typing import TYPE_CHECKING
 import dovetile
 from dovetile import cache
 from dovetile.errors import DovetileError
-from dovetile.ir.uop import UOp
+from dovetile.ir.uop import UOp, toposort
 from dovetile.optimize.actions import extensions, variations
+from dovetile.optimize.analysis import extent
 from dovetile.optimize.bounds_check import prove
 from dovetile.optimize.opts import Opt, apply_opts, describe
 from dovetile.optimize.opts_json import from_json, to_json
@@ -29,10 +32,14 @@ if TYPE_CHECKING:
 
 Opts = tuple[Opt, ...]
 _NAMESPACE = "beam"
-_VERSION = 1  # of the search and of the Opts' meaning; part of every key
+_VERSION = 2  # of the search and of the Opts' meaning; part of every key
 _MOST_ROUNDS = 16
 _MOST_CANDIDATES = 40  # per round and survivor
 _LEAST_GAIN = 0.98
+_SEARCH_SECONDS = 60.0  # the round in which they pass is the last
+# Steps of loops that a kernel without Opts may have to be run at all, by one thread of a CPU. One
+# of a workgroup is the slower the more of them there are.
+_MOST_STEPS = 1 << 30
 _BUILD_SECONDS = 20.0
 _RUN_SECONDS = 10.0
 _REFERENCE_SECONDS = 60.0
@@ -54,7 +61,8 @@ def search(kernel: UOp, start: Sequence[Opt], device: Device, width: int, name: 
     if opts is None:
         opts = _stored(key, kernel)
     if opts is None:
-        found = _Search(Task(kernel, device.name, name), tuple(start), device, width, pool()).run()
+        task = Task(kernel, device.name, name, () if _short(kernel, device) else tuple(start))
+        found = _Search(task, tuple(start), device, width, pool()).run()
         if found is None:
             return tuple(start)
         opts = found.opts
@@ -123,10 +131,11 @@ class _Search:
             _note(1, f"{self.task.name}: no search: {seconds.reason}")
             return None
         self.run_seconds = _RUN_SECONDS + 4 * seconds  # a fresh worker needs the reference again
-        beam = self._round([self.start, ()])
+        beam = self._round(list(dict.fromkeys([self.start, self.task.reference])))
         if not beam:
             return None
         first = next((c for c in beam if c.opts == self.start), None)
+        end = time.monotonic() + _SEARCH_SECONDS
         for number in range(_MOST_ROUNDS):
             best = beam[0].seconds
             candidates = [opts for c in beam for opts in self._next(c.opts)]
@@ -136,7 +145,7 @@ class _Search:
                 f"{self.task.name}: round {number + 1}, {len(candidates)} candidates, best "
                 f"{beam[0].seconds * 1e6:.1f} us: {describe(beam[0].opts)}",
             )
-            if beam[0].seconds > best * _LEAST_GAIN:
+            if beam[0].seconds > best * _LEAST_GAIN or time.monotonic() > end:
                 break
         return self._final(first)
 
@@ -198,6 +207,12 @@ class _Search:
             f"{before}: {describe(winner.opts)}",
         )
         return winner
+
+
+def _short(kernel: UOp, device: Device) -> bool:
+    """Whether one thread is soon done with it."""
+    steps = max(extent(tuple(n.ranges)) for n in toposort(kernel))
+    return steps * max(device.capabilities.group_threads, 1) <= _MOST_STEPS
 
 
 def _seconds(candidate: Candidate) -> float:

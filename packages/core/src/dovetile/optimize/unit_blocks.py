@@ -7,22 +7,33 @@ can copy while it computes. What follows the sum is done on the digits that each
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from dovetile import dtypes
+from dovetile.environment import MATMUL_PRECISION
 from dovetile.ir.ops import AxisKind, Op
+from dovetile.ir.symbolic import linear_form
 from dovetile.ir.uop import UOp
+from dovetile.lower.group_units import operand_of
 from dovetile.optimize.analysis import Access, Analysis, access, extent, size
+from dovetile.optimize.exchange import Exchange
 from dovetile.optimize.nest import Nest
-from dovetile.optimize.opts import Bind, Opt, Order, Stage, contracted_product
-from dovetile.optimize.use_group_unit import UseGroupUnit, unit_axes
+from dovetile.optimize.opts import Bind, Opt, Order, Split, Stage, contracted_product
+from dovetile.optimize.persist import Persist
+from dovetile.optimize.use_group_unit import UseGroupUnit, numbered, unit_axes
 from dovetile.optimize.use_matrix_unit import fits
 from dovetile.plugins.matrix_unit import PIECE_BYTES, ROW_BYTES, GroupUnit
 from dovetile.plugins.specs import Capabilities
 
-# Places for each operand's panels: one is multiplied while the others are filled.
-_DEPTH = 4
+# Places for the panels of so many steps: one is multiplied while the others are filled.
+_LEAST_PLACES, _MOST_PLACES = 3, 8
+_RESERVE = 2 << 10  # bytes of LOCAL memory for what else a workgroup needs
+# What a thread holds of its units: as much as leaves registers for anything else.
+_MOST_LANES = 128
+# (units above each other, units of the same threads, workgroups at a time)
+_SHAPES = ((2, 1, 1), (1, 1, 1), (2, 2, 1), (1, 2, 2), (1, 1, 2))
 
 
 def group_unit_opts(facts: Analysis, capabilities: Capabilities) -> list[Opt] | None:
@@ -35,7 +46,14 @@ def group_unit_opts(facts: Analysis, capabilities: Capabilities) -> list[Opt] | 
         return None
     if any(not r.src[0].is_const for r in (*facts.outputs, *total.src[1:])):
         return None
-    best = min(_unit_blocks(facts, capabilities, product), key=lambda b: b.price, default=None)
+    blocks = _unit_blocks(facts, capabilities, product)
+    # Threads hold neighbours along the columns: best where the output is contiguous along these.
+    across = facts.stores[0]
+    best = min(
+        blocks,
+        key=lambda b: (b.price(facts, capabilities), across.stride(b.column) != 1),
+        default=None,
+    )
     return None if best is None else _UnitBlockNest(facts, capabilities, product, best).opts()
 
 
@@ -49,20 +67,51 @@ class UnitBlock:
     column: UOp
     depth: UOp
     down: int
-    price: float
+    """Units of rows above each other, each of threads of its own."""
+    over: int
+    """Of the same threads: how many such units each has."""
+    resident: int
+    """How many workgroups share what can run at a time."""
+
+    @property
+    def rows(self) -> int:
+        return self.unit.rows * self.down * self.over
+
+    def places(self, capabilities: Capabilities, beside: int = 0) -> int:
+        """For how many steps of the sum there is LOCAL memory; beside: bytes for other things."""
+        step, room = (self.rows + self.unit.columns) * ROW_BYTES, capabilities.local_bytes - beside
+        return min((room // self.resident - _RESERVE) // step, _MOST_PLACES)
+
+    def groups(self, facts: Analysis) -> int:
+        """How many workgroups there are."""
+        others = extent(facts.outputs) // (size(self.row) * size(self.column))
+        return others * -(-size(self.row) // self.rows) * -(-size(self.column) // self.unit.columns)
+
+    def fits(self, capabilities: Capabilities) -> bool:
+        return (
+            self.over * self.unit.lanes <= _MOST_LANES
+            and self.places(capabilities) >= _LEAST_PLACES
+        )
+
+    def price(self, facts: Analysis, capabilities: Capabilities) -> float:
+        """About the time that all blocks take."""
+        rounds = -(-self.groups(facts) // (capabilities.threads * self.resident))
+        # Small blocks read their operands more often, and leave the unit idle.
+        area = self.rows * self.unit.columns
+        return rounds * self.resident * (area + 40 * (self.rows + self.unit.columns))
 
 
 def _unit_blocks(facts: Analysis, capabilities: Capabilities, product: UOp) -> Iterator[UnitBlock]:
     total = facts.reductions[0]
     for unit in capabilities.matrix_units:
-        if not isinstance(unit, GroupUnit):
+        if not isinstance(unit, GroupUnit) or unit.rounds and MATMUL_PRECISION.value != "high":
             continue
-        step = ROW_BYTES // _itemsize(unit)
+        step = ROW_BYTES // operand_bytes(unit)
         for operand in (0, 1):
             a, b = product.src[1 - operand], product.src[operand]
             if not fits(unit, total, a, b):
                 continue
-            loads = [side.src[0] for side in (a, b)]
+            loads = [operand_of(side) for side in (a, b)]
             if any(x.op is not Op.LOAD or len(x.src) > 1 for x in loads):
                 continue
             of_a, of_b = (access(x) for x in loads)
@@ -75,44 +124,35 @@ def _unit_blocks(facts: Analysis, capabilities: Capabilities, product: UOp) -> I
                         if size(depth) % step or size(column) < unit.columns:
                             continue
                         of_rows, of_columns = (
-                            _transposed(x, r, depth) for x, r in ((of_a, row), (of_b, column))
+                            transposed(x, r, depth) for x, r in ((of_a, row), (of_b, column))
                         )
                         if of_rows is None or of_columns is None:
                             continue
+                        if (of_rows or of_columns) and not unit.transposes:
+                            continue
                         used = replace(unit, a_transposed=of_rows, b_transposed=of_columns)
-                        for down in (2, 1):
-                            if down * unit.rows <= size(row):
-                                price = _unit_price(facts, capabilities, unit, row, column, down)
-                                yield UnitBlock(used, operand, row, column, depth, down, price)
+                        for shape in _SHAPES:
+                            block = UnitBlock(used, operand, row, column, depth, *shape)
+                            if block.rows <= size(row) and block.fits(capabilities):
+                                yield block
 
 
-def _itemsize(unit: GroupUnit) -> int:
+def operand_bytes(unit: GroupUnit) -> int:
     dtype = dtypes.from_name(unit.a)
     assert dtype is not None
     return dtype.itemsize
 
 
-def _transposed(load: Access, side: UOp, depth: UOp) -> bool | None:
+def transposed(load: Access, side: UOp, depth: UOp) -> bool | None:
     """Whether an operand is contiguous along its rows or columns, not its depth; None where it is
     along neither, or where whole pieces cannot be copied."""
     pieces = PIECE_BYTES // load.node.dtype.itemsize
-    for along, transposed in ((depth, False), (side, True)):
+    terms, constant = linear_form(load.node.src[0].src[1])
+    for along, crosswise in ((depth, False), (side, True)):
         if load.stride(along) == 1:
-            steps = [s for r, s in load.strides.items() if r is not along]
-            whole = load.constant % pieces == 0 and all(s % pieces == 0 for s in steps)
-            return transposed if whole and not load.opaque else None
+            steps = [constant, *(s for t, s in terms.items() if t is not along)]
+            return crosswise if all(s % pieces == 0 for s in steps) else None
     return None
-
-
-def _unit_price(
-    facts: Analysis, capabilities: Capabilities, unit: GroupUnit, row: UOp, column: UOp, down: int
-) -> float:
-    groups = extent(facts.outputs) // (size(row) * size(column))
-    groups *= -(-size(row) // (down * unit.rows)) * -(-size(column) // unit.columns)
-    rounds = -(-groups // capabilities.threads)
-    # Small blocks read their operands more often, and leave the unit idle.
-    area = down * unit.rows * unit.columns
-    return rounds * (area + 40 * (down * unit.rows + unit.columns))
 
 
 class _UnitBlockNest(Nest):
@@ -127,29 +167,76 @@ class _UnitBlockNest(Nest):
     def opts(self) -> list[Opt]:
         block, unit = self.block, self.block.unit
         row, column, depth = block.row.arg.id, block.column.arg.id, block.depth.arg.id
-        step = ROW_BYTES // _itemsize(unit)
+        step = ROW_BYTES // operand_bytes(unit)
         columns = self.split(column, unit.columns)
-        rows = self.split(row, unit.rows * block.down)
-        down = self.group(row, unit.rows)
+        rows = self.split(row, block.rows)
+        down, over = self.group(row, unit.rows * block.over), self.group(row, unit.rows)
         self.split(depth, step)
         inside = self.split(depth, unit.depth)
         others = [r.arg.id for r in self.facts.outputs if r not in (block.row, block.column)]
         grid = [*others, rows, columns]
-        held = [] if down is None else [down]
+        held = [x for x in (down, over) if x is not None]
         use = UseGroupUnit(unit, row, column, depth)
-        rows_of, columns_of = unit_axes(replace(unit, first=self.fresh))
+        rows_of, columns_of = unit_axes(numbered(unit, self.fresh))
         own_rows, own_columns = ([r.arg.id for r in x] for x in (rows_of, columns_of))
         opts: list[Opt] = [*self.splits, Order((*grid, *held, row, column)), use]
         opts += [Bind(x, AxisKind.GROUP) for x in grid]
-        opts += [Bind(x, AxisKind.LOCAL) for x in held]
-        opts.append(Bind(inside, AxisKind.UNROLL))
-        ahead = _DEPTH if self.capabilities.asynchronous_copies else 1
-        of_a = (*held, *own_rows, inside, depth)
-        if unit.a_transposed:
-            of_a = (*held, inside, depth, *own_rows)
-        of_b = (*own_columns, inside, depth)
-        if unit.b_transposed:
-            of_b = (own_columns[0], inside, depth, *own_columns[1:])
-        for number, axes in ((0, of_a), (1, of_b)):
+        opts += [Bind(down, AxisKind.LOCAL)] if down is not None else []
+        opts += [Bind(x, AxisKind.UNROLL) for x in (inside, over) if x is not None]
+        exchange = self._exchange(((*held, *own_rows), tuple(own_columns)))
+        beside = self._exchanged_bytes() if exchange and self._persists() else 0
+        ahead = 1
+        if self.capabilities.asynchronous_copies:
+            ahead = block.places(self.capabilities, beside)
+        of_a = _panel(rows_of, (inside, depth), step if unit.a_transposed else None)
+        of_b = _panel(columns_of, (inside, depth), step if unit.b_transposed else None)
+        for number, axes in ((0, (*held, *of_a)), (1, of_b)):
             opts.append(Stage(number, axes, depth=ahead))
-        return opts
+        persist = [Persist(self.capabilities.threads)] if beside else []
+        return [*opts, *exchange, *persist]
+
+    def _persists(self) -> bool:
+        """Whether workgroups do several blocks in turn: they must have memory to exchange what they
+        store while they fetch for the next."""
+        capabilities, block = self.capabilities, self.block
+        several = block.groups(self.facts) > capabilities.threads and block.resident == 1
+        room = block.places(capabilities, self._exchanged_bytes()) >= _LEAST_PLACES
+        return capabilities.bulk_copies and several and room
+
+    def _exchanged_bytes(self) -> int:
+        """About what the exchange of a block takes, with what lies between its rows."""
+        itemsize = self.facts.stores[0].node.src[1].dtype.itemsize
+        return self.block.rows * self.block.unit.columns * itemsize * 9 // 8
+
+    def _exchange(self, groups: tuple[tuple[int, ...], ...]) -> list[Opt]:
+        """Opts by which neighbouring threads store whole vectors next to each other."""
+        store = self.facts.stores[0]
+        unit, block = self.block.unit, self.block
+        sizes = (block.rows, unit.columns)
+        if store.stride(block.row) == 1:
+            groups, sizes = (groups[1], groups[0]), (sizes[1], sizes[0])
+        itemsize = store.node.src[1].dtype.itemsize
+        room = self._exchanged_bytes() <= self.capabilities.local_bytes
+        alone = len(self.facts.stores) == 1 and len(store.node.src) == 2
+        if not (alone and room) or 1 not in (store.stride(block.row), store.stride(block.column)):
+            return []
+        # Axes of threads are powers of two, the nearest along what is contiguous.
+        lanes, threads = PIECE_BYTES // itemsize, unit.threads * block.down
+        vectors = sizes[1] // lanes
+        across = min(vectors & -vectors, threads)
+        down = min(threads // across, sizes[0])
+        rows = numbered(unit, self.fresh).axes[-1] + 1
+        columns = rows + 1
+        opts: list[Opt] = [Exchange(groups), Split(columns, lanes), Split(columns + 1, across)]
+        opts += [Split(rows, down), Bind(columns, AxisKind.VECTOR)]
+        opts += [Bind(x, AxisKind.LOCAL) for x in (columns + 1, rows)]
+        return [*opts, *(Bind(x, AxisKind.UNROLL) for x in (columns + 2, columns + 3))]
+
+
+def _panel(digits: tuple[UOp, ...], steps: tuple[int, ...], row: int | None) -> tuple[int, ...]:
+    """The axes of an operand as it lies in its panel: along the steps of the sum, or, transposed,
+    along its rows or columns, of which `row` are in one row of memory."""
+    outer, inner = digits, ()
+    while row is not None and outer and math.prod(map(size, (outer[-1], *inner))) <= row:
+        outer, inner = outer[:-1], (outer[-1], *inner)
+    return (*(r.arg.id for r in outer), *steps, *(r.arg.id for r in inner))

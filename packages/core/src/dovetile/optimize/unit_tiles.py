@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from dovetile.ir.ops import AxisKind, Op
 from dovetile.ir.uop import UOp
+from dovetile.lower.group_units import operand_of
 from dovetile.optimize.analysis import Analysis, access, extent, room, size
 from dovetile.optimize.nest import Nest
 from dovetile.optimize.opts import Bind, Opt, Order
@@ -74,8 +75,8 @@ def unit_tiles(
                 for row in rows:
                     for column in columns:
                         yield from _tiles(
-                            facts, capabilities, unit, operand, a.src[0], b.src[0], row, column,
-                            depth,
+                            facts, capabilities, unit, operand, operand_of(a), operand_of(b), row,
+                            column, depth,
                         )  # fmt: skip
 
 

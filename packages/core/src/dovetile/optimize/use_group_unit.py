@@ -1,4 +1,4 @@
-"""The Opt that lets a unit of several threads do the products of a contraction."""
+"""The Opts that let units of several threads do the products of contractions."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 
 from dovetile.ir.ops import AxisKind, Op
 from dovetile.ir.rewrite import substitute
-from dovetile.ir.uop import UOp
-from dovetile.optimize.opts import OptError, axis, next_id, output_axes, replace_axes
-from dovetile.optimize.use_matrix_unit import fits, the_sum
+from dovetile.ir.uop import UOp, nodes_of
+from dovetile.optimize.opts import OptError, axis, next_id, replace_axes
+from dovetile.optimize.use_matrix_unit import fits
 from dovetile.plugins.matrix_unit import GroupUnit
 
 
@@ -24,8 +24,9 @@ class UseGroupUnit:
     depth: int
 
     def apply(self, kernel: UOp) -> UOp:
-        total, unit = the_sum(kernel), self.unit
+        unit = self.unit
         row, column, depth = (axis(kernel, id) for id in (self.row, self.column, self.depth))
+        total = _sum_along(kernel, depth)
         a, b = total.src[0].src
         if row in b.ranges:
             a, b = b, a
@@ -33,14 +34,14 @@ class UseGroupUnit:
             if not r.src[0].is_const or r.src[0].arg != n:
                 raise OptError(f"[UseGroupUnit] axis {r.arg.id}; {unit.name} needs one of {n}")
         apart = row in a.ranges - b.ranges and column in b.ranges - a.ranges
-        if not apart or depth not in total.src[1:] or not {row, column} <= {*output_axes(kernel)}:
-            raise OptError("[UseGroupUnit] rows and columns are of the output, depth is summed up")
+        if not apart:
+            raise OptError("[UseGroupUnit] rows are of one operand, columns of the other")
         if not fits(unit, total, a, b):
             raise OptError(
                 f"[UseGroupUnit] {unit.name} multiplies {unit.a} by {unit.b} in "
                 f"{unit.accumulator}; the kernel's operands are others"
             )
-        used = replace(unit, first=next_id(kernel))
+        used = numbered(unit, next_id(kernel))
         value = UOp(Op.REDUCE, total.dtype, (a * b, depth), used)
         rest = tuple(r for r in total.src[1:] if r is not depth)
         if rest:
@@ -52,11 +53,70 @@ class UseGroupUnit:
         )
 
 
+@dataclass(frozen=True)
+class FollowGroupUnit:
+    """Lets a unit multiply what another one's results have become, which the threads hold: its rows
+    are theirs, its depth their columns.
+
+    column: the axis of the output that the other operand depends on.
+    """
+
+    unit: GroupUnit
+    column: int
+
+    def apply(self, kernel: UOp) -> UOp:
+        column = axis(kernel, self.column)
+        first = next((n.arg for n in nodes_of(kernel) if isinstance(n.arg, GroupUnit)), None)
+        if first is None:
+            raise OptError("[FollowGroupUnit] no unit has results to go on with")
+        (_, depths), unit = unit_axes(first), self.unit
+        total = _sum_along(kernel, *depths)
+        a, b = total.src[0].src
+        a, b = (b, a) if column in a.ranges else (a, b)
+        apart = column in b.ranges - a.ranges and b.ranges.isdisjoint(unit_axes(first)[0])
+        if not apart or not {*depths} <= b.ranges:
+            raise OptError(
+                "[FollowGroupUnit] the columns are of one operand, the rows of the other"
+            )
+        if not column.src[0].is_const or column.src[0].arg != unit.columns:
+            raise OptError(
+                f"[FollowGroupUnit] axis {self.column}; {unit.name} needs {unit.columns}"
+            )
+        places = {place for _, _, place in unit.column_digits}
+        ids = tuple(i + (place in places) for place, i in enumerate(first.axes))
+        used = replace(unit, depth=first.columns, held=True, axes=ids)
+        # What the threads hold is rounded as memory would round it.
+        dtype = b.src[0].dtype if b.op is Op.CAST else b.dtype
+        a = a.cast(dtype).cast(total.dtype)
+        if not fits(used, total, a, b):
+            raise OptError(f"[FollowGroupUnit] {unit.name} multiplies {unit.b}; the kernel others")
+        value = UOp(Op.REDUCE, total.dtype, (a * b, *depths), used)
+        _, columns = unit_axes(used)
+        kernel = substitute(kernel, {total: value})
+        return replace_axes(kernel, {column: _number(columns)}, {column: columns})
+
+
+def _sum_along(kernel: UOp, *depths: UOp) -> UOp:
+    """The sum of products over these axes, and perhaps others."""
+    for node in nodes_of(kernel):
+        if node.op is Op.REDUCE and node.arg is Op.ADD and {*depths} <= {*node.src[1:]}:
+            if node.src[0].op is Op.MUL:
+                return node
+    raise OptError(f"[opt] no sum of products over the axes {[r.arg.id for r in depths]}")
+
+
+def numbered(unit: GroupUnit, first: int) -> GroupUnit:
+    """The unit with ids for its axes from `first` on, every other one: those between are for the
+    columns of a unit that goes on with its results, whose lanes lie like this one's."""
+    count = len(unit.row_digits) + len(unit.column_digits)
+    return replace(unit, axes=tuple(range(first, first + 2 * count, 2)))
+
+
 def unit_axes(unit: GroupUnit) -> tuple[tuple[UOp, ...], tuple[UOp, ...]]:
     """The axes of the digits of its rows, and of its columns, the most significant first."""
     kinds = {"thread": AxisKind.LOCAL, "lane": AxisKind.VECTOR}
     rows, columns = (
-        tuple(UOp.range(n, kinds[kind], unit.first + place) for n, kind, place in digits)
+        tuple(UOp.range(n, kinds[kind], unit.axes[place]) for n, kind, place in digits)
         for digits in (unit.row_digits, unit.column_digits)
     )
     return rows, columns

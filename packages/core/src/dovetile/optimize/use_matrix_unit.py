@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from dovetile.ir.ops import AddressSpace, AxisKind, Op
 from dovetile.ir.rewrite import substitute, substitute_ranges
 from dovetile.ir.uop import UOp, nodes_of
+from dovetile.lower.group_units import operand_of
 from dovetile.lower.stages import local_bytes, position
 from dovetile.optimize.opts import OptError, axis, next_id, output_axes, replace_axes
 from dovetile.plugins.matrix_unit import MatrixUnit
@@ -38,7 +39,7 @@ class UseMatrixUnit:
         self._require(kernel, total, row, column, depth)
         own = fragment_axes(self.unit, next_id(kernel))
         rows, columns, steps = own
-        step = position(steps, [int(r.src[0].arg) for r in steps])
+        step = position(steps)
         a = substitute_ranges(a, {depth: step, **({row: rows} if row is not None else {})})
         b = substitute_ranges(b, {depth: step, column: columns})
         product = a.cast(total.dtype) * b.cast(total.dtype)
@@ -54,11 +55,11 @@ class UseMatrixUnit:
 
     def _operands(self, total: UOp, row: UOp | None, column: UOp, depth: UOp) -> tuple[UOp, UOp]:
         for a, b in (total.src[0].src, total.src[0].src[::-1]):
-            if column in a.ranges or row in b.ranges or not (a.op is b.op is Op.CAST):
+            if column in a.ranges or row in b.ranges:
                 continue
             if depth in a.ranges and depth in b.ranges and column in b.ranges:
                 if (row is None or row in a.ranges) and fits(self.unit, total, a, b):
-                    return a.src[0], b.src[0]
+                    return operand_of(a), operand_of(b)
         unit = self.unit
         raise OptError(
             f"[UseMatrixUnit] {unit.name} multiplies {unit.a} (rows, depth) by {unit.b} (depth, "
@@ -104,12 +105,8 @@ def the_sum(kernel: UOp) -> UOp:
 
 def fits(unit: MatrixUnit, total: UOp, a: UOp, b: UOp) -> bool:
     """Whether a sum of the product of these two is of the types that the unit multiplies."""
-    return (
-        a.op is b.op is Op.CAST
-        and a.src[0].dtype.name == unit.a
-        and b.src[0].dtype.name == unit.b
-        and total.dtype.name == unit.accumulator
-    )
+    operands = operand_of(a).dtype.name, operand_of(b).dtype.name
+    return operands == (unit.a, unit.b) and total.dtype.name == unit.accumulator
 
 
 def _through_memory(
@@ -125,6 +122,6 @@ def _through_memory(
     slot = local_bytes(kernel)
     buffer = UOp.buffer(math.prod(sizes), value.dtype, slot=slot, space=AddressSpace.LOCAL)
     outer = sorted(value.ranges.difference(inner), key=lambda r: r.arg.id)
-    store = buffer.after(*outer).index(position(inner, sizes)).store(value)
+    store = buffer.after(*outer).index(position(inner)).store(value)
     filled = buffer.after(store.end(*inner))
-    return filled.index(position((*held, row, column), sizes)).load()
+    return filled.index(position((*held, row, column))).load()

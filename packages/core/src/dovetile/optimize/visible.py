@@ -31,7 +31,7 @@ def visible(
 
 
 def conditions(value: UOp, outside: float) -> Conditions:
-    """Comparisons of indices that must all hold where the value is anything but `outside`."""
+    """What must all hold where the value is anything but `outside`."""
     known: dict[UOp, dict[float, Conditions]] = {}
     for node in nodes_of(value):
         # Nothing is known of most nodes, and then nothing of their users.
@@ -50,10 +50,10 @@ def _needed(node: UOp, outside: float, known: dict[UOp, dict[float, Conditions]]
     if node.op is Op.WHERE:
         condition, then, otherwise = node.src
         if otherwise.constant == outside:
-            return (*filter(_compares, clauses(condition)), *of(then))
+            return (*clauses(condition), *of(then))
         if then.constant == outside:
             kept = [negate(c) for c in clauses(condition, Op.OR)]
-            return (*filter(_compares, (c for k in kept for c in clauses(k))), *of(otherwise))
+            return (*(c for k in kept for c in clauses(k)), *of(otherwise))
     if node.op is Op.LOAD and node.arg == "held" and node.src[1].constant == outside:
         return clauses(node.src[2])
     if node.op is Op.CAST:
@@ -98,7 +98,7 @@ def _finite_somewhere(value: UOp, needed: Conditions, of: Callable[..., Conditio
 def _never_empty(needed: Conditions, axis: UOp) -> bool:
     """Whether all conditions hold somewhere along an axis, wherever on the others."""
     first, end = _interval(needed, axis, frozenset())
-    bounded = all(axis not in c.ranges or _bound(c, axis, frozenset()) for c in needed)
+    bounded = all(axis in c.ranges and _bound(c, axis, frozenset()) for c in needed)
     return bounded and (end + first * -1).minimum >= 1
 
 
@@ -113,24 +113,51 @@ def _interval(needed: Conditions, axis: UOp, inner: frozenset[UOp]) -> tuple[UOp
     return first, end
 
 
-def _compares(condition: UOp) -> bool:
+def unmasked(value: UOp) -> UOp:
+    """The value where all of these conditions hold."""
+    if value.op is Op.WHERE:
+        for i in (1, 2):
+            if value.src[i].constant == -math.inf:
+                return unmasked(value.src[3 - i])
+    return value
+
+
+def settled(value: UOp, axis: UOp, inner: frozenset[UOp]) -> tuple[UOp, UOp] | None:
+    """(first, end) of the points of `axis` where all of these conditions hold for every point of
+    the axes `inner`; None where that is not known."""
+    first, end = UOp.const(0), axis.src[0]
+    for condition in conditions(value, -math.inf):
+        bound = _bound(condition, axis, inner, every=True)
+        if bound is None:
+            return None
+        least, limit = bound
+        first = first if least is None else first.maximum_with(least)
+        end = end if limit is None else end.minimum_with(limit)
+    return first, end
+
+
+def compares(condition: UOp) -> bool:
+    """Whether a condition compares indices, and so follows from the loops alone."""
+    return _comparison(condition) is not None
+
+
+def _comparison(condition: UOp) -> tuple[UOp, bool] | None:
+    """(a < b, whether it is negated) for a condition that compares indices."""
     negated = condition.op is Op.XOR and condition.src[1].constant is True
     node = condition.src[0] if negated else condition
-    return (
-        node.op is Op.LT
-        and node.src[0].dtype is dtypes.index
-        and not any(n.op is Op.LOAD for n in nodes_of(node))
-    )
+    indices = node.op is Op.LT and node.src[0].dtype is dtypes.index
+    return (node, negated) if indices and not any(n.op is Op.LOAD for n in nodes_of(node)) else None
 
 
 def _bound(
-    condition: UOp, axis: UOp, inner: frozenset[UOp]
+    condition: UOp, axis: UOp, inner: frozenset[UOp], every: bool = False
 ) -> tuple[UOp | None, UOp | None] | None:
-    """(least, limit) of `axis` by a comparison of indices, at the best point of `inner`."""
-    negated = condition.op is Op.XOR and condition.src[1].constant is True
-    node = condition.src[0] if negated else condition
-    if node.op is not Op.LT or node.src[0].dtype is not dtypes.index:
+    """(least, limit) of `axis` by a comparison of indices, at the best point of `inner`, or at
+    every one."""
+    found = _comparison(condition)
+    if found is None:
         return None
+    node, negated = found
     # a < b is a - b < 0; not a < b is b - a - 1 < 0.
     left, right = node.src[::-1] if negated else node.src
     terms, constant = add(linear_form(left), linear_form(right), -1)
@@ -139,7 +166,8 @@ def _bound(
     rest = {}
     for term, a in terms.items():
         if term in inner:
-            constant += min(0, a * (int(term.src[0].maximum) - 1))
+            step = a * (int(term.src[0].maximum) - 1)
+            constant += max(0, step) if every else min(0, step)
         elif term is not axis:
             if term.ranges & inner or axis in term.ranges:
                 return None

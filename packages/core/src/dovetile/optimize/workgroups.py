@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from dovetile.ir.ops import AxisKind, Op
+from dovetile.ir.symbolic import linear_form
 from dovetile.ir.uop import UOp
 from dovetile.optimize.analysis import Access, Analysis, extent, power_of_two_up_to, size
 from dovetile.optimize.nest import Nest
@@ -26,6 +27,11 @@ _VECTORS, _ALONE = 4, 16
 _ROUNDS = 8
 # Points of all reduced axes that are copied instead.
 _SMALL = 9
+# A reduction that is so many times less work than the others is done again by every workgroup.
+_AGAIN = 16
+# Rows that a thread reduces together where they share what they are multiplied with, and vectors of
+# each.
+_SHARED_ROWS, _SHARED_VECTORS = 2, 8
 
 
 def workgroup_opts(facts: Analysis, capabilities: Capabilities) -> list[Opt]:
@@ -63,8 +69,11 @@ class _Workgroup(Nest):
         reduced = list(
             dict.fromkeys(r for n in large for r in n.src[1:] if r.src[0].is_const and size(r) > 1)
         )
-        # The axes for every point of which the reductions are done.
-        rows = [r for r in free if all(r in n.ranges for n in large)]
+        # The axes for every point of which the reductions are done, but for those of little work.
+        points = {n: extent(n.ranges | frozenset(n.src[1:])) for n in large}
+        most = max(points.values(), default=0)
+        main = [n for n in large if points[n] * _AGAIN >= most]
+        rows = [r for r in free if all(r in n.ranges for n in main)]
         rest = [r for r in free if r not in rows]
         along = self._contiguous([*reduced, *rows]) if reduced else None
         if not reduced:
@@ -72,7 +81,7 @@ class _Workgroup(Nest):
         elif along is None or along in reduced:
             self._rows(large, reduced, rows, rest)
         else:
-            self._columns(along, reduced, rows)
+            self._columns(along, large, rows)
         taken = {*self.local, *self.inner}
         ids = [r.arg.id for r in rows] + self.new
         grid = [x for x in dict.fromkeys(ids) if x not in taken]
@@ -105,46 +114,80 @@ class _Workgroup(Nest):
 
     def _rows(self, large: list[UOp], reduced: list[UOp], rows: list[UOp], rest: list[UOp]) -> None:
         """A row is reduced by as many threads as leaves each a few vectors."""
-        along = dict.fromkeys(
-            self._contiguous([r for r in n.src[1:] if r in reduced], n) or max(n.src[1:], key=size)
-            for n in large
-        )
+        along = self._along(large, reduced)
         self.serial = any(r not in along for r in reduced)
         longest = max(extent(n.src[1:]) for n in large)
         lanes = max(self._lanes(r) for r in along)
-        wanted = power_of_two_up_to(max(longest // (lanes * _VECTORS), 1))
+        # Where rows share what they are multiplied with, a thread does some of them together.
+        shared = not rest and self._sharing(rows)
+        vectors = _SHARED_VECTORS if shared else _VECTORS
+        wanted = power_of_two_up_to(max(longest // (lanes * vectors), 1))
         threads = min(wanted, 2 * _THREADS, self.capabilities.group_threads)
         for r in along:
-            n = self._lanes(r)
-            chunks = r.arg.id
-            if n > 1:
-                chunks = self.split(r.arg.id, n)
-                self.grouped.append(r.arg.id)
-                self.binds.append(Bind(r.arg.id, AxisKind.VECTOR))
-            each = min(threads, power_of_two_up_to(self.sizes[chunks]))
-            if each > 1:
-                rounds = self.group(chunks, each, "masked")
-                self.grouped.append(chunks)
-                self.binds.append(Bind(chunks, AxisKind.LOCAL))
-                if rounds is not None and self.sizes[rounds] <= _ROUNDS:
-                    self.grouped.append(rounds)
-                    self.binds.append(Bind(rounds, AxisKind.UNROLL))
-                elif rounds is not None:
-                    self.serial = True
-            else:
-                self.serial = True
+            self._row(r, threads)
         if rest:
             contiguous = self._contiguous(rest) or rest[-1]
             chunks = self._vectors(contiguous)
             self._threads(chunks, threads, inside=True)
+        if shared:
+            row = rows[-1].arg.id
+            self.new.append(self.split(row, _SHARED_ROWS))
+            self.inner.append(row)
+            self.binds.append(Bind(row, AxisKind.UNROLL))
         if rows and threads < _THREADS:
             most = min(_THREADS // threads, self.capabilities.group_threads // threads)
-            self._threads(rows[-1].arg.id, most)
+            self._threads(self.new[-1] if shared else rows[-1].arg.id, most)
 
-    def _columns(self, along: UOp, reduced: list[UOp], rows: list[UOp]) -> None:
-        """Threads side by side along the contiguous axis, others along the longest reduced one."""
+    def _along(self, large: list[UOp], reduced: list[UOp]) -> dict[UOp, None]:
+        """Of each reduction the axis that threads share out."""
+        return dict.fromkeys(
+            self._contiguous([r for r in n.src[1:] if r in reduced], n) or max(n.src[1:], key=size)
+            for n in large
+        )
+
+    def _row(self, axis: UOp, threads: int) -> None:
+        """Shares a reduced axis out among threads that are neighbours."""
+        n = self._lanes(axis)
+        chunks = axis.arg.id
+        if n > 1:
+            chunks = self.split(axis.arg.id, n)
+            self.grouped.append(axis.arg.id)
+            self.binds.append(Bind(axis.arg.id, AxisKind.VECTOR))
+        each = min(threads, power_of_two_up_to(self.sizes[chunks]))
+        if each < 2:
+            self.serial = True
+            return
+        rounds = self.group(chunks, each, "masked")
+        self.grouped.append(chunks)
+        self.binds.append(Bind(chunks, AxisKind.LOCAL))
+        if rounds is not None and self.sizes[rounds] <= _ROUNDS:
+            self.grouped.append(rounds)
+            self.binds.append(Bind(rounds, AxisKind.UNROLL))
+        elif rounds is not None:
+            self.serial = True
+
+    def _sharing(self, rows: list[UOp]) -> bool:
+        """Whether neighbouring rows read something in common, and are enough for all workers to
+        have some when threads take several each."""
+        if not rows or size(rows[-1]) % _SHARED_ROWS or not self._is_loop(rows[-1].arg.id):
+            return False
+        reads = [rows[-1] in a.node.ranges for a in self.facts.loads]
+        least = _SHARED_ROWS * self.capabilities.threads
+        return any(reads) and not all(reads) and extent(tuple(rows)) >= least
+
+    def _columns(self, along: UOp, large: list[UOp], rows: list[UOp]) -> None:
+        """Threads side by side along the contiguous axis, others along the longest reduced one.
+        What does not depend on the contiguous axis all of them reduce together."""
         most = min(2 * _THREADS, self.capabilities.group_threads)
+        others = [n for n in large if along not in n.ranges]
+        reduced = list(dict.fromkeys(r for n in large if n not in others for r in n.src[1:]))
         side = self._threads(self._vectors(along), max(self.capabilities.warp, 1))
+        if side < self.capabilities.warp:
+            left = self.capabilities.warp // side
+            for r in reversed(rows):
+                if r is not along and left > 1 and not others:
+                    left //= self._threads(r.arg.id, left)
+            side = self.capabilities.warp // left if not others else side
         longest = max(reduced, key=size)
         parts = min(power_of_two_up_to(max(size(longest) // _ALONE, 1)), most // side)
         if parts > 1:
@@ -152,11 +195,8 @@ class _Workgroup(Nest):
             self.serial = left is not None or len(reduced) > 1
             self.grouped.append(longest.arg.id)
             self.binds.append(Bind(longest.arg.id, AxisKind.LOCAL))
-        if side < self.capabilities.warp:
-            left = self.capabilities.warp // side
-            for r in reversed(rows):
-                if r is not along and left > 1:
-                    left //= self._threads(r.arg.id, left)
+        for r in self._along(others, list(dict.fromkeys(r for n in others for r in n.src[1:]))):
+            self._row(r, side * max(parts, 1))
 
     # -- Binding an axis of the output -------------------------------------------------------------
 
@@ -218,7 +258,11 @@ class _Workgroup(Nest):
         near = [a for a in along if a.stride(axis) == 1]
         if not near or any(a.stride(axis) not in (0, 1) for a in along):
             return 1
-        lanes = self.capabilities.vector_bytes // max(map(_itemsize, near))
+        # The elements of which most bytes move decide.
+        moved: dict[int, int] = {}
+        for a in near:
+            moved[_itemsize(a)] = moved.get(_itemsize(a), 0) + a.count * _itemsize(a)
+        lanes = self.capabilities.vector_bytes // max(moved, key=lambda n: (moved[n], n))
         while lanes > 1 and (size(axis) % lanes or not all(_aligned(a, axis, lanes) for a in near)):
             lanes //= 2
         return max(lanes, 1)
@@ -229,6 +273,8 @@ def _itemsize(access: Access) -> int:
 
 
 def _aligned(access: Access, axis: UOp, lanes: int) -> bool:
-    """Whether an access begins at a multiple of `lanes` for all points of the other axes."""
-    steps = [s for r, s in access.strides.items() if r is not axis]
-    return not access.opaque and access.constant % lanes == 0 and all(s % lanes == 0 for s in steps)
+    """Whether an access begins at a multiple of `lanes` for all points of the other axes, and for
+    whatever rows it looks up."""
+    terms, constant = linear_form(access.node.src[0].src[1])
+    steps = (s for t, s in terms.items() if t is not axis)
+    return constant % lanes == 0 and all(s % lanes == 0 for s in steps)

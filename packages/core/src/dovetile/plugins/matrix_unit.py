@@ -40,6 +40,8 @@ class MatrixUnit:
     any other operation may use. From registers of its own C only goes to memory."""
     cycles: float = 1.0
     """From the start of one to that of the next on a worker (cost model)."""
+    rounds: bool = False
+    """Whether it takes fewer digits of its operands than these have: it is used only on request."""
 
     def __str__(self) -> str:
         return f"{self.name} ({self.rows}x{self.columns}x{self.depth})"
@@ -71,20 +73,35 @@ class GroupUnit(MatrixUnit):
     significant first, are parts of a thread's index or of the lane in what that thread holds:
     `row_digits` and `column_digits` have (size, kind, place), kind "thread" or "lane"; the lower
     its place, the more significant a digit of the lane is, and the less one of the thread.
+
+    A may also be `held` by the threads, where it lies as a C of as many columns as it is deep: what
+    one product has left there is an operand of the next. Then the depth may be any multiple of what
+    the instruction multiplies: it is several of them.
     """
 
     row_digits: tuple[tuple[int, str, int], ...] = ()
     column_digits: tuple[tuple[int, str, int], ...] = ()
     a_transposed: bool = False
     b_transposed: bool = False
-    first: int = 0
-    """In a kernel: the id of its first axis; a digit's is that plus its place."""
+    transposes: bool = True
+    """Whether its operands may be transposed."""
+    holds: bool = False
+    """Whether the threads may hold A."""
+    held: bool = False
+    """In a kernel: whether they do."""
+    axes: tuple[int, ...] = ()
+    """In a kernel: the id of each digit's axis, by its place."""
 
     @property
     def threads(self) -> int:
         """How many threads use it together."""
         digits = (*self.row_digits, *self.column_digits)
         return math.prod(size for size, kind, _ in digits if kind == "thread")
+
+    @property
+    def lanes(self) -> int:
+        """How many elements of C each of them holds."""
+        return self.rows * self.columns // self.threads
 
     @property
     def thread_digits(self) -> list[tuple[int, int]]:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from dovetile.dtypes import SMALL_FLOATS, TENSOR_DTYPES
 from dovetile.errors import PluginError
 from dovetile.plugins.matrix_unit import MatrixUnit
 
@@ -32,11 +33,8 @@ major, or a newer minor than the core's, is refused. Minors only add; while the 
 minor may also change meanings, and then an older minor is refused too.
 """
 
-STANDARD_DTYPES = frozenset(
-    (
-        "bool uint8 uint16 uint32 uint64 int8 int16 int32 int64 float16 bfloat16 float32 float64"
-    ).split()
-)
+STANDARD_DTYPES = frozenset(dtype.name for dtype in TENSOR_DTYPES)
+WIDE_DTYPES = STANDARD_DTYPES - {dtype.name for dtype in SMALL_FLOATS}
 PARALLEL_AXES = ("THREAD", "GROUP", "LOCAL")
 
 
@@ -59,7 +57,7 @@ class Capabilities:
     """The exact target (instruction set and model), part of every cache key."""
     dtypes: frozenset[str] = STANDARD_DTYPES
     """Names of the dtypes that can be stored and loaded."""
-    arithmetic_dtypes: frozenset[str] = STANDARD_DTYPES - {"float16", "bfloat16"}
+    arithmetic_dtypes: frozenset[str] = WIDE_DTYPES
     """Names of those it computes in; the core computes the others in float32."""
     native_ops: frozenset[str] = frozenset()
     """Op names beyond the base set that it renders natively: SQRT, MULACC, EXP2, LOG2, SIN...; of
@@ -97,6 +95,11 @@ class Capabilities:
     """Whether the workers of a workgroup can wait for each other."""
     asynchronous_copies: bool = False
     """Whether LOCAL memory can be filled by asynchronous stores of 4, 8 or 16 bytes."""
+    early_launches: bool = False
+    """Whether a launch of a captured list may begin before the one ahead of it is complete, and
+    then awaits it itself (BARRIER "launch")."""
+    bulk_copies: bool = False
+    """Whether one thread can begin a copy of a whole box of memory into LOCAL memory (FETCH)."""
     matrix_units: tuple[MatrixUnit, ...] = ()
     """Instructions that multiply small matrices; of equal ones the first is taken."""
     streaming_stores: bool = False

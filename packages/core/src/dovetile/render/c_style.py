@@ -10,8 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 
-import numpy as np
-
 from dovetile import dtypes
 from dovetile.dtypes import DType, Scalar
 from dovetile.errors import UnsupportedError
@@ -77,7 +75,8 @@ class CStyleRenderer:
 
     def __init__(self, capabilities: Capabilities, index_bits: int = 64) -> None:
         self.capabilities = capabilities
-        small = dict.fromkeys(bits_only(capabilities), "unsigned short")
+        self.bits_only = bits_only(capabilities)
+        small = {name: self.types[f"uint{getattr(dtypes, name).bits}"] for name in self.bits_only}
         self.index_bits = index_bits
         self.types = {**self.types, **small, "index": self.types[f"int{index_bits}"]}
 
@@ -90,7 +89,8 @@ class CStyleRenderer:
             slot = buffer.arg.slot
             const = "" if slot in kernel.written else "const "
             space = self.spaces[AddressSpace.GLOBAL]
-            result.append(f"{const}{space}{self.stored(buffer.dtype)}* {self.restrict} b{slot}")
+            restrict = "" if slot in kernel.changing else self.restrict
+            result.append(f"{const}{space}{self.stored(buffer.dtype)}* {restrict} b{slot}")
         index = self.types["index"]
         return result + [f"{index} var_{v.arg.name}" for v in kernel.variables]
 
@@ -121,6 +121,9 @@ class CStyleRenderer:
 
     def commit(self, node: UOp, writer: Writer) -> str:
         raise UnsupportedError("[render] asynchronous stores; this target has none")
+
+    def fetch(self, node: UOp, writer: Writer) -> str:
+        raise UnsupportedError("[render] a box is fetched; this target cannot")
 
     def wait(self, node: UOp, writer: Writer) -> str:
         raise UnsupportedError("[render] asynchronous stores; this target has none")
@@ -157,9 +160,8 @@ class CStyleRenderer:
         """A scalar constant."""
         text = self.types[dtype.name]
         if dtype.kind == "f":
-            if text == "unsigned short":
-                bits = np.asarray(value).astype(dtypes.to_numpy(dtype)).view(np.uint16)
-                return f"(({text}){int(bits)})"
+            if dtype.name in self.bits_only:
+                return f"(({text}){dtype.pattern(value)})"
             value = float(value)
             if math.isfinite(value):
                 number = value.hex() + ("" if dtype.itemsize == 8 else "f")
@@ -232,6 +234,7 @@ class CStyleRenderer:
             Op.BARRIER: lambda node, writer: writer.lines.append(self.barrier(node, writer)),
             Op.COMMIT: lambda node, writer: writer.lines.append(self.commit(node, writer)),
             Op.WAIT: lambda node, writer: writer.lines.append(self.wait(node, writer)),
+            Op.FETCH: lambda node, writer: writer.lines.append(self.fetch(node, writer)),
             Op.INDEX: self._index,
             Op.LOAD: self._load,
             Op.STORE: self._store,

@@ -27,7 +27,7 @@ def in_lanes(kernel: LinearKernel, access_bytes: int, alignment: int) -> LinearK
     lanes = _Lanes(access_bytes, alignment)
     for node in kernel.uops:
         lanes.take(node)
-    return LinearKernel.of(kernel.name, linearize(lanes.whole[kernel.uops[-1]]))
+    return LinearKernel.of(kernel.name, linearize(lanes.whole[kernel.uops[-1]]), kernel.steady)
 
 
 class _Lanes:
@@ -132,6 +132,8 @@ class _Lanes:
         dtype = node.src[1].dtype
         values, *gates = (self._each(s, dtype.lanes) for s in node.src[1:])
         width = self._width(node, dtype)
+        if node.arg == "async":  # of what one load reads
+            width = min(width, values[0].src[0].dtype.lanes if values[0].op is Op.EXTRACT else 1)
         stores = []
         for start in range(0, dtype.lanes, width):
             value = values[start]
@@ -155,9 +157,12 @@ class _Lanes:
         gate = access.src[-1] if len(access.src) > 2 else None
         masked = gate is not None and len(set(self._each(gate, 1))) > 1
         memory = buffer_of(address)
-        if address in self.lanes or masked or memory.arg.space is AddressSpace.REG:
+        if masked or memory.arg.space is AddressSpace.REG:
             return 1
-        aligned = known_divisor(self.whole[address].src[1], self.divisors) * dtype.itemsize
+        if address in self.lanes:
+            aligned = self._stretch([a.src[1] for a in self.lanes[address]]) * dtype.itemsize
+        else:
+            aligned = known_divisor(self.whole[address].src[1], self.divisors) * dtype.itemsize
         start = self.alignment
         if memory.arg.space is AddressSpace.LOCAL:
             start = memory.arg.slot & -memory.arg.slot or self.access_bytes
@@ -166,6 +171,29 @@ class _Lanes:
         while 2 * width <= limit and dtype.lanes % (2 * width) == 0:
             width *= 2
         return width
+
+    def _stretch(self, positions: list[UOp]) -> int:
+        """A power of two: in so many lanes each, positions follow each other, the first of them at
+        a multiple of it."""
+        width = len(positions) & -len(positions)
+        places = [_offset(p) for p in positions]
+        while width > 1:
+            starts = range(0, len(positions), width)
+            if all(
+                places[start + i] == (places[start][0], places[start][1] + i)
+                for start in starts
+                for i in range(width)
+            ) and all(known_divisor(positions[s], self.divisors) % width == 0 for s in starts):
+                break
+            width //= 2
+        return width
+
+
+def _offset(position: UOp) -> tuple[UOp | None, int]:
+    """(what is not known, the constant beside it)."""
+    if position.op is Op.ADD and position.src[1].is_const:
+        return position.src[0], position.src[1].arg
+    return (None, position.arg) if position.is_const else (position, 0)
 
 
 def _together(lanes: list[UOp]) -> UOp:

@@ -12,8 +12,6 @@ import re
 import struct
 from collections.abc import Callable, Mapping
 
-import numpy as np
-
 from dovetile import dtypes
 from dovetile.dtypes import DType, Scalar
 from dovetile.errors import UnsupportedError
@@ -82,7 +80,7 @@ class LlvmIrRenderer:
 
     def __init__(self, capabilities: Capabilities, index_bits: int = 64) -> None:
         self.capabilities = capabilities
-        small = dict.fromkeys(bits_only(capabilities), "i16")
+        small = {name: f"i{getattr(dtypes, name).bits}" for name in bits_only(capabilities)}
         self.index_bits = index_bits
         self.types = {**self.types, **small, "index": f"i{index_bits}"}
         # Texts that recur with every node are made once: rendering is part of compile time.
@@ -99,10 +97,11 @@ class LlvmIrRenderer:
         touches every element through both at the same position only.
         """
         pointer = self.spaces[AddressSpace.GLOBAL]
-        pointers = [
-            f"{pointer} noalias{'' if b.arg.slot in kernel.written else ' readonly'} %b{b.arg.slot}"
-            for b in kernel.buffers
-        ]
+        pointers = []
+        for slot in (b.arg.slot for b in kernel.buffers):
+            alone = "" if slot in kernel.changing else " noalias"
+            only_read = "" if slot in kernel.written else " readonly"
+            pointers.append(f"{pointer}{alone}{only_read} %b{slot}")
         return pointers + [f"i64 %var.{v.arg.name}" for v in kernel.variables]
 
     def function_attributes(self, kernel: LinearKernel) -> str:
@@ -171,8 +170,8 @@ class LlvmIrRenderer:
         if dtype.kind != "f":
             return str(int(value))
         text = self.types[dtype.name]
-        if dtype.itemsize == 2:
-            bits = int(np.asarray(value).astype(dtypes.to_numpy(dtype)).view(np.uint16))
+        if dtype.itemsize <= 2:
+            bits = dtype.pattern(value)
             return {"half": f"0xH{bits:04X}", "bfloat": f"0xR{bits:04X}"}.get(text, str(bits))
         return f"0x{struct.unpack('<Q', struct.pack('<d', value))[0]:016X}"
 

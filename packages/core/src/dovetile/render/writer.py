@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dovetile import dtypes
 from dovetile.dtypes import DType, Scalar
 from dovetile.ir.ops import AddressSpace, Op
 from dovetile.ir.uop import UOp
@@ -84,15 +85,15 @@ def kind_of(dtype: DType) -> str:
 
 
 def bits_only(capabilities: Capabilities) -> frozenset[str]:
-    """Small floats that the target neither computes in nor converts: to it they are 16 bits.
+    """Small floats that the target neither computes in nor converts: to it they are their bits.
 
-    A target that converts them to and from float32 says so by CAST_float16 or CAST_bfloat16 among
-    its native ops; where it does not, `lower.decompose` converts by integer arithmetic.
+    A target that converts them to and from float32 says so by CAST_float16, for example, among its
+    native ops; where it does not, `lower.decompose` converts by integer arithmetic.
     """
     native = capabilities.arithmetic_dtypes | {
         op.removeprefix("CAST_") for op in capabilities.native_ops
     }
-    return frozenset({"float16", "bfloat16"}) - native
+    return frozenset(dtype.name for dtype in dtypes.SMALL_FLOATS) - native
 
 
 def repeated_constant(node: UOp) -> Scalar | None:

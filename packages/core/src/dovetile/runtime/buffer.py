@@ -103,6 +103,14 @@ class Buffer:
         root = self.base or self
         return root._allocation is not None or root._host is not None
 
+    @property
+    def allocation(self) -> Allocation | None:
+        """The memory that it and its views lie in, taken now if it was not before; None where an
+        array of the host's is shared. Raises OutOfMemoryError."""
+        root = self.base or self
+        _ = root.address  # takes it
+        return root._allocation
+
     def view(self, offset: int, nbytes: int, dtype: DType | None = None) -> Buffer:
         """A buffer that is part of this one.
 

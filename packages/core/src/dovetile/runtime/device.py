@@ -72,6 +72,16 @@ class Device(ABC):
 
     # -- What all devices share --------------------------------------------------------------
 
+    def reaches(self, other: Device) -> bool:
+        """Whether commands of this device may use the memory and the signals of `other`.
+
+        As they stand by default: memory of the host, of devices of one kind.
+        """
+        if self is other:
+            return True
+        visible = self.capabilities.host_visible and other.capabilities.host_visible
+        return visible and type(self) is type(other)
+
     def synchronize(self) -> None:
         """Wait until all work is complete.
 

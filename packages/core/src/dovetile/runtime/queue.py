@@ -67,6 +67,8 @@ class Launch:
     """How many workgroups along each axis; on a device of threads, the number of parts."""
     local: tuple[int, ...] = ()
     """Work items per workgroup along each axis, where the device has such."""
+    early: bool = False
+    """Whether it may begin before a launch directly ahead of it is complete: the kernel waits."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,12 +13,12 @@ from dovetile.ir.uop import UOp, nodes_of, toposort
 from dovetile.lower.linear import plain
 from dovetile.optimize.closed_nests import closable
 from dovetile.optimize.opts import rewrite_listed
-from dovetile.optimize.visible import conditions
+from dovetile.optimize.visible import compares, conditions
 from dovetile.plugins.specs import Capabilities
 from dovetile.schedule.dependencies import Dependencies, Kernel
 from dovetile.schedule.layout import Layout
 from dovetile.schedule.order import as_read, order_of, sums_along
-from dovetile.schedule.place import Placement
+from dovetile.schedule.place import Placement, followed
 from dovetile.schedule.ranges import IndexMemo, Mask, RangeBuilder, conjunction
 
 
@@ -33,6 +33,8 @@ class StaysApart(Exception):
 FAULT_SLOT = -1
 # A reduction of fewer elements is computed inside its kernel even if that leaves few parallel rows.
 _SMALL = 32768
+# Points of a reduction that copies are made for instead of a loop.
+_FEW = 9
 # A kernel may join one of so many that come just before it.
 _NEAR = 24
 
@@ -231,10 +233,11 @@ class KernelMaker:
         (root, *others) = kernel.roots
         self.masks.pop(root, None)
         ahead = "GROUP" in self.capabilities[kernel.device].parallel_axes
-        if root.op is not Op.STORE and not others and len(stores) == 1 and not ahead:
+        single = root.op is not Op.STORE and not others and len(stores) == 1
+        if single and root.dtype.kind == "f" and not ahead:
             for constant in (0.0, -math.inf):
                 found = conditions(stores[0].src[1], constant)
-                if found and all(c.ranges <= set(indices) for c in found):
+                if found := tuple(c for c in found if compares(c) and c.ranges <= set(indices)):
                     self.masks[root] = Mask(indices, found, constant)
                     break
         if not kernel.contraction:
@@ -314,6 +317,7 @@ class KernelMaker:
         evicted: list[UOp] = []
         chain: list[frozenset[UOp]] = []
         threads = self.capabilities[kernel.device].threads
+        groups = "GROUP" in self.capabilities[kernel.device].parallel_axes
         for node in sorted(inside, key=lambda n: -len(n.ranges & outer)):
             tensor = builder.reduced[node]
             if tensor in own or tensor in together:
@@ -337,14 +341,31 @@ class KernelMaker:
                 and tensor not in self.placement.contractions
                 and not (complete and len(inside) == 1)
             )
+            # The threads of a workgroup share out one loop of a sum, not those inside of it.
+            inner = groups and math.prod(_extent(r) for r in node.src[1:]) > _FEW
             nested = any(r not in outer for r in node.ranges) and (
-                tensor in self.placement.contractions
+                inner or tensor in self.placement.contractions
             )
             if too_often or serial or scattered or crossing or mixed or nested:
                 evicted.append(tensor)
             else:
                 chain.append(rows)
-        return evicted
+        left = self._of_rows(kernel.roots[0], set(evicted))
+        evicted = [t for t in evicted if t not in left]
+        # Where several of them meet, one kernel computes them and what they meet in.
+        met = [followed(t, self.placement) for t in evicted]
+        return [m if met.count(m) > 1 else t for t, m in zip(evicted, met)]
+
+    def _of_rows(self, root: UOp, evicted: set[UOp]) -> set[UOp]:
+        """Those of the evicted reductions that only help to compute others, and are so short that
+        the kernels of these may do them again: what is known of a row, such as its norm."""
+        held = self.placement.held
+        largest: dict[UOp, int] = {}  # of the evicted ones that a value is computed for
+        for node in reversed(toposort(root, lambda n: n is root or n not in held)):
+            size = max(largest.get(node, 0), node.size if node in evicted else 0)
+            for source in node.src:
+                largest[source] = max(largest.get(source, 0), size)
+        return {t for t in evicted if t.src[0].size <= _SMALL and t.size < largest.get(t, 0)}
 
     def _overlaps(self, kernel: Kernel) -> bool:
         """Whether a store reads its own buffer at other places than it writes."""

@@ -81,11 +81,26 @@ def _make_plan(
         with stage("canonical"):
             ast, buffers = canonical(kernel.ast)
         check(ast, "loop", "canonical")
-        number, grid = code.number_of(kernel.device, ast)
+        # What no kernel writes is known before the first of them is complete.
+        steady = frozenset(
+            slot
+            for slot, buffer in enumerate(buffers)
+            if buffer not in written and buffer.arg.slot >= 0
+        )
+        number, grid = code.number_of(kernel.device, ast, steady)
         references = tuple(memory.of(b) for b in buffers)
         prepares = kernel.prepares and written.isdisjoint(kernel.reads)
+        before = plan.steps[-1] if plan.steps else None
+        early = (
+            devices[kernel.device].capabilities.early_launches
+            and before is not None
+            and before.program is not None
+            and before.device == kernel.device
+            and before.parts > 0
+            and not before.prepares
+        )
         plan.steps.append(
-            Step(kernel.device, number, references, *grid, *debug.figures(ast), prepares)
+            Step(kernel.device, number, references, *grid, *debug.figures(ast), prepares, early)
         )
         for c in kernel.checks:
             plan.faults[fault_code(c.text)] = c.text
@@ -180,21 +195,28 @@ class _Code:
 
     def __init__(self, devices: Mapping[str, Device]) -> None:
         self.devices = devices
-        self.numbers: dict[tuple[str, UOp], int] = {}
+        self.numbers: dict[tuple[str, UOp, frozenset[int]], int] = {}
         self.kernels: list[tuple[str, str, str, Grid]] = []  # device, name, source, grid
         self.pending: list[Future[Program]] = []
         # One core is for this thread, which makes the sources.
         workers = max(1, min((os.cpu_count() or 2) - 1, _MOST_COMPILERS))
         self.pool = ThreadPoolExecutor(workers, thread_name_prefix="compile")
 
-    def number_of(self, device: str, ast: UOp) -> tuple[int, Grid]:
-        """(number of the kernel among those of the plan, its grid)."""
-        if (device, ast) not in self.numbers:
-            number = self.numbers[device, ast] = len(self.kernels)
-            name, source, grid = _source_of(self.devices[device], ast)
+    def number_of(
+        self, device: str, ast: UOp, steady: frozenset[int] = frozenset()
+    ) -> tuple[int, Grid]:
+        """(number of the kernel among those of the plan, its grid).
+
+        steady: slots of buffers that no kernel of the plan writes.
+        """
+        if steady and not self.devices[device].capabilities.early_launches:
+            steady = frozenset()
+        if (device, ast, steady) not in self.numbers:
+            number = self.numbers[device, ast, steady] = len(self.kernels)
+            name, source, grid = _source_of(self.devices[device], ast, steady)
             self.kernels.append((device, name, source, grid))
             self.pending.append(self.pool.submit(self.compile, number))
-        number = self.numbers[device, ast]
+        number = self.numbers[device, ast, steady]
         return number, self.kernels[number][3]
 
     def programs(self) -> list[Program]:
@@ -228,18 +250,18 @@ _sources: OrderedDict[tuple, tuple[str, str, Grid]] = OrderedDict()
 _MOST_SOURCES = 2048
 
 
-def _source_of(device: Device, ast: UOp) -> tuple[str, str, Grid]:
+def _source_of(device: Device, ast: UOp, steady: frozenset[int]) -> tuple[str, str, Grid]:
     """(name, source, grid) of a canonical kernel on a device."""
-    key = (device.capabilities, device.renderer.language, settings(), ast)
+    key = (device.capabilities, device.renderer.language, settings(), ast, steady)
     found = _sources.get(key)
     if found is None:
-        name = f"kernel_{digest(ast)[:16]}"
+        name = f"kernel_{digest(ast, *sorted(steady))[:16]}"
         with stage("optimize"):
             scheduled = run_passes("schedule", ast, device.capabilities)
             optimized = optimize(scheduled, device.capabilities, name, device)
             optimized = run_passes("optimize", optimized, device.capabilities)
         with stage("lower"):
-            linear = lower(optimized, device.capabilities, name)
+            linear = lower(optimized, device.capabilities, name, steady)
         with stage("render"):
             source = device.renderer.render(linear)
         debug.source(name, optimized, source)

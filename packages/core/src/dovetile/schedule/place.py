@@ -21,6 +21,7 @@ is used. The rules, in order:
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass, field
 
 from dovetile.ir.ops import ELEMENTWISE, MOVEMENT, Op
@@ -29,8 +30,9 @@ from dovetile.optimize.analysis import COST
 from dovetile.plugins.specs import Capabilities
 from dovetile.schedule.layout import Layout
 
-# A contraction uses each element of its operands at least so often.
-_REUSE = 4
+# A contraction uses each element of its operands at least so often: on targets of workgroups, as
+# often as the smallest block of theirs has rows.
+_REUSE, _REUSE_OF_GROUPS = 4, 16
 # More work per element than this is never done once per window of a convolution.
 _WINDOW_WORK = 2
 # What `_work` counts for a reduction: too much to be repeated.
@@ -65,6 +67,11 @@ class Placement:
     layouts: dict[UOp, Layout] = field(default_factory=dict)
     relaid: dict[UOp, tuple[UOp, Layout]] = field(default_factory=dict)
     fixed: set[UOp] = field(default_factory=set)
+    position: dict[UOp, int] = field(init=False)
+    """Of the nodes: sources before users."""
+
+    def __post_init__(self) -> None:
+        self.position = {node: number for number, node in enumerate(self.nodes)}
 
     def only_kernels_read(self, held: UOp) -> bool:
         """Whether nothing but kernels sees a held value, so that it may lie in any order."""
@@ -88,7 +95,7 @@ def place(sink: UOp, target: Capabilities, apart: frozenset[UOp] = frozenset()) 
     nodes = toposort(sink)
     placement = Placement(nodes, consumers(nodes), apart=apart)
     _forced(sink, placement)
-    _contractions(placement)
+    _contractions(placement, _REUSE_OF_GROUPS if "GROUP" in target.parallel_axes else _REUSE)
     _shared(placement, target)
     return placement
 
@@ -128,7 +135,7 @@ def _forced(sink: UOp, placement: Placement) -> None:
             placement.held[root] = None
 
 
-def _contractions(placement: Placement) -> None:
+def _contractions(placement: Placement, least: int) -> None:
     origins: dict[UOp, Origin] = {}
     for node in placement.nodes:
         origins[node] = _origins(node, origins, placement)
@@ -141,7 +148,7 @@ def _contractions(placement: Placement) -> None:
             terms = node.src[0].size
             sources = [storage(s) for s in product.src]
             reuse = [terms // max(s.size, 1) for s in sources]
-            if min(reuse) < _REUSE or terms < 4096:
+            if min(reuse) < least or terms < 4096:
                 continue
             placement.contractions.add(node)
             origins[node] = (frozenset((node,)), False)
@@ -267,8 +274,10 @@ def _leaf_bytes(node: UOp, placement: Placement) -> int:
 
 
 def _shared(placement: Placement, target: Capabilities) -> None:
-    """Rule 3, sources first, so that what a value costs is known when it is decided."""
+    """Rule 3, sources first, so that what a value costs is known when it is decided. What then only
+    one kernel needs, as those that needed it too read something held in between, is let go."""
     needs = kernels_of(placement)
+    others = set(placement.held)
     for node in placement.nodes:
         kernels = len(needs.get(node, ()))
         if node in placement.held or kernels < 2:
@@ -277,7 +286,10 @@ def _shared(placement: Placement, target: Capabilities) -> None:
         if all(u in placement.held or u.op in ELEMENTWISE for u in users) and all(
             needs[u] == needs[node] for u in users
         ):
-            continue  # its users go on together: what follows is the better one to hold
+            # Its users go on together: what follows is the better one to hold. Not so where they
+            # may part again, by a reduction that one of them leads to, and computing costs much.
+            if len(users) == 1 or _work(node, placement) < _UNBOUNDED:
+                continue
         if node.op is Op.REDUCE:
             _hold(_smallest_epilogue(node, placement, needs), placement)
         elif node.op in ELEMENTWISE:
@@ -287,6 +299,9 @@ def _shared(placement: Placement, target: Capabilities) -> None:
             again = kernels * leaf + (kernels - 1) * work
             if again > leaf + (kernels + 1) * own + target.launch_seconds:
                 _hold(node, placement)
+    for node, found in kernels_of(placement, placement.held.keys() - others).items():
+        if len(found) < 2 and node not in others:
+            placement.held.pop(node, None)
 
 
 def _smallest_epilogue(node: UOp, placement: Placement, needs: dict[UOp, frozenset[UOp]]) -> UOp:
@@ -306,13 +321,35 @@ def _smallest_epilogue(node: UOp, placement: Placement, needs: dict[UOp, frozens
             return last
 
 
-def kernels_of(placement: Placement) -> dict[UOp, frozenset[UOp]]:
-    """For every node the kernels (held nodes and STOREs) it is computed in."""
+def followed(node: UOp, placement: Placement) -> UOp:
+    """The last value, of as many elements and no larger, that everything which is made of `node`
+    goes through: to hold it is as good, and what comes before it is computed once."""
+    last, front = node, {node}
+    while True:
+        first = min(front, key=placement.position.__getitem__)
+        users = {u for u in placement.users[first] if u.op is not Op.SINK}
+        alike = all(u.op in (Op.RESHAPE, Op.PERMUTE) or u.op in ELEMENTWISE for u in users)
+        same = all(u.size == node.size and u not in placement.held for u in users)
+        if first in placement.held or not users or not alike or not same:
+            return last
+        front = (front - {first}) | users
+        if len(front) == 1:
+            (only,) = front
+            if only.op in ELEMENTWISE and only.dtype.itemsize <= node.dtype.itemsize:
+                last = only
+
+
+def kernels_of(placement: Placement, shared: Set[UOp] = frozenset()) -> dict[UOp, frozenset[UOp]]:
+    """For every node the kernels (held nodes and STOREs) it is computed in.
+
+    shared: held nodes that are held only where several kernels need them.
+    """
     needs: dict[UOp, frozenset[UOp]] = {}
     for node in reversed(placement.nodes):
         found: set[UOp] = set()
         for user in placement.users[node]:
-            if user in placement.held or user.op is Op.STORE:
+            alone = user in shared and len(needs[user]) < 2
+            if user.op is Op.STORE or user in placement.held and not alone:
                 found.add(user)
             elif user.op is Op.AFTER:
                 if user.src[0] is node:

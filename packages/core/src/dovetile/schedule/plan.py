@@ -13,7 +13,7 @@ from typing import Any
 from dovetile import dtypes
 from dovetile.dtypes import DType
 
-PLAN_VERSION = 3
+PLAN_VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Step:
     parts: workgroups, or parts of a THREAD axis. threads: of each workgroup.
     prepares: whether it makes a temporary of inputs that the plan does not write. Nothing else uses
     that memory: what is in it stays right for as long as those inputs stay the same.
+    early: whether it may begin before the step ahead of it is complete, which its kernel awaits.
     """
 
     device: str
@@ -42,6 +43,7 @@ class Step:
     operations: int = 0
     nbytes: int = 0
     prepares: bool = False
+    early: bool = False
 
 
 @dataclass
@@ -86,7 +88,7 @@ class Plan:
             "programs": [list(p) for p in self.programs],
             "steps": [
                 [s.device, s.program, [[r.kind, r.number] for r in s.memory], s.parts, s.threads,
-                 s.label, s.operations, s.nbytes, s.prepares]
+                 s.label, s.operations, s.nbytes, s.prepares, s.early]
                 for s in self.steps
             ],
             "temporaries": [memory(m) for m in self.temporaries],

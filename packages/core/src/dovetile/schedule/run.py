@@ -31,6 +31,7 @@ class Command(NamedTuple):
     places: list[int]
     groups: tuple[int, ...]
     local: tuple[int, ...]
+    early: bool
 
     def queue(self, memory: Sequence[Buffer]) -> None:
         """Puts it into its device's queue."""
@@ -79,6 +80,7 @@ class LoadedPlan:
                 [place(step.device, reference) for reference in step.memory],
                 (step.parts,),
                 (step.threads,),
+                step.early,
             )
             for step in plan.steps
         ]
@@ -131,13 +133,28 @@ class LoadedPlan:
 
 
 def copy(destination: Buffer, source: Buffer) -> None:
-    """Copies between devices: on the device where it can, else through host memory."""
-    if destination.device is source.device:
-        destination.device.queue.copy(destination, source)
+    """Copies between devices: by a command where one reaches the other, else through the host."""
+    device, other = destination.device, source.device
+    if device is other:
+        device.queue.copy(destination, source)
+    # Reports of bad indices are looked for by whoever waits for the device that they are on.
+    elif other.fault_word is None and device.reaches(other) and other.reaches(device):
+        _follow(device, other)
+        device.queue.copy(destination, source)
+        _follow(other, device)
     else:
         destination.copy_in(source.to_numpy())
         # Whoever reads the copy waits for its device only.
         check_faults(source.device)
+
+
+def _follow(device: Device, other: Device) -> None:
+    """What `device` is told from now on waits for what `other` was told so far."""
+    signal = other.new_signal()
+    other.queue.signal(signal, 1)
+    other.queue.submit()
+    device.queue.wait(signal, 1)
+    device.queue.retire(signal)  # it must outlive the wait
 
 
 def load_plan(plan: Plan, devices: Mapping[str, Device]) -> LoadedPlan | None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from dovetile.ir.identity import identity
 from dovetile.ir.ops import MOVEMENT, Op
 from dovetile.ir.pattern import Pat, RuleSet
@@ -12,13 +10,9 @@ from dovetile.ir.symbolic import simplify_constants
 from dovetile.ir.symbolic.movement import simplify_movement
 from dovetile.ir.uop import UOp, consumers, toposort
 from dovetile.plugins.specs import Capabilities
-from dovetile.schedule.place import storage
+from dovetile.schedule.long_sums import split_long_sums
 from dovetile.schedule.winograd import with_fewer_products
 
-# A sum over more elements than this per output, with few outputs, is done in parts.
-_LONG_SUM = 1 << 14
-_FEW_OUTPUTS = 1 << 18
-_PART = 1 << 12
 _MOVES = MOVEMENT - {Op.EXPAND}
 
 
@@ -95,44 +89,6 @@ def _moves_below(chain: list[UOp], inner: UOp) -> UOp | None:
     return inner
 
 
-def _long_sum(node: UOp) -> UOp | None:
-    """A long sum with few results becomes partial sums, then a sum of those: parts can run in
-    parallel, and each stays in the caches."""
-    op, count = node.arg
-    x = node.src[0]
-    kept, axes = x.shape[: len(x.shape) - count], x.shape[len(x.shape) - count :]
-    total = math.prod(axes)
-    outputs = max(node.size, 1)
-    if op is not Op.ADD or total < _LONG_SUM or outputs > _FEW_OUTPUTS:
-        return None
-    parts, first = 1, axes[0]
-    if outputs <= 16:
-        wanted = 64
-    elif _is_contraction(x):
-        wanted = -(-total // _PART)
-    else:
-        wanted = math.isqrt(total)  # the shorter both sums, the less is rounded away
-    for candidate in range(2, first + 1):
-        if first % candidate == 0:
-            parts = candidate
-            if candidate >= wanted:
-                break
-    if parts < 2 or parts * outputs > x.size // 8:
-        return None
-    split = x.reshape((*kept, parts, first // parts, *axes[1:]))
-    partial = split.reduce(op, count)
-    order = (len(kept), *range(len(kept)))
-    back = (*range(1, len(kept) + 1), 0)
-    return partial.permute(order).stage().permute(back).reduce(op, 1)
-
-
-def _is_contraction(x: UOp) -> bool:
-    """Whether these are products of values that are each used several times."""
-    while x.op in (Op.RESHAPE, Op.PERMUTE, Op.CAST):
-        x = x.src[0]
-    return x.op is Op.MUL and all(2 * storage(s).size <= x.size for s in x.src)
-
-
 _empty_sums = RuleSet([(Pat(Op.REDUCE, name="node"), _sum_of_nothing)], "empty sums")
 
 
@@ -148,7 +104,7 @@ def simplify_tensors(sink: UOp, target: Capabilities | None = None) -> UOp:
         sink = rewrite(joined, rules)
     if target is not None:
         sink = with_fewer_products(sink, target)
-    return _split_long_sums(sink)
+    return split_long_sums(sink, target)
 
 
 def _join_sums(sink: UOp) -> UOp:
@@ -176,13 +132,3 @@ def _alone(node: UOp, users: dict[UOp, list[UOp]]) -> bool:
             return False
         node = node.src[0]
     return False
-
-
-def _split_long_sums(sink: UOp) -> UOp:
-    # In one pass over the graph, and not as a rule: the parts are sums again.
-    done: dict[UOp, UOp] = {}
-    for node in toposort(sink):
-        changed = node.with_sources(tuple([done[s] for s in node.src]))
-        split = _long_sum(changed) if node.op is Op.REDUCE else None
-        done[node] = changed if split is None else split
-    return done[sink]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from dovetile import dtypes
 from dovetile.errors import ArgumentError, ShapeError
 from dovetile.ir.uop import UOp
 from dovetile.tensor.base import TensorBase
@@ -55,18 +56,16 @@ class Attention(Random):
             key, value = key._for_heads(self, name), value._for_heads(self, name)
         if scale is None:
             scale = 1 / math.sqrt(max(1, self.shape[-1]))
-        # Scaled last, the queries need no pass of their own; scaled first, 16 bits do not overflow.
-        if self.dtype.itemsize > 2:
-            scores = self @ key.transpose(-2, -1) * scale
-        else:
-            scores = (self * scale) @ key.transpose(-2, -1)
+        # Scores have 32 bits at least: neither the scale nor a maximum rounds them to 16 first.
+        wide = self.dtype if self.dtype.itemsize > 2 else dtypes.float32
+        scores = self.cast(wide) @ key.cast(wide).transpose(-2, -1) * scale
         if is_causal:
             attn_mask = self._new(_earlier(*scores.shape[-2:]))
         if attn_mask is not None and attn_mask.dtype.kind == "b":
             scores = scores.masked_fill(~attn_mask, -math.inf)  # type: ignore[operator]
         elif attn_mask is not None:
             scores = scores + attn_mask
-        return scores.softmax(-1).dropout(dropout_p) @ value
+        return scores.softmax(-1).dropout(dropout_p).cast(self.dtype) @ value
 
     def _for_heads(self, query: TensorBase, name: str) -> Self:
         """Keys or values with each head repeated for its group of the query's heads."""

@@ -13,7 +13,7 @@ from dovetile.gradient.composed import compose
 from dovetile.ir.ops import Op
 from dovetile.ir.uop import UOp
 from dovetile.tensor import approximations
-from dovetile.tensor.approximations import LN_2, exponential
+from dovetile.tensor.approximations import LN_2, exponential, normal_distribution
 from dovetile.tensor.elementwise import Arithmetic
 from dovetile.tensor.nodes import constant
 
@@ -29,8 +29,15 @@ class Functions(Arithmetic):
     __slots__ = ()
 
     def _function(self, compute: Callable[[UOp], UOp]) -> Self:
+        return self._wide(lambda x: x._wrap(compute(x.uop)))
+
+    def _wide(self, compute: Callable[[Self], Self]) -> Self:
+        """A function of this. That of a small float is rounded once, at its end: even constants
+        such as log2(e) would be off by as much as the result may be."""
         value = self._floating()
-        return value._wrap(compute(value.uop))
+        if value.dtype in dtypes.SMALL_FLOATS:
+            return compute(value.float()).cast(value.dtype)
+        return compute(value)
 
     def exp(self) -> Self:
         return self._function(exponential)
@@ -118,18 +125,26 @@ class Functions(Arithmetic):
 
     def silu(self) -> Self:
         """x * sigmoid(x)."""
-        return self * self.sigmoid()
+        return self._wide(lambda x: x * x.sigmoid())
 
     swish = silu
 
     def gelu(self, approximate: str = "none") -> Self:
         """x * Phi(x), Phi the normal distribution function; "tanh" approximates it."""
         if approximate == "tanh":
-            inner = (self + self * self * self * 0.044715) * math.sqrt(2 / math.pi)
-            return self * 0.5 * (inner.tanh() + 1)
+            # (1 + tanh(y)) / 2 is sigmoid(2 * y), which loses nothing where tanh is near -1.
+            scale = math.sqrt(8 / math.pi)
+            return self._wide(lambda x: x * ((x + x * x * x * 0.044715) * scale).sigmoid())
         if approximate != "none":
             raise ArgumentError(f"[gelu] approximate {approximate!r}; valid are 'none' and 'tanh'")
-        return self * 0.5 * ((self * math.sqrt(0.5)).erf() + 1)
+        if self.dtype is dtypes.float64:
+            return self * 0.5 * ((self * math.sqrt(0.5)).erf() + 1)
+        small = self.dtype in dtypes.SMALL_FLOATS
+
+        def normal(x: UOp) -> UOp:
+            return compose(normal_distribution(x, small), (x,), _normal_gradient)
+
+        return self._wide(lambda x: x * x._wrap(normal(x.uop)))
 
     def softplus(self, beta: Scalar = 1.0, threshold: Scalar = 20.0) -> Self:
         """log(1 + e**(beta * x)) / beta; x itself where beta * x exceeds the threshold."""
@@ -143,7 +158,7 @@ class Functions(Arithmetic):
         return -(-self).softplus()
 
     def mish(self) -> Self:
-        return self * self.softplus().tanh()
+        return self._wide(lambda x: x * x.softplus().tanh())
 
     def hardsigmoid(self) -> Self:
         return (self + 3).relu6() / 6
@@ -176,8 +191,6 @@ def _log1p(x: UOp) -> UOp:
 
 def cosine(x: UOp) -> UOp:
     """sin(x + pi/2), which lowering knows and computes without rounding the sum."""
-    if x.dtype in (dtypes.float16, dtypes.bfloat16):
-        return cosine(x.cast(dtypes.float32)).cast(x.dtype)
     node = (x + math.pi / 2).alu(Op.SIN)
     return compose(node, (x,), lambda y, i, g: (g * i[0].alu(Op.SIN) * -1,))
 
@@ -194,6 +207,11 @@ def _tanh_gradient(result: UOp, inputs: Inputs, gradient: UOp) -> Inputs:
 def _erf_gradient(result: UOp, inputs: Inputs, gradient: UOp) -> Inputs:
     (x,) = inputs
     return (gradient * exponential(x * x * -1) * (2 / math.sqrt(math.pi)),)
+
+
+def _normal_gradient(result: UOp, inputs: Inputs, gradient: UOp) -> Inputs:
+    (x,) = inputs
+    return (gradient * exponential(x * x * -0.5) * (1 / math.sqrt(2 * math.pi)),)
 
 
 def _relu_gradient(result: UOp, inputs: Inputs, gradient: UOp) -> Inputs:

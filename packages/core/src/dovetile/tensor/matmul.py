@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def contract(a: UOp, b: UOp, count: int) -> UOp:
-    """Sum of a * b over the last `count` axes; half precision adds up in float32."""
+    """Sum of a * b over the last `count` axes; small floats add up in float32."""
     dtype = a.dtype
-    if dtype in (dtypes.float16, dtypes.bfloat16):
+    if dtype in dtypes.SMALL_FLOATS:
         a, b = a.cast(dtypes.float32), b.cast(dtypes.float32)
     if dtype.kind == "b":
         return (a & b).reduce(Op.MAX, count)
@@ -112,7 +112,7 @@ class Products(Reduction):
         letters = output + [x for x in sizes if x not in output]
         full = tuple(sizes[letter] for letter in letters)
         first, product = operands[0], None
-        inner = dtypes.float32 if dtype in (dtypes.float16, dtypes.bfloat16) else dtype
+        inner = dtypes.float32 if dtype in dtypes.SMALL_FLOATS else dtype
         for operand, term in zip(operands, terms):
             value, names = operand, list(term)
             for letter in dict.fromkeys(term):

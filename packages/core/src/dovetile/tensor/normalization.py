@@ -44,7 +44,7 @@ class Normalization(Products):
         value = self._floating()
         if self.ndim == 0:
             return value.reshape(1)._normalized_exponential(name, 0, function).reshape(())
-        if value.dtype in (dtypes.float16, dtypes.bfloat16):
+        if value.dtype in dtypes.SMALL_FLOATS:
             wide = value.float()._normalized_exponential(name, dim, function)
             return wide.cast(value.dtype)
         if self.shape[axis] == 0:
@@ -141,7 +141,7 @@ class Normalization(Products):
         return (deviation * (var + eps).rsqrt())._scaled(weight, bias)
 
     def _standardized(self, axes: tuple[int, ...], eps: float) -> Self:
-        if self.dtype in (dtypes.float16, dtypes.bfloat16):
+        if self.dtype in dtypes.SMALL_FLOATS:
             return self.float()._standardized(axes, eps).cast(self.dtype)
         deviation = self - self.mean(axes, keepdim=True)
         var = (deviation * deviation).mean(axes, keepdim=True)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = 0x1BD11BDA
 _DEFAULT_SEED = 0
+_BITS = {dtypes.float8_e4m3fn: 4, dtypes.float8_e5m2: 3, dtypes.float16: 11, dtypes.bfloat16: 8}
 
 _seed = _DEFAULT_SEED
 _states: dict[str, Random] = {}  # device -> uint64 (key, counter)
@@ -174,8 +175,8 @@ class Random(Creation):
         def make(x: UOp, y: UOp) -> UOp:
             if dtype is dtypes.float64:
                 return _unit(x, y)
-            if dtype in (dtypes.float16, dtypes.bfloat16):  # fewer bits, so that 1 never appears
-                bits = 11 if dtype is dtypes.float16 else 8
+            if dtype in _BITS:  # fewer, so that 1 never appears
+                bits = _BITS[dtype]
                 return (x >> (32 - bits)).cast(dtypes.float32) * 2.0**-bits
             return _unit(x)
 

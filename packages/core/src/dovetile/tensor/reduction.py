@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 Dim = int | Sequence[int] | None
-_HALF = (dtypes.float16, dtypes.bfloat16)
 # Longer axes are summed up in blocks of this size, and the blocks' totals again.
 _CUMULATIVE_BLOCK = 64
 
@@ -36,11 +35,11 @@ class Reduction(Functions):
         return node
 
     def sum(self, dim: Dim = None, keepdim: bool = False, dtype: DType | None = None) -> Self:
-        """The sum, of integers and bools as int64; float16 and bfloat16 add up in float32."""
+        """The sum, of integers and bools as int64; small floats add up in float32."""
         axes = axes_of("sum", dim, self.ndim)
         if dtype is None:
             dtype = self.dtype if self.dtype.kind == "f" else dtypes.int64
-        inner = dtypes.float32 if dtype in _HALF else dtype
+        inner = dtypes.float32 if dtype in dtypes.SMALL_FLOATS else dtype
         node = self._reduce(self.uop.cast(inner), Op.ADD, axes, keepdim)
         return self._wrap(node.cast(dtype))
 
@@ -49,7 +48,7 @@ class Reduction(Functions):
         axes = axes_of("prod", dim, self.ndim)
         if dtype is None:
             dtype = self.dtype if self.dtype.kind == "f" else dtypes.int64
-        inner = dtypes.float32 if dtype in _HALF else dtype
+        inner = dtypes.float32 if dtype in dtypes.SMALL_FLOATS else dtype
         node = self._reduce(self.uop.cast(inner), Op.MUL, axes, keepdim)
         return self._wrap(node.cast(dtype))
 
@@ -59,7 +58,7 @@ class Reduction(Functions):
             raise DTypeError(f"[mean] dtype {self.dtype.name}; it must be a float (see .float())")
         axes = axes_of("mean", dim, self.ndim)
         size = math.prod(self.shape[axis] for axis in axes)
-        inner = dtypes.float32 if self.dtype in _HALF else self.dtype
+        inner = dtypes.float32 if self.dtype in dtypes.SMALL_FLOATS else self.dtype
         total = self._reduce(self.uop.cast(inner), Op.ADD, axes, keepdim)
         node = total * (1 / size) if size else total * math.nan
         return self._wrap(node.cast(self.dtype))
@@ -187,7 +186,7 @@ class Reduction(Functions):
         axis = axis_of("cumsum", dim, self.ndim)
         if dtype is None:
             dtype = self.dtype if self.dtype.kind == "f" else dtypes.int64
-        inner = dtypes.float32 if dtype in _HALF else dtype
+        inner = dtypes.float32 if dtype in dtypes.SMALL_FLOATS else dtype
         value = self.cast(inner)
         if self.ndim:
             order = [*(i for i in range(self.ndim) if i != axis), axis]

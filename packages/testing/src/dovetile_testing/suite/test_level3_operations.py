@@ -10,6 +10,7 @@ import pytest
 from dovetile import Tensor, dtypes
 from dovetile.dtypes import DType
 from dovetile.plugins import Capabilities
+from dovetile.tensor import realize_all
 from dovetile_testing.operations import OPERATIONS, Operation
 
 Requires = Callable[[bool, str], None]
@@ -23,7 +24,7 @@ CASES = [
     pytest.param(operation, dtype, id=f"{operation.name}-{dtype.name}")
     for operation in OPERATIONS
     for dtype in dtypes.TENSOR_DTYPES
-    if dtype.kind in operation.kinds
+    if dtype.kind in operation.kinds and dtype not in dtypes.FLOAT8  # whose results mean little
 ]
 
 
@@ -53,18 +54,22 @@ def test_operation(
         np.testing.assert_array_equal(actual, expected.astype(actual.dtype))
 
 
-@pytest.mark.parametrize("target", dtypes.TENSOR_DTYPES, ids=lambda dtype: dtype.name)
 @pytest.mark.parametrize("source", dtypes.TENSOR_DTYPES, ids=lambda dtype: dtype.name)
-def test_cast(capabilities: Capabilities, requires: Requires, source: DType, target: DType) -> None:
-    requires({source.name, target.name} <= capabilities.dtypes, "a dtype is not stored")
-    numbers = [0, 1, 2, 3, 100] if source.kind in "bu" else [0, 1, -1, 2, -3, 100]
-    if target.kind == "u":
-        numbers = [n for n in numbers if n >= 0]  # negative floats have no unsigned counterpart
-    x = np.array(numbers).astype(dtypes.to_numpy(source))
+def test_casts(capabilities: Capabilities, requires: Requires, source: DType) -> None:
+    """To every dtype, all results at once: each kernel is a call of the compiler."""
+    requires(source.name in capabilities.dtypes, f"{source.name} is not stored")
+    targets = [dtype for dtype in dtypes.TENSOR_DTYPES if dtype.name in capabilities.dtypes]
+    numbers = np.array([0, 1, 2, 3, 100] if source.kind in "bu" else [0, 1, -1, 2, -3, 100])
+    # Negative floats have no unsigned counterpart.
+    arrays = [x.astype(dtypes.to_numpy(source)) for x in (numbers, abs(numbers))]
     if source.is_float:
-        x = (x.astype(np.float64) * 1.25).astype(x.dtype)
-    result = Tensor(x).cast(target).numpy()
-    np.testing.assert_array_equal(result, x.astype(dtypes.to_numpy(target)))
+        arrays = [(x.astype(np.float64) * 1.25).astype(x.dtype) for x in arrays]
+    tensors = [Tensor(x) for x in arrays]
+    results = [tensors[target.kind == "u"].cast(target) for target in targets]
+    realize_all(results)
+    for target, result in zip(targets, results):
+        expected = arrays[target.kind == "u"].astype(dtypes.to_numpy(target))
+        np.testing.assert_array_equal(result.numpy(), expected, err_msg=f"to {target.name}")
 
 
 @pytest.mark.parametrize("name", ["float32", "float64", "float16", "bfloat16"])

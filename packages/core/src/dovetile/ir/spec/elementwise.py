@@ -39,14 +39,15 @@ def _constant(node: UOp) -> Verdict:
     return True
 
 
-def _arithmetic(count: int, kinds: str) -> Check:
-    """`count` operands of the node's own type, of one of these kinds."""
+def _arithmetic(count: int, kinds: str, arg: str | None = None) -> Check:
+    """`count` operands of the node's own type, of one of these kinds; `arg` or none."""
     wanted = f"{count} of the node's type, of kind {' or '.join(kinds)}"
+    allowed = "no arg" if arg is None else f"{arg!r} or no arg"
 
     def check(node: UOp) -> Verdict:
         dtype = node.dtype
-        if len(node.src) != count or node.arg is not None:
-            return f"{len(node.src)} sources, arg {node.arg!r}; right are {wanted}, and no arg"
+        if len(node.src) != count or node.arg not in (None, arg):
+            return f"{len(node.src)} sources, arg {node.arg!r}; right are {wanted}, and {allowed}"
         for s in node.src:
             if s.dtype is not dtype:
                 return f"sources {named(s.dtype for s in node.src)} for {dtype!r}; {wanted}"
@@ -100,6 +101,11 @@ _FORMS = [
 elementwise = RuleSet(_FORMS, "elementwise")
 # What only the program level has.
 program_elementwise = RuleSet(
-    [form(Op.SUB, _arithmetic(2, "uif")), form(Op.MULACC, _arithmetic(3, "uif"))],
+    [
+        form(Op.SUB, _arithmetic(2, "uif")),
+        form(Op.MULACC, _arithmetic(3, "uif")),
+        form(Op.DIV, _arithmetic(2, "f", "approximate")),
+        form(Op.EXP2, _arithmetic(1, "f", "approximate")),
+    ],
     "program_elementwise",
 )

@@ -12,6 +12,7 @@ from dovetile.ir.ops import (
     REDUCTIONS,
     AddressSpace,
     AxisKind,
+    Box,
     BufferArg,
     Op,
     RangeArg,
@@ -60,8 +61,8 @@ def _special(node: UOp) -> Verdict:
 
 _ORDERED = frozenset(
     {
-        Op.STORE, Op.END, Op.GROUP, Op.BARRIER, Op.COMMIT, Op.WAIT, Op.RANGE, Op.SPECIAL, Op.AFTER,
-        Op.COPY, Op.SINK, Op.LOAD,
+        Op.STORE, Op.END, Op.GROUP, Op.BARRIER, Op.COMMIT, Op.WAIT, Op.FETCH, Op.RANGE, Op.SPECIAL,
+        Op.AFTER, Op.COPY, Op.SINK, Op.LOAD,
     }
 )  # fmt: skip
 
@@ -79,15 +80,29 @@ def _effects(node: UOp) -> Verdict:
 
 
 def _barrier(node: UOp) -> Verdict:
-    if node.arg not in ("workgroup", "grid"):
-        return f'arg {node.arg!r}; right is "workgroup" or "grid"'
-    return _effects(node)
+    if node.arg not in ("workgroup", "grid", "launch"):
+        return f'arg {node.arg!r}; right is "workgroup", "grid" or "launch"'
+    return True
 
 
 def _wait(node: UOp) -> Verdict:
+    if node.arg is None:
+        if len(node.src) < 2 or node.src[0].op is not Op.INDEX:
+            return "no address of arrivals; right is (INDEX, round, *effects)"
+        return True
     if type(node.arg) is not int or node.arg < 0:
         return f"arg {node.arg!r}; right is how many groups may still be under way"
     return _effects(node)
+
+
+def _fetch(node: UOp) -> Verdict:
+    if not isinstance(node.arg, Box) or len(node.src) != 4 + len(node.arg.sizes):
+        return f"{len(node.src)} sources for {node.arg!r}; right is a coordinate for every axis"
+    place, arrivals, gate, source = node.src[:4]
+    kinds = (place.op, arrivals.op, gate.dtype.kind, source.op)
+    if kinds != (Op.INDEX, Op.INDEX, "b", Op.BUFFER):
+        return f"sources {kinds}; right is (INDEX, INDEX, gate, BUFFER, *coordinates)"
+    return True
 
 
 def _stage(node: UOp) -> Verdict:
@@ -286,8 +301,8 @@ def _load(node: UOp) -> Verdict:
 def _store(node: UOp) -> Verdict:
     if len(node.src) not in (2, 3) or node.dtype is not dtypes.void:
         return f"{len(node.src)} sources, type {node.dtype!r}; right is (INDEX, x) or with a gate"
-    if node.arg not in (None, "streaming", "async"):
-        return f"arg {node.arg!r}; right is None, 'streaming' or 'async'"
+    if node.arg not in (None, "streaming", "async", "arrivals"):
+        return f"arg {node.arg!r}; right is None, 'streaming', 'async' or 'arrivals'"
     verdict = _access_dtype(node.src[0], node.src[1].dtype)
     if verdict is not True or len(node.src) == 2:
         return verdict
@@ -306,9 +321,9 @@ def _loop_reduce(node: UOp) -> Verdict:
 
 def _unit_reduce(node: UOp, unit: MatrixUnit) -> Verdict:
     product = node.src[0]
-    operands = [s.src[0].dtype.name for s in product.src if s.op is Op.CAST]
+    operands = [(s.src[0] if s.op is Op.CAST else s).dtype.name for s in product.src]
     if product.op is not Op.MUL or operands != [unit.a, unit.b]:
-        return f"of {product.op.name}, operands {operands}; right is CAST({unit.a})*CAST({unit.b})"
+        return f"of {product.op.name}, operands {operands}; right are {unit.a} * {unit.b}, cast"
     if node.dtype.name != unit.accumulator or product.dtype is not node.dtype:
         return f"type {node.dtype!r}; right is {unit.accumulator}"
     return _closes_ranges(node)
@@ -319,10 +334,14 @@ def _matmul(node: UOp) -> Verdict:
     if not isinstance(unit, MatrixUnit):
         return f"arg {unit!r}; right is a MatrixUnit"
     if isinstance(unit, GroupUnit):
-        addresses = [s.op for s in node.src[:2]] == [Op.INDEX, Op.INDEX]
-        held = unit.rows * unit.columns // unit.threads
-        fits = addresses and node.src[2].dtype is node.dtype and node.dtype.lanes == held
-        return True if fits else f"type {node.dtype!r}; right are two addresses and {held} lanes"
+        a, b, c = node.src
+        depth = unit.rows * unit.depth // unit.threads
+        from_a = a.dtype.name == unit.a and (
+            a.dtype.lanes == depth if unit.held else a.op is Op.INDEX
+        )
+        fits = from_a and b.op is Op.INDEX and c.dtype is node.dtype and c.dtype.lanes == unit.lanes
+        what = f"{depth} lanes, an address" if unit.held else "two addresses"
+        return True if fits else f"type {node.dtype!r}; right are {what} and {unit.lanes} lanes"
     held = unit.rows * unit.columns
     right = [
         (unit.a, unit.rows * unit.depth), (unit.b, unit.depth * unit.columns),
@@ -380,6 +399,7 @@ _KERNEL = [
     form(Op.BARRIER, _barrier),
     form(Op.COMMIT, _effects),
     form(Op.WAIT, _wait),
+    form(Op.FETCH, _fetch),
     form(Op.SINK, _sink),
     form(Op.VECTOR, _vector),
     form(Op.EXTRACT, _extract),

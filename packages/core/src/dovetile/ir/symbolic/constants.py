@@ -111,7 +111,11 @@ def _fold(node: UOp) -> UOp | None:
 
 # -- Casts -----------------------------------------------------------------------------------------
 
-_DIGITS = {"float16": (11, 5), "bfloat16": (8, 8), "float32": (24, 8), "float64": (53, 11)}
+_DIGITS = {
+    "float8_e4m3fn": (4, 4), "float8_e5m2": (3, 5), "float16": (11, 5), "bfloat16": (8, 8),
+    "float32": (24, 8), "float64": (53, 11),
+}  # fmt: skip
+_POWERS = {"float8_e4m3fn": 5, "float8_e5m2": 12, "float16": 12, "float64": 1000}
 
 
 def holds(wide: DType, narrow: DType) -> bool:
@@ -173,7 +177,7 @@ def _divide_by_power(x: UOp, c: UOp) -> UOp | None:
     value = float(c.constant or 0.0)
     if value == 0 or not math.isfinite(value) or abs(math.frexp(value)[0]) != 0.5:
         return None
-    if abs(math.frexp(value)[1]) > {"float16": 12, "float64": 1000}.get(x.dtype.name, 120):
+    if abs(math.frexp(value)[1]) > _POWERS.get(x.dtype.name, 120):
         return None
     return x * (1.0 / value)
 

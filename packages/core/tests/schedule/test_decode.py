@@ -1,0 +1,112 @@
+"""A model that makes text token by token: few kernels, and each weight is read once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+pytest.importorskip("dovetile_cpu")
+
+from graphs import DEVICE, plan_kernels
+from loop_kernels import GROUPS
+
+from dovetile import Tensor
+from dovetile.ir.ops import Op
+from dovetile.ir.uop import UOp, nodes_of
+from dovetile.optimize.heuristic import heuristic
+from dovetile.optimize.opts import Bind, apply_opts
+from dovetile.schedule import make
+from dovetile.schedule.loops import canonical
+
+WIDTH, HEADS, KEYS, HEAD, HIDDEN, CONTEXT = 256, 8, 2, 32, 512, 128
+
+
+def of(*shape: int) -> Tensor:
+    return Tensor(np.zeros(shape, np.float32))
+
+
+def normal(x: Tensor) -> Tensor:
+    return x * ((x * x).mean(-1, keepdim=True) + 1e-5).rsqrt()
+
+
+def block(x: Tensor, position: Tensor, caches: list[Tensor]) -> Tensor:
+    """One layer with grouped heads, whose keys and values are kept."""
+    mixed = (of((HEADS + 2 * KEYS) * HEAD, WIDTH) @ normal(x)).reshape(-1, HEAD)
+    for cache, first in zip(caches, (HEADS, HEADS + KEYS)):
+        cache[position] = mixed[first : first + KEYS].unsqueeze(0)
+    keys, values = caches
+    query = mixed[:HEADS].reshape(KEYS, -1, HEAD)
+    seen = Tensor(np.arange(CONTEXT)) <= position
+    scores = (query @ keys.permute(1, 2, 0)).masked_fill(~seen, float("-inf"))
+    found = scores.softmax(-1) @ values.permute(1, 0, 2)
+    x = x + of(WIDTH, WIDTH) @ found.reshape(WIDTH)
+    inside = normal(x)
+    gate, up = of(HIDDEN, WIDTH) @ inside, of(HIDDEN, WIDTH) @ inside
+    return x + of(WIDTH, HIDDEN) @ (gate.silu() * up)
+
+
+def planned(layers: int) -> list[UOp]:
+    x, position = of(WIDTH), Tensor(np.array([5]))
+    caches = [[of(CONTEXT, KEYS, HEAD).realize() for _ in range(2)] for _ in range(layers)]
+    for pair in caches:
+        x = block(x, position, pair)
+    roots = [x.uop, *(t.uop for pair in caches for t in pair)]
+    kernels = plan_kernels(*roots, capabilities=replace(GROUPS, threads=16))
+    return [canonical(k.ast)[0] for k in kernels if k.ast is not None]
+
+
+def test_eight_kernels_a_layer():
+    # Products with the norm inside, two writes to caches, scores, weighted values, product and sum,
+    # gate and up together, product and sum.
+    one, two = len(planned(1)), len(planned(2))
+    assert (one, two) == (8, 16)
+
+
+def test_layers_are_the_same_kernels():
+    # Beside the first layer, whose input is of another kind, there is nothing new.
+    assert len(set(planned(4))) == len(set(planned(3)))
+
+
+def test_every_weight_is_read_by_one_kernel():
+    large = [
+        n.arg.size
+        for ast in planned(2)
+        for n in nodes_of(ast)
+        if n.op is Op.BUFFER and n.arg.size >= WIDTH * WIDTH
+    ]
+    a_layer = [(HEADS + 2 * KEYS) * HEAD * WIDTH, WIDTH * WIDTH, *[HIDDEN * WIDTH] * 3]
+    assert sorted(large) == sorted(2 * a_layer)
+
+
+def test_neighbouring_rows_share_what_they_are_multiplied_with():
+    rows, width = 4096, 1024
+    ast = canonical(plan_kernels((of(rows, width) @ of(width)).uop, capabilities=GROUPS)[0].ast)[0]
+    kinds = [o.kind.name for o in heuristic(ast, GROUPS) if isinstance(o, Bind)]
+    assert kinds.count("LOCAL") == 2 and "GROUP" in kinds
+    scheduled = apply_opts(ast, heuristic(ast, GROUPS))
+    copied = [n for n in nodes_of(scheduled) if n.op is Op.RANGE and n.arg.kind.name == "UNROLL"]
+    assert 2 in [int(n.src[0].maximum) for n in copied]
+
+
+def test_launches_of_a_plan_begin_early_where_the_target_lets_them(monkeypatch):
+    from types import SimpleNamespace
+
+    from dovetile.schedule.realization import normalize
+
+    seen = []
+    monkeypatch.setattr(
+        make, "_source_of", lambda device, ast, steady: seen.append(steady) or ("k", "s", (1, 1))
+    )
+    monkeypatch.setattr(make, "compile_programs", lambda device, kernels: [None])
+    monkeypatch.setattr(make._Code, "names", lambda self: [])
+    weights, x = of(WIDTH, WIDTH).realize(), of(WIDTH).realize()
+    sink = normalize([(weights @ (weights @ x).contiguous()).uop])
+    for early in (True, False):
+        seen.clear()
+        device = SimpleNamespace(capabilities=replace(GROUPS, early_launches=early))
+        plan, _ = make.make_plan(sink, {DEVICE: device}, DEVICE)  # type: ignore[dict-item]
+        assert [step.early for step in plan.steps] == [False, early]
+        # The first reads what nobody writes, the second also what the first has written.
+        assert [len(steady) for steady in seen] == ([2, 1] if early else [0])  # one kernel then
