@@ -16,7 +16,15 @@ from dovetile.lower import lower
 from dovetile.optimize.analysis import Analysis
 from dovetile.optimize.bounds_check import prove
 from dovetile.optimize.contraction import contraction_opts
-from dovetile.optimize.opts import Accumulate, GroupReduce, OptError, Split, Stage, apply_opts
+from dovetile.optimize.opts import (
+    Accumulate,
+    GroupReduce,
+    OptError,
+    Split,
+    Stage,
+    apply_opts,
+    contracted_product,
+)
 from dovetile.runtime import Device
 
 # Caches so small that matrices of a few dozen rows need every loop there is.
@@ -108,6 +116,17 @@ def test_parts_for_all_workers():
     kernel = apply_opts(case.kernel, opts_of(case))
     parts = [n for n in toposort(kernel) if n.op is Op.RANGE and n.arg.kind is AxisKind.THREAD]
     assert len(parts) == 1 and parts[0].src[0].arg >= TINY.threads
+
+
+@pytest.mark.parametrize(("terms", "rows"), [(384, True), (1536, False)])
+def test_workers_share_short_rows_from_afar(terms: int, rows: bool):
+    """Each keeps its rows near while all panels pass. Long rows come from afar in time."""
+    case = layouts(4096, terms, 768, "nt")
+    kernel = apply_opts(case.kernel, opts_of(case, LARGE))
+    (share,) = [r for r in toposort(kernel) if r.op is Op.RANGE and r.arg.kind is AxisKind.THREAD]
+    product = contracted_product(kernel)
+    assert product is not None
+    assert [share in side.ranges for side in product.src] == [rows, not rows]
 
 
 def test_panels_fit_into_local_memory():

@@ -7,11 +7,11 @@ import math
 import pytest
 
 from dovetile import dtypes
-from dovetile.ir.ops import AxisKind
+from dovetile.ir.ops import AxisKind, Op
 from dovetile.ir.rewrite import rewrite, substitute_ranges
 from dovetile.ir.symbolic import simplify_index
 from dovetile.ir.uop import UOp
-from dovetile.optimize.visible import visible
+from dovetile.optimize.visible import conditions, visible
 
 KEY = UOp.range(100, AxisKind.REDUCE, 0)
 ROW = UOp.range(8, AxisKind.LOOP, 1)
@@ -49,3 +49,43 @@ def test_bounds(value: UOp, expected: tuple[int, int]):
     found = visible(value, KEY, frozenset({ROW}))
     there = [rewrite(substitute_ranges(b, {BLOCK: UOp.const(2)}), simplify_index) for b in found]
     assert [b.constant for b in there] == list(expected)
+
+
+GREATEST = UOp.buffer(40, dtypes.float32, slot=1).index(QUERY).load()
+
+
+def weight(mask: UOp) -> UOp:
+    """Of a softmax over the keys."""
+    return (mask.where(SCORE, NONE) - GREATEST).alu(Op.EXP2)
+
+
+WEIGHT = weight(causal)
+HELD = SCORE.replace(src=(*SCORE.src, SCORE.const_like(0), causal), arg="held")
+
+
+@pytest.mark.parametrize(
+    ("value", "end"),
+    [
+        (WEIGHT, 24),
+        (WEIGHT * SCORE, 24),
+        (SCORE * (WEIGHT / SCORE), 24),
+        (causal.where(SCORE, SCORE.const_like(0)), 24),
+        (HELD * SCORE, 24),
+        (HELD + HELD * SCORE, 24),
+        # Nothing follows from these.
+        (HELD + SCORE, 100),
+        (SCORE / HELD, 100),
+        (causal.where(SCORE, NONE) * SCORE, 100),
+    ],
+)
+def test_where_it_is_zero(value: UOp, end: int):
+    found = visible(value, KEY, frozenset({ROW}), outside=0.0)
+    there = [rewrite(substitute_ranges(b, {BLOCK: UOp.const(2)}), simplify_index) for b in found]
+    assert [b.constant for b in there] == [0, end]
+
+
+def test_a_row_that_is_masked_altogether_has_weights_that_are_no_numbers():
+    """The first query sees no key, so that its maximum is minus infinity too."""
+    assert conditions(weight(KEY < QUERY + 1), 0.0)
+    assert not conditions(weight(KEY < QUERY), 0.0)
+    assert conditions((KEY < QUERY).where(SCORE, NONE).alu(Op.EXP2), 0.0)

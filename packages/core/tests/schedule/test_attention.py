@@ -12,7 +12,9 @@ pytest.importorskip("dovetile_cpu")
 
 from graphs import plan_kernels
 
-from dovetile import Tensor, dtypes
+from dovetile import Tensor, dtypes, grad
+from dovetile.ir.uop import toposort
+from dovetile.runtime import get_device
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:
@@ -169,3 +171,24 @@ def test_gradients():
     for mine, other in zip(ours, theirs):
         assert mine.grad is not None
         np.testing.assert_allclose(mine.grad.numpy(), other.grad.numpy(), 2e-5, 2e-5)
+
+
+def test_gradients_leave_out_what_the_mask_made_zero():
+    """Weights times values, and the products of three gradients."""
+    heads = [Tensor(normal(2, 64, 16, seed=s), requires_grad=True) for s in range(3)]
+    found = heads[0].scaled_dot_product_attention(*heads[1:], is_causal=True)
+    gradients = grad((found * Tensor(normal(2, 64, 16, seed=9))).sum(), heads)
+    target = get_device("CPU").capabilities
+    kernels = plan_kernels(found.uop, *(g.uop for g in gradients), capabilities=target)
+    masked = [k for k in kernels if any(n.arg == "held" for n in toposort(k.ast))]
+    assert len(masked) == 4 and all(k.contraction for k in masked)
+
+
+def test_who_sees_no_key_gets_nan_in_training_too():
+    heads = [Tensor(normal(64, 16, seed=s), requires_grad=True) for s in range(3)]
+    mask = Tensor.arange(64).reshape(64, 1) > Tensor.arange(64)
+    found = heads[0].scaled_dot_product_attention(heads[1], heads[2], mask)
+    (gradient,) = grad(found.sum(), heads[2:])
+    Tensor.realize(found, gradient)
+    lost = np.isnan(found.numpy())
+    assert lost[0].all() and not lost[1:].any()

@@ -105,7 +105,8 @@ class Op(Enum):
     # address the leading axes; each must lie in bounds.  arg: None, or the text for a fault.
     # loop/program level: (buffer, i) -> the address of element i (flat); i may be a vector.
     INDEX = auto()
-    LOAD = auto()  # (INDEX) -> the value there; (INDEX, x, gate) -> x where the gate is false
+    LOAD = auto()  # (INDEX) -> the value there; (INDEX, x, gate) -> x where the gate is false; arg
+    # None, or "held": memory has x there, and may be read
     # tensor level: (target, x), target a view (movement or INDEX) of a BUFFER; arg None or a
     # reduce op
     # loop level: (INDEX, x) or (INDEX, x, gate), arg None, or how: "streaming" past the

@@ -4,6 +4,7 @@ The steps, each a module with one entry function:
 
     workgroups  THREAD, GROUP and LOCAL axes become launch indices; what threads exchange
     stages      STAGE becomes a buffer and the nest that fills it, or boxes that are fetched
+    bounded     loops leave out terms of sums that are zero
     group_units sums of products by units of several threads
     registers   REG memory of points is each thread's own
     expand      UNROLL axes become copies, VECTOR axes lanes
@@ -22,6 +23,7 @@ from dovetile.errors import GraphError
 from dovetile.ir.rewrite import rewrite
 from dovetile.ir.spec import check
 from dovetile.ir.uop import UOp
+from dovetile.lower.bounded import bound_sums
 from dovetile.lower.expand import expand
 from dovetile.lower.group_units import lower_group_units, start_from_sums
 from dovetile.lower.linear import LinearKernel
@@ -60,6 +62,7 @@ def lower(
     sink = bind_parts(sink)
     threads = threads_of(thread_strides(sink))
     sink = lower_stages(sink, capabilities.vector_bytes, threads, capabilities.bulk_copies)
+    sink = bound_sums(sink)
     sink = own_registers(lower_group_units(sink))
     sink = start_from_sums(expand(sink))
     sink = bind_threads(sink, thread_strides(sink, capabilities.line_bytes))

@@ -81,6 +81,17 @@ def local_end(buffer: UOp) -> int:
     return buffer.arg.slot + buffer.arg.size * buffer.dtype.itemsize * buffer.dtype.lanes
 
 
+def plain(value: UOp) -> UOp:
+    """A LOAD of memory that holds the alternative where the gate is false, as one without gate."""
+    known = value.op is Op.LOAD and value.arg == "held"
+    return value.src[0].load(dtype=value.dtype) if known else value
+
+
+def reads_memory(value: UOp) -> bool:
+    """Whether this is a LOAD whose address may be read whatever its gate says."""
+    return value.op is Op.LOAD and (len(value.src) == 1 or value.arg == "held")
+
+
 def buffer_of(address: UOp) -> UOp:
     """The BUFFER that an INDEX (or AFTER) at program level points into."""
     while address.op is not Op.BUFFER:

@@ -21,7 +21,7 @@ from dovetile.ir.symbolic import fold_gates, linear_form, simplify_index
 from dovetile.ir.uop import UOp, nodes_of
 from dovetile.lower.ahead import box_of, fetched, loop_of, pipelined
 from dovetile.lower.group_units import PANEL_ALIGNMENT, exchanged, only_adds, unit_panels
-from dovetile.lower.linear import barrier, local_end
+from dovetile.lower.linear import barrier, local_end, plain
 
 _ALIGNMENT = 64
 # Rows of a panel at multiples of so many bytes fall into few places of a cache.
@@ -111,7 +111,7 @@ class Copy:
         threads: int,
     ) -> None:  # fmt: skip
         self.stage, self.ids, self.panel = stage, ids, panel
-        self.value, self.ranges = stage.src[0], stage.src[1:]
+        self.value, self.ranges = plain(stage.src[0]), stage.src[1:]
         space, self.depth = stage.arg
         self.local = space is AddressSpace.LOCAL
         self.threads = threads if self.local else 1
@@ -152,7 +152,11 @@ class Copy:
         place = position(self.ranges, self.strides)
         place = place + turn * self.count if turn is not None else place
         filled = effects or (self._filled(),)
-        return self.buffer.after(*filled).index(place).load()
+        load = self.buffer.after(*filled).index(place).load()
+        value = self.stage.src[0]
+        if value is self.value:
+            return load
+        return load.replace(src=(*load.src, *value.src[1:]), arg=value.arg)  # true of copies too
 
     def _filled(self) -> UOp:
         if self.value.op is Op.REDUCE:

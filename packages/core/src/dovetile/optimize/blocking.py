@@ -19,13 +19,14 @@ from dataclasses import dataclass
 
 from dovetile.ir.ops import AxisKind, Op
 from dovetile.ir.uop import UOp
+from dovetile.lower.linear import reads_memory
 from dovetile.optimize.analysis import PAGE, Analysis, access, extent, room, size
 from dovetile.optimize.nest import Nest
 from dovetile.optimize.opts import Accumulate, Bind, GroupReduce, Opt, Order
 from dovetile.plugins.specs import Capabilities
 
-# Cycles to copy an element into a panel.
-_COPY = 1.5
+# Cycles to copy an element into a panel, and to read one that passes by from the outer caches.
+_COPY, _PASS = 1.5, 1.0
 # The body of the innermost loop has at most so many products: several steps of the sum are copied
 # into it, as what comes with every iteration takes the place of products.
 _MOST_PRODUCTS = 112
@@ -117,7 +118,7 @@ class _TileNest(Nest):
             (*self.batch, self.panel, *self.others, self.block),
             tile.cycles,
             {
-                self.panel: size(tile.column) * terms * _COPY if pack_a else 0.0,
+                self.panel: size(tile.column) * terms * (_COPY if pack_a else self._passing(terms)),
                 self.block: size(tile.vector) * terms * _COPY if tile.packed else 0.0,
             },
         )
@@ -159,6 +160,13 @@ class _TileNest(Nest):
         if share is not None:
             opts.append(Bind(share, AxisKind.THREAD))
         return opts
+
+    def _passing(self, terms: int) -> float:
+        """What it costs to read an element of A once more: nothing where A stays in the near
+        caches, or prefetchers follow its rows to the end of a page."""
+        row = terms * self.a.dtype.itemsize
+        stays = row * size(self.tile.column) <= self.near
+        return 0.0 if stays or row >= PAGE or not self.blockable else _PASS
 
     def _read_often(self) -> bool:
         """Whether enough panels of B read a panel of A, which costs a copy: fewer where steps lie
@@ -210,7 +218,7 @@ def _worth_packing(a: UOp, reduced: tuple[UOp, ...], capabilities: Capabilities)
     loads = [n for n in a.toposort() if n.op is Op.LOAD]
     if any(extent(n.ranges) > n.src[0].src[0].arg.size for n in loads):
         return False
-    if a.op is not Op.LOAD or len(a.src) > 1:
+    if not reads_memory(a):
         return True
     found = access(a)
     steps = [found.stride(r) for r in reduced]

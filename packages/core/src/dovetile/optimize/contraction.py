@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dovetile.ir.ops import Op
 from dovetile.ir.uop import UOp
+from dovetile.lower.linear import reads_memory
 from dovetile.optimize.analysis import (
     PAGE,
     Access,
@@ -106,7 +107,7 @@ def _priced(
     contiguous = all(x.stride(vector) == 1 for x in inner if vector in x.node.ranges)
     source = b.src[0] if b.op is Op.CAST else b
     # A cast is done where an element is read, if that happens but once.
-    plain = source.op is Op.LOAD and len(source.src) == 1 and (source is b or blocks_c == 1)
+    plain = reads_memory(source) and (source is b or blocks_c == 1)
     panel = extent(reduced) * width * b.dtype.itemsize
     blocks_v = -(-size(vector) // width)
     steps = extent(tuple(r for r in product.ranges if r not in (vector, column)))

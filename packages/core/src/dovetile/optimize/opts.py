@@ -21,7 +21,7 @@ from dovetile.ir.spec import check
 from dovetile.ir.symbolic import simplify_index
 from dovetile.ir.uop import UOp, nodes_of
 from dovetile.lower.group_units import operand_of
-from dovetile.lower.linear import buffer_of
+from dovetile.lower.linear import buffer_of, plain
 from dovetile.plugins.matrix_unit import MatrixUnit
 
 
@@ -166,6 +166,8 @@ def _masked(kernel: UOp, old: UOp, index: UOp, axes: tuple[UOp, ...]) -> UOp:
         listed = (axes if s is old and node.op in _CLOSING else (done[s],) for s in node.src)
         src = tuple(s for sources in listed for s in sources)
         access = node.op in (Op.LOAD, Op.STORE) and old in node.ranges
+        if access and node.arg == "held":
+            node, src = plain(node), src[:1]  # of what is not read nothing is known
         if node.op is Op.LOAD and access:
             other, gate = src[1:] if len(src) == 3 else (node.const_like(0), None)
             src = (src[0], other, inside if gate is None else gate & inside)

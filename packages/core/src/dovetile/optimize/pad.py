@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from dovetile.ir.ops import AxisKind, Op
 from dovetile.ir.rewrite import substitute, substitute_ranges
 from dovetile.ir.uop import UOp, nodes_of
+from dovetile.lower.linear import plain, reads_memory
 from dovetile.optimize.opts import OptError, axis, output_axes, rewrite_listed
 
 
@@ -48,10 +49,10 @@ def _zero_beyond(value: UOp, old: UOp, new: UOp, gate: UOp) -> UOp:
     loads = [n for n in nodes_of(moved) if n.op is Op.LOAD and new in n.ranges]
     gated = {}
     for load in loads:
-        inner = gate if len(load.src) == 1 else load.src[2] & gate
-        other = load.const_like(0) if len(load.src) == 1 else load.src[1]
-        gated[load] = load.replace(src=(load.src[0], other, inner))
+        inner = gate if reads_memory(load) else load.src[2] & gate
+        other = load.const_like(0) if reads_memory(load) else load.src[1]
+        gated[load] = plain(load).replace(src=(load.src[0], other, inner))
     changed = substitute(moved, gated)
-    if moved in gated and len(moved.src) == 1:
+    if reads_memory(moved) and moved in gated:
         return changed
     return gate.where(changed, 0)

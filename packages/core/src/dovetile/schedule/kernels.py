@@ -8,16 +8,18 @@ import zlib
 from dovetile import dtypes
 from dovetile.errors import GraphError
 from dovetile.ir.ops import AxisKind, Op
-from dovetile.ir.rewrite import substitute_ranges
+from dovetile.ir.rewrite import substitute, substitute_ranges
 from dovetile.ir.uop import UOp, nodes_of, toposort
+from dovetile.lower.linear import plain
 from dovetile.optimize.closed_nests import closable
 from dovetile.optimize.opts import rewrite_listed
+from dovetile.optimize.visible import compares, conditions
 from dovetile.plugins.specs import Capabilities
 from dovetile.schedule.dependencies import Dependencies, Kernel
 from dovetile.schedule.layout import Layout
 from dovetile.schedule.order import as_read, order_of, sums_along
 from dovetile.schedule.place import Placement, followed
-from dovetile.schedule.ranges import IndexMemo, RangeBuilder, conjunction
+from dovetile.schedule.ranges import IndexMemo, Mask, RangeBuilder, conjunction
 
 
 class StaysApart(Exception):
@@ -49,6 +51,7 @@ class KernelMaker:
         self.buffers: dict[UOp, UOp] = {}
         self.ordered: set[UOp] = set()
         """The BUFFERs whose axes lie in an order that is not row-major."""
+        self.masks: dict[UOp, Mask] = {}
         self.memo = IndexMemo()
         self.kernels: list[Kernel] = []
 
@@ -162,7 +165,7 @@ class KernelMaker:
         layouts = self.placement.layouts
         relaid = dict(found for c in contractions if (found := self.placement.relaid.get(c)))
         builder = RangeBuilder(
-            self.buffers, inline, kernel.contraction, layouts, relaid, self.memo
+            self.buffers, inline, kernel.contraction, layouts, relaid, self.masks, self.memo
         )  # fmt: skip
         layout, shape = layouts.get(kernel.roots[0]), kernel.shape
         if layout is not None:
@@ -214,11 +217,32 @@ class KernelMaker:
             if kernel.contraction:
                 body = sums_along(body, self.ordered)
         kernel.ast = UOp.sink(body.end(*loops))
+        self._note_mask(kernel, indices)
         reductions = [n for n in nodes_of(kernel.ast) if n.op is Op.REDUCE]
         kernel.reductions = tuple(
             sorted(tuple(r.src[0].arg for r in n.src[1:]) for n in reductions)
         )
         return builder
+
+    def _note_mask(self, kernel: Kernel, indices: tuple[UOp, ...]) -> None:
+        """Notes where the value of the kernel is zero or minus infinity. Only sums of products are
+        made shorter by that, and only where panels are not filled ahead of their loops."""
+        assert kernel.ast is not None
+        nodes = nodes_of(kernel.ast)
+        stores = [n for n in nodes if n.op is Op.STORE]
+        (root, *others) = kernel.roots
+        self.masks.pop(root, None)
+        ahead = "GROUP" in self.capabilities[kernel.device].parallel_axes
+        single = root.op is not Op.STORE and not others and len(stores) == 1
+        if single and root.dtype.kind == "f" and not ahead:
+            for constant in (0.0, -math.inf):
+                found = conditions(stores[0].src[1], constant)
+                if found := tuple(c for c in found if compares(c) and c.ranges <= set(indices)):
+                    self.masks[root] = Mask(indices, found, constant)
+                    break
+        if not kernel.contraction:
+            known = {n: plain(n) for n in nodes if n.op is Op.LOAD and n.arg == "held"}
+            kernel.ast = substitute(kernel.ast, known) if known else kernel.ast
 
     def _states(self, roots: list[UOp]) -> frozenset[UOp]:
         """The AFTER nodes whose value the STOREs among these roots have just computed."""

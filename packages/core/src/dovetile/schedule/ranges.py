@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from dovetile.errors import GraphError
 from dovetile.ir.ops import MOVEMENT, AxisKind, Op
-from dovetile.ir.rewrite import rewrite
+from dovetile.ir.rewrite import rewrite, substitute_ranges
 from dovetile.ir.shape import groups_of_equal_extent
 from dovetile.ir.symbolic import linear_form, simplify_index
 from dovetile.ir.uop import UOp
@@ -33,6 +33,15 @@ class Check:
 
     holds: UOp
     text: str
+
+
+@dataclass(frozen=True)
+class Mask:
+    """What an element at these indices is where one of the conditions does not hold."""
+
+    indices: Indices
+    conditions: Indices
+    constant: float
 
 
 @dataclass
@@ -59,6 +68,7 @@ class RangeBuilder:
     held: nodes that live in memory, and the BUFFER that holds their elements.
     layouts: of those whose elements are not in row-major order.
     relaid: nodes to read through a copy, and its layout.
+    masks: of held nodes of whose elements many are known to be zero, say.
     pad_operands: read a gated operand through a zero-padded copy, which costs one pass over it but
     keeps conditions out of the inner loop of a contraction.
     """
@@ -68,6 +78,7 @@ class RangeBuilder:
     pad_operands: bool = False
     layouts: Mapping[UOp, Layout] = field(default_factory=dict)
     relaid: Mapping[UOp, Layout] = field(default_factory=dict)
+    masks: Mapping[UOp, Mask] = field(default_factory=dict)
     memo: IndexMemo = field(default_factory=IndexMemo)
     reads: dict[UOp, set[UOp | None]] = field(default_factory=dict)
     checks: list[Check] = field(default_factory=list)
@@ -329,7 +340,8 @@ class RangeBuilder:
         self.reads.setdefault(buffer, set()).add(state)
         address = buffer.index(self.place(node.shape, indices, self.layouts.get(node)))
         if not needed:
-            return address.load()
+            mask = self.masks.get(node) if state is None else None
+            return self._masked(address.load(), indices, mask) if mask else address.load()
         # Only what concerns this index: other conditions would keep the load inside inner loops.
         ranges = address.ranges
         clauses = frozenset(c for c in gate if c.ranges & ranges or not c.ranges)
@@ -338,6 +350,16 @@ class RangeBuilder:
         load = address.load(UOp.const(0, buffer.dtype), conjunction(clauses))
         self._zero_outside[load] = clauses
         return load
+
+    def _masked(self, load: UOp, indices: Indices, mask: Mask) -> UOp:
+        """The LOAD with a gate that says where memory holds a constant."""
+        moved = dict(zip(mask.indices, indices))
+        gate = [self.simplify(substitute_ranges(c, moved)) for c in mask.conditions]
+        gate = [c for c in gate if not c.is_const]
+        if not gate:
+            return load
+        other = UOp.const(mask.constant, load.dtype)
+        return load.replace(src=(*load.src, other, conjunction(frozenset(gate))), arg="held")
 
     def _in_padded_copy(self, node: UOp, indices: Indices, outside: list[set[UOp]]) -> UOp | None:
         """The address in a zero-padded copy, which then is in `padded`; None for one too large."""

@@ -288,7 +288,7 @@ def _gate(gate: UOp, dtype: DType) -> Verdict:
 
 
 def _load(node: UOp) -> Verdict:
-    if len(node.src) not in (1, 3) or node.arg is not None:
+    if len(node.src) not in (1, 3) or node.arg not in (None, "held")[: len(node.src)]:
         return f"{len(node.src)} sources; right is (INDEX) or (INDEX, alternative, gate)"
     verdict = _access_dtype(node.src[0], node.dtype)
     if verdict is not True or len(node.src) == 1:
