@@ -15,6 +15,8 @@ DTYPES: dict[str, np.dtype] = {
         ).split()
     },
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "float8_e4m3fn": np.dtype(ml_dtypes.float8_e4m3fn),
+    "float8_e5m2": np.dtype(ml_dtypes.float8_e5m2),
     "index": np.dtype(np.int64),
 }
 
