@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -10,16 +11,18 @@ import pytest
 pytest.importorskip("dovetile_cpu")
 
 from graphs import DEVICE, plan_kernels
-from loop_kernels import GROUPS
+from loop_kernels import GROUPS, WIDE
 
 from dovetile import Tensor
-from dovetile.ir.ops import Op
+from dovetile.ir.ops import AxisKind, Op
 from dovetile.ir.uop import UOp, nodes_of
 from dovetile.optimize.heuristic import heuristic
 from dovetile.optimize.opts import Bind, apply_opts
+from dovetile.plugins import Capabilities
 from dovetile.schedule import make
 from dovetile.schedule.loops import canonical
 
+GPU = replace(GROUPS, threads=16)
 WIDTH, HEADS, KEYS, HEAD, HIDDEN, CONTEXT = 256, 8, 2, 32, 512, 128
 
 
@@ -47,13 +50,13 @@ def block(x: Tensor, position: Tensor, caches: list[Tensor]) -> Tensor:
     return x + of(WIDTH, HIDDEN) @ (gate.silu() * up)
 
 
-def planned(layers: int) -> list[UOp]:
+def planned(layers: int, capabilities: Capabilities = GPU) -> list[UOp]:
     x, position = of(WIDTH), Tensor(np.array([5]))
     caches = [[of(CONTEXT, KEYS, HEAD).realize() for _ in range(2)] for _ in range(layers)]
     for pair in caches:
         x = block(x, position, pair)
     roots = [x.uop, *(t.uop for pair in caches for t in pair)]
-    kernels = plan_kernels(*roots, capabilities=replace(GROUPS, threads=16))
+    kernels = plan_kernels(*roots, capabilities=capabilities)
     return [canonical(k.ast)[0] for k in kernels if k.ast is not None]
 
 
@@ -110,3 +113,17 @@ def test_launches_of_a_plan_begin_early_where_the_target_lets_them(monkeypatch):
         assert [step.early for step in plan.steps] == [False, early]
         # The first reads what nobody writes, the second also what the first has written.
         assert [len(steady) for steady in seen] == ([2, 1] if early else [0])  # one kernel then
+
+
+@pytest.mark.parametrize("capabilities", [GPU, WIDE])
+def test_no_product_is_computed_in_the_loop_of_another(
+    capabilities: Capabilities, monkeypatch: pytest.MonkeyPatch
+):
+    """What costs next to nothing once costs the world for every step of two sums around it."""
+    for name, size in {"WIDTH": 128, "HEADS": 4, "HIDDEN": 256, "CONTEXT": 64}.items():
+        monkeypatch.setitem(globals(), name, size)
+    for kernel in planned(2, capabilities):
+        for node in nodes_of(kernel):
+            if node.op is Op.REDUCE:
+                sums = [r for r in node.ranges if r.arg.kind is AxisKind.REDUCE]
+                assert not sums or math.prod(r.src[0].arg for r in node.src[1:]) <= 2

@@ -33,6 +33,8 @@ class StaysApart(Exception):
 FAULT_SLOT = -1
 # A reduction of fewer elements is computed inside its kernel even if that leaves few parallel rows.
 _SMALL = 32768
+# Elements that are computed for each of what is known of a row.
+_LONG_ROW = 32
 # Points of a reduction that copies are made for instead of a loop.
 _FEW = 9
 # A kernel may join one of so many that come just before it.
@@ -318,6 +320,7 @@ class KernelMaker:
         chain: list[frozenset[UOp]] = []
         threads = self.capabilities[kernel.device].threads
         groups = "GROUP" in self.capabilities[kernel.device].parallel_axes
+        loops = {r: n for n in nodes_of(kernel.ast) if n.op is Op.REDUCE for r in n.src[1:]}
         for node in sorted(inside, key=lambda n: -len(n.ranges & outer)):
             tensor = builder.reduced[node]
             if tensor in own or tensor in together:
@@ -327,7 +330,7 @@ class KernelMaker:
             scattered = kernel.roots[0] in self.placement.layouts and rows != set(
                 end.src[1 : 1 + len(rows)]
             )
-            times = math.prod(_extent(r) for r in node.ranges)
+            times = math.prod(_extent(r) for r in _around(node, loops))
             complete = rows == outer
             too_often = times > tensor.size
             serial = (
@@ -365,7 +368,8 @@ class KernelMaker:
             size = max(largest.get(node, 0), node.size if node in evicted else 0)
             for source in node.src:
                 largest[source] = max(largest.get(source, 0), size)
-        return {t for t in evicted if t.src[0].size <= _SMALL and t.size < largest.get(t, 0)}
+        short = {t for t in evicted - self.placement.contractions if t.src[0].size <= _SMALL}
+        return {t for t in short if _LONG_ROW * t.size <= largest.get(t, 0)}
 
     def _overlaps(self, kernel: Kernel) -> bool:
         """Whether a store reads its own buffer at other places than it writes."""
@@ -451,6 +455,15 @@ def fault_buffer(device: str | None) -> UOp:
 def fault_code(text: str) -> int:
     """The number that stands for a report, the same in every process."""
     return zlib.crc32(text.encode()) or 1
+
+
+def _around(node: UOp, sums: dict[UOp, UOp]) -> frozenset[UOp]:
+    """The loops that a reduction stands in: those it depends on, and those around these, which are
+    of the sums that they belong to."""
+    found = node.ranges
+    for r in node.ranges & sums.keys():
+        found |= _around(sums[r], sums)
+    return found
 
 
 def _extent(r: UOp) -> int:
