@@ -331,6 +331,8 @@ class KernelMaker:
                 end.src[1 : 1 + len(rows)]
             )
             times = math.prod(_extent(r) for r in _around(node, loops))
+            if times * (tensor.src[0].size // max(tensor.size, 1)) <= _SMALL:
+                times = math.prod(_extent(r) for r in node.ranges)
             complete = rows == outer
             too_often = times > tensor.size
             serial = (
