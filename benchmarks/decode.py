@@ -89,8 +89,8 @@ def measure(turn: Callable[..., float], compiled: bool) -> None:
     ratios = "  ".join(f"{other / times[0]:5.2f}" for other in times[1:])
     print(
         f"llama: {1 / times[0]:.0f} tokens/s, {captured.kernels} kernels, first step after "
-        f"{first:.2f} s ({made.compiled} kernels compiled, {made.from_cache} from the cache), error "
-        f"{error:.1e} ({usual:.1e}); of PyTorch: {ratios}",
+        f"{first:.2f} s ({made.compiled} kernels compiled, {made.from_cache} from the cache), "
+        f"error {error:.1e} ({usual:.1e}); of PyTorch: {ratios}",
         flush=True,
     )
 

@@ -61,8 +61,8 @@ def planned(layers: int, capabilities: Capabilities = GPU) -> list[UOp]:
 
 
 def test_seven_kernels_a_layer():
-    # Products with the norm inside, both writes to caches, scores, weighted values, product and sum,
-    # gate and up together, product and sum.
+    # Products with the norm inside, both writes to caches, scores, weighted values, product and
+    # sum, gate and up together, product and sum.
     one, two = len(planned(1)), len(planned(2))
     assert (one, two) == (7, 14)
 
