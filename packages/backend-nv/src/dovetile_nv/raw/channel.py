@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import struct
 import threading
+from functools import cache
 from typing import TYPE_CHECKING
 
 from dovetile_nv.raw import driver_abi as abi
@@ -104,6 +105,7 @@ class Channel:
         self._put = ctypes.c_uint32.from_address(self._control.host_address + _PUT)
         self._doorbell = ctypes.c_uint32.from_address(card.doorbell)
         self._drain = threading.Lock()
+        self._last = 0  # entry of the ring that was added
         self._bytes = self._pushbuffer.host_bytes()
         self._places = Ring(PUSHBUFFER_BYTES)
         self._entries = Ring(_USER_AREA, places=ENTRIES - 2)
@@ -111,25 +113,33 @@ class Channel:
             self.submit(pushbuffer.bind(subchannel, number), 0, lambda position: None)
 
     def submit(self, words: list[int], position: int, wait: Callable[[int], None]) -> None:
-        """Executes words.
+        """Executes words, after what was added before.
 
         Args:
             position: when they are complete. wait: waits for such a position, if need be.
         """
-        for first, last in _pieces(words, _LARGEST_PIECE):
-            piece = words[first:last]
-            start = self._places.take(4 * len(piece), position, wait)
-            struct.pack_into(f"<{len(piece)}I", self._bytes, start, *piece)
-            self.call(self._pushbuffer.address + start, len(piece), position, wait)
+        self.add_words(words, position, wait)
+        self.start()
 
-    def call(self, address: int, count: int, position: int, wait: Callable[[int], None]) -> None:
-        """Executes `count` words at an address of the GPU; the other arguments are as above."""
+    def add_words(self, words: list[int], position: int, wait: Callable[[int], None]) -> None:
+        """Has words executed with what is submitted next; the arguments are as above."""
+        for first, last in _pieces(words, _LARGEST_PIECE):
+            piece = words[first:last] if last - first < len(words) else words
+            start = self._places.take(4 * len(piece), position, wait)
+            layout(len(piece)).pack_into(self._bytes, start, *piece)
+            self.add(self._pushbuffer.address + start, len(piece), position, wait)
+
+    def add(self, address: int, count: int, position: int, wait: Callable[[int], None]) -> None:
+        """The same of `count` words at an address of the GPU."""
         upper, lower = pushbuffer.halves(address)
         entry = bits(hw.NVC86F_GP_ENTRY1_GET_HI, upper) | bits(hw.NVC86F_GP_ENTRY1_LENGTH, count)
-        number = self._entries.take(8, position, wait) // 8
-        self._ring[number] = entry << 32 | lower
+        self._last = self._entries.take(8, position, wait) // 8
+        self._ring[self._last] = entry << 32 | lower
+
+    def start(self) -> None:
+        """Tells the GPU of what was added."""
         self.drain()
-        self._put.value = (number + 1) % ENTRIES
+        self._put.value = (self._last + 1) % ENTRIES
         self.drain()
         self._doorbell.value = self._token
         self.drain()
@@ -165,6 +175,12 @@ class Channel:
         card.addresses.give_back(self._context_address, _CONTEXT_BYTES)
         for piece in (self._control, self._notifier, self._pushbuffer):
             memory.release(card, piece)
+
+
+@cache
+def layout(count: int) -> struct.Struct:
+    """So many words of a pushbuffer."""
+    return struct.Struct(f"<{count}I")
 
 
 def _pieces(words: list[int], largest: int) -> list[tuple[int, int]]:
