@@ -25,6 +25,7 @@ _USER_AREA = ENTRIES * 8  # the channel's registers lie behind the ring
 _PUT = _USER_AREA + 0x8C  # GPPut of the class's control structure
 PUSHBUFFER_BYTES = 8 << 20
 _LARGEST_PIECE = 1 << 18  # words; an entry of the ring can name eight times as many
+_LENGTH = 32 + hw.NVC86F_GP_ENTRY1_LENGTH[1]  # where an entry has it; below lies the address
 _CONTEXT_BYTES = 64 << 20  # addresses for the driver's own buffers of the engine
 
 
@@ -123,18 +124,19 @@ class Channel:
 
     def add_words(self, words: list[int], position: int, wait: Callable[[int], None]) -> None:
         """Has words executed with what is submitted next; the arguments are as above."""
-        for first, last in _pieces(words, _LARGEST_PIECE):
-            piece = words[first:last] if last - first < len(words) else words
-            start = self._places.take(4 * len(piece), position, wait)
-            layout(len(piece)).pack_into(self._bytes, start, *piece)
-            self.add(self._pushbuffer.address + start, len(piece), position, wait)
+        count = len(words)
+        if count > _LARGEST_PIECE:
+            for first, last in _pieces(words, _LARGEST_PIECE):
+                self.add_words(words[first:last], position, wait)
+            return
+        start = self._places.take(4 * count, position, wait)
+        layout(count).pack_into(self._bytes, start, *words)
+        self.add(self._pushbuffer.address + start, count, position, wait)
 
     def add(self, address: int, count: int, position: int, wait: Callable[[int], None]) -> None:
         """The same of `count` words at an address of the GPU."""
-        upper, lower = pushbuffer.halves(address)
-        entry = bits(hw.NVC86F_GP_ENTRY1_GET_HI, upper) | bits(hw.NVC86F_GP_ENTRY1_LENGTH, count)
-        self._last = self._entries.take(8, position, wait) // 8
-        self._ring[self._last] = entry << 32 | lower
+        self._last = last = self._entries.take(8, position, wait) // 8
+        self._ring[last] = address | count << _LENGTH
 
     def start(self) -> None:
         """Tells the GPU of what was added."""
@@ -185,8 +187,6 @@ def layout(count: int) -> struct.Struct:
 
 def _pieces(words: list[int], largest: int) -> list[tuple[int, int]]:
     """Bounds of parts that end between methods and have at most `largest` words."""
-    if len(words) <= largest:
-        return [(0, len(words))]
     bounds, first, position = [], 0, 0
     while position < len(words):
         end = position + 1 + (words[position] >> 16 & 0x1FFF)
