@@ -58,8 +58,7 @@ class Replayable:
     def submit(self, patches: Sequence[tuple[Sequence[Slot], Buffer]]) -> None:
         """Replay. The patches hold from now on."""
         self._submit(patches)
-        profile = profiling.current()
-        if profile is not None and self._clocks:
+        if self._clocks and (profile := profiling.current()) is not None:
             self._synchronize()
             for name, before, after in self._clocks:
                 profile.add_launch(name, (after.value - before.value) / 1e9)
