@@ -44,7 +44,7 @@ _AGAIN = 64
 # Sums that are done at a time where they share what they read, and rows that are read at a time
 # where memory is waited for: what fetches ahead of loads follows each of them by itself, and one
 # does not keep memory busy.
-_ROWS, _STREAMS = 4, __import__("os").environ.get("STREAMS") and int(__import__("os").environ["STREAMS"]) or 8
+_ROWS, _STREAMS = 4, 8
 # Operations that copies of a loop's body may have together: code is compiled, and must fit caches.
 _LARGEST_BODY = 128
 
@@ -70,10 +70,9 @@ def loop_opts(facts: Analysis, capabilities: Capabilities) -> list[Opt]:
                     opts.append(Bind(fresh - 1, AxisKind.UNROLL))
                     fresh += 1
             opts.append(Bind(vector.arg.id, AxisKind.VECTOR))
-    row, rows = None, 1
-    if vector is None and reduced:
-        row, rows = _rows_at_a_time(facts, capabilities)
-    if row is not None:
+    found = _rows_at_a_time(facts, capabilities) if vector is None and reduced else None
+    if found is not None:
+        row, rows = found
         opts += [Split(row.arg.id, rows), Bind(row.arg.id, AxisKind.UNROLL)]
         fresh += 1
     for axis in dict.fromkeys(reduced.values()):
@@ -82,7 +81,7 @@ def loop_opts(facts: Analysis, capabilities: Capabilities) -> list[Opt]:
             continue
         chunks = size(axis) // width
         copies = 4 if chunks >= 16 else 2 if chunks >= 4 else 1
-        copies = min(copies, 2) if row is not None else copies
+        copies = min(copies, 2) if found is not None else copies
         block = width * copies
         if size(axis) % block:
             opts.append(Tail(axis.arg.id, block))
@@ -132,13 +131,13 @@ def _chosen(facts: Analysis) -> list[Opt]:
     return [*opts, Order((*order, *copied)), *(Bind(i, AxisKind.UNROLL) for i in copied)]
 
 
-def _rows_at_a_time(facts: Analysis, capabilities: Capabilities) -> tuple[UOp | None, int]:
+def _rows_at_a_time(facts: Analysis, capabilities: Capabilities) -> tuple[UOp, int] | None:
     """(an output axis whose neighbours' sums had better be done together, how many at a time): they
     read once what they have in common, as the rows of a matrix have the vector that it is
     multiplied with, and keep more of the memory on its way."""
     outputs = frozenset(facts.outputs)
     if not facts.idempotent or any(not outputs <= n.ranges for n in facts.reductions):
-        return None, 1
+        return None
     for r in reversed(facts.free):
         along = [a for a in facts.loads if r in a.node.ranges]
         if not r.src[0].is_const or not along:
@@ -151,7 +150,7 @@ def _rows_at_a_time(facts: Analysis, capabilities: Capabilities) -> tuple[UOp | 
             continue
         if rows > 1 and size(r) >= rows * max(capabilities.threads, 4):
             return r, rows
-    return None, 1
+    return None
 
 
 def _waits_for_memory(facts: Analysis, capabilities: Capabilities) -> bool:
@@ -346,12 +345,11 @@ def heuristic(kernel: UOp, capabilities: Capabilities) -> list[Opt]:
 
 def stream_opts(facts: Analysis, capabilities: Capabilities) -> list[Opt]:
     """Stores past the caches where a later kernel would not find the results there anyway: between
-    the first store and its next read lies all that this kernel touches. Half of the last cache is
-    counted on; who shares it holds other things there."""
+    the first store and its next read lies all that this kernel touches."""
     if not capabilities.streaming_stores or not capabilities.cache_bytes:
         return []
     read = {a.buffer for a in facts.loads}
-    if facts.nbytes <= capabilities.cache_bytes[-1] // 2 or read.issuperset(
+    if not _is_beyond_caches(facts, capabilities) or read.issuperset(
         a.buffer for a in facts.stores
     ):
         return []
