@@ -181,15 +181,18 @@ class NvQueue(Queue):
     def submit(self) -> int:
         with self._lock:
             self.require()
-            position = self.position
-            if position != self._submitted:
-                try:
-                    self.stream.submit(position)
-                except DeviceError:  # as any call after a fault may do
-                    self._check()
-                    raise
-                self._submitted = position
-            return position
+            return self._submit()
+
+    def _submit(self) -> int:
+        position = self.position
+        if position != self._submitted:
+            try:
+                self.stream.submit(position)
+            except DeviceError:  # as any call after a fault may do
+                self._check()
+                raise
+            self._submitted = position
+        return position
 
     def synchronize(self, position: int | None = None) -> None:
         submitted = self.submit()
@@ -260,8 +263,8 @@ class NvQueue(Queue):
             idle = bool(changed) and self.is_complete(commands.end)
             commands.replay.run(changed, idle, self.position + 1)
             self.position += 1
-            commands.end = self.submit()
-            return commands.end
+            commands.end = position = self._submit()
+            return position
 
 
 class NvCommandList(CommandList):

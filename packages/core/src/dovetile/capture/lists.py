@@ -66,10 +66,7 @@ class Replayable:
     def _submit(self, patches: Sequence[tuple[Sequence[Slot], Buffer]]) -> None:
         only = self._only
         if only is not None:
-            if patches:
-                only.submit([(slot, buffer) for slots, buffer in patches for _, slot in slots])
-            else:
-                only.submit()
+            only.submit([(slot, buffer) for slots, buffer in patches for _, slot in slots])
             return
         by_part: list[list[tuple[int, Buffer]]] = [[] for _ in self._parts]
         for slots, buffer in patches:

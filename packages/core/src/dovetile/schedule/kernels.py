@@ -165,7 +165,9 @@ class KernelMaker:
         contractions = [c for r in kernel.roots for c in self._contractions(r)]
         kernel.contraction = bool(contractions)
         layouts = self.placement.layouts
-        relaid = dict(found for c in contractions if (found := self.placement.relaid.get(c)))
+        relaid: dict[UOp, Layout] = {}
+        for c in contractions:
+            relaid.update(self.placement.relaid.get(c, {}))
         builder = RangeBuilder(
             self.buffers, inline, kernel.contraction, layouts, relaid, self.masks, self.memo
         )  # fmt: skip
