@@ -104,7 +104,8 @@ def rows() -> list[Row]:
 
 
 def narrow_products() -> list[Row]:
-    """Products whose operands have few digits, both with their sums contiguous."""
+    """Products whose operands have few digits, both with their sums contiguous; of TF32 the other
+    way too, where the unit reads a copy, made once while its source stays the same."""
     one = torch.ones((), device="cuda")
 
     def scaled(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -113,16 +114,18 @@ def narrow_products() -> list[Row]:
         )  # fmt: skip
 
     kinds = {
-        "tf32": ("float32", lambda a, b: a @ b.transpose(0, 1), lambda a, b: a @ b.t()),
-        "float8": ("float8_e4m3fn",
-                   lambda a, b: (a.float() @ b.float().transpose(0, 1)).bfloat16(), scaled),
-        "int8": ("int8", lambda a, b: a.int() @ b.int().transpose(0, 1),
-                 lambda a, b: torch._int_mm(a, b.t())),
+        ("tf32", "nt"): ("float32", lambda a, b: a @ b.transpose(0, 1), lambda a, b: a @ b.t()),
+        ("tf32", "nn"): ("float32", lambda a, b: a @ b, lambda a, b: a @ b),
+        ("float8", "nt"): (
+            "float8_e4m3fn", lambda a, b: (a.float() @ b.float().transpose(0, 1)).bfloat16(), scaled
+        ),
+        ("int8", "nt"): ("int8", lambda a, b: a.int() @ b.int().transpose(0, 1),
+                         lambda a, b: torch._int_mm(a, b.t())),
     }  # fmt: skip
     return [
-        Row(f"matmul-{name}-{size}-nt", dtype, ((size, size),) * 2, 2 * size**3, "TFLOP/s",
+        Row(f"matmul-{name}-{size}-{layout}", dtype, ((size, size),) * 2, 2 * size**3, "TFLOP/s",
             ours, theirs, precision="high" if name == "tf32" else "highest")
-        for name, (dtype, ours, theirs) in kinds.items()
+        for (name, layout), (dtype, ours, theirs) in kinds.items()
         for size in (1024, 2048, 4096, 8192)
     ]  # fmt: skip
 
