@@ -19,8 +19,18 @@ from dovetile.ir.uop import UOp
 from dovetile.lower.group_units import operand_of
 from dovetile.optimize.analysis import Access, Analysis, access, extent, size
 from dovetile.optimize.exchange import Exchange
+from dovetile.optimize.fuse import Fuse
 from dovetile.optimize.nest import Nest
-from dovetile.optimize.opts import Bind, Opt, Order, Split, Stage, contracted_product
+from dovetile.optimize.opts import (
+    Bind,
+    Opt,
+    Order,
+    Split,
+    Stage,
+    apply_opts,
+    contracted_product,
+    next_id,
+)
 from dovetile.optimize.use_group_unit import UseGroupUnit, numbered, unit_axes
 from dovetile.optimize.use_matrix_unit import fits
 from dovetile.plugins.matrix_unit import PIECE_BYTES, ROW_BYTES, GroupUnit
@@ -45,15 +55,43 @@ def group_unit_opts(facts: Analysis, capabilities: Capabilities) -> list[Opt] | 
         return None
     if any(not r.src[0].is_const for r in (*facts.outputs, *total.src[1:])):
         return None
-    blocks = _unit_blocks(facts, capabilities, product)
-    # Threads hold neighbours along the columns: best where the output is contiguous along these.
-    across = facts.stores[0]
-    best = min(
-        blocks,
-        key=lambda b: (b.price(facts, capabilities), across.stride(b.column) != 1),
-        default=None,
-    )
-    return None if best is None else _UnitBlockNest(facts, capabilities, product, best).opts()
+    found: list[tuple[float, bool, list[Opt], _UnitBlockNest]] = []
+    for first in _fused(facts, product):
+        changed = Analysis(apply_opts(facts.kernel, first)) if first else facts
+        across = changed.stores[0]
+        # Threads hold neighbours along the columns: best where the output is contiguous there.
+        found += (
+            (b.price(changed, capabilities), across.stride(b.column) != 1, first,
+             _UnitBlockNest(changed, capabilities, b))
+            for b in _unit_blocks(changed, capabilities)
+        )  # fmt: skip
+    best = min(found, key=lambda x: x[:2], default=None)
+    return None if best is None else [*best[2], *best[3].opts()]
+
+
+def _fused(facts: Analysis, product: UOp) -> Iterator[list[Opt]]:
+    """Opts by which a sum has one loop around a step of a unit; and those by which, besides, all
+    axes are one that only one operand has, as the places of images."""
+    (total,) = facts.reductions
+    first: list[Opt] = []
+    depths = list(total.src[1:])
+    loads = [access(x) for x in map(operand_of, product.src) if x.op is Op.LOAD]
+    for r in depths:
+        step = ROW_BYTES // max((x.node.dtype.itemsize for x in loads), default=1)
+        if len(depths) > 1 and size(r) % step == 0 and all(x.stride(r) == 1 for x in loads):
+            around = [x.arg.id for x in depths if x is not r]
+            if size(r) > step:
+                first.append(Split(r.arg.id, step))
+                around.append(next_id(facts.kernel))
+            first += [Fuse(tuple(around))] if len(around) > 1 else []
+            break
+    yield first
+    sides = [
+        [r.arg.id for r in facts.free if r in own.ranges and r not in other.ranges]
+        for own, other in (product.src, product.src[::-1])
+    ]
+    if any(len(side) > 1 for side in sides):
+        yield [*first, *(Fuse(tuple(side)) for side in sides if len(side) > 1)]
 
 
 @dataclass(frozen=True)
@@ -100,8 +138,9 @@ class UnitBlock:
         return rounds * self.resident * (area + 40 * (self.rows + self.unit.columns))
 
 
-def _unit_blocks(facts: Analysis, capabilities: Capabilities, product: UOp) -> Iterator[UnitBlock]:
-    total = facts.reductions[0]
+def _unit_blocks(facts: Analysis, capabilities: Capabilities) -> Iterator[UnitBlock]:
+    total, product = facts.reductions[0], contracted_product(facts.kernel)
+    assert product is not None
     for unit in capabilities.matrix_units:
         if not isinstance(unit, GroupUnit) or unit.rounds and MATMUL_PRECISION.value != "high":
             continue
@@ -111,7 +150,7 @@ def _unit_blocks(facts: Analysis, capabilities: Capabilities, product: UOp) -> I
             if not fits(unit, total, a, b):
                 continue
             loads = [operand_of(side) for side in (a, b)]
-            if any(x.op is not Op.LOAD or len(x.src) > 1 for x in loads):
+            if any(x.op is not Op.LOAD or x.arg is not None for x in loads):
                 continue
             of_a, of_b = (access(x) for x in loads)
             rows = [r for r in facts.free if r in a.ranges and r not in b.ranges]
@@ -147,8 +186,9 @@ def transposed(load: Access, side: UOp, depth: UOp) -> bool | None:
     along neither, or where whole pieces cannot be copied."""
     pieces = PIECE_BYTES // load.node.dtype.itemsize
     terms, constant = linear_form(load.node.src[0].src[1])
+    conditions = frozenset().union(*(s.ranges for s in load.node.src[1:]))
     for along, crosswise in ((depth, False), (side, True)):
-        if load.stride(along) == 1:
+        if load.stride(along) == 1 and along not in conditions:
             steps = [constant, *(s for t, s in terms.items() if t is not along)]
             return crosswise if all(s % pieces == 0 for s in steps) else None
     return None
@@ -157,11 +197,9 @@ def transposed(load: Access, side: UOp, depth: UOp) -> bool | None:
 class _UnitBlockNest(Nest):
     """The loops around the units of a workgroup."""
 
-    def __init__(
-        self, facts: Analysis, capabilities: Capabilities, product: UOp, block: UnitBlock
-    ) -> None:
+    def __init__(self, facts: Analysis, capabilities: Capabilities, block: UnitBlock) -> None:
         super().__init__(facts, capabilities)
-        self.product, self.block = product, block
+        self.block = block
 
     def opts(self) -> list[Opt]:
         block, unit = self.block, self.block.unit
@@ -170,7 +208,7 @@ class _UnitBlockNest(Nest):
         columns = self.split(column, unit.columns)
         rows = self.split(row, block.rows)
         down, over = self.group(row, unit.rows * block.over), self.group(row, unit.rows)
-        self.split(depth, step)
+        self.group(depth, step)
         inside = self.split(depth, unit.depth)
         others = [r.arg.id for r in self.facts.outputs if r not in (block.row, block.column)]
         grid = [*others, rows, columns]

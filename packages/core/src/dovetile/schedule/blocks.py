@@ -7,6 +7,10 @@ whatever the number of places: with places last, 7 x 7 of them leave a quarter o
 unused. Blocks keep neighbouring places near each other, which whole rows of channels would not. The
 weights have blocks of outputs then: a copy, made once where they stay the same from call to call.
 
+On targets of workgroups a block is the whole axis: their units take rows of the sum, 64 elements
+and more, and threads side by side read a place's channels whatever the number of places. The
+weights have their channels last as well then, so that a row of a unit's panel is a run of memory.
+
 Only what stays inside the graph is laid out anew: inputs and results are row-major.
 """
 
@@ -18,6 +22,7 @@ from dataclasses import dataclass
 from dovetile.ir.ops import ELEMENTWISE, MOVEMENT, Op
 from dovetile.ir.shape import groups_of_equal_extent
 from dovetile.ir.uop import UOp, toposort
+from dovetile.plugins.specs import Capabilities
 from dovetile.schedule.layout import Layout
 from dovetile.schedule.place import Placement, chooses
 
@@ -39,20 +44,14 @@ class Operand:
         return {i for i, used in enumerate(self.labels) if used and min(used) >= kept}
 
 
-def choose(placement: Placement, vector_bytes: int) -> None:
-    """Fills in placement.layouts and placement.relaid, for a target of such vectors."""
-    if not vector_bytes:
+def choose(placement: Placement, target: Capabilities) -> None:
+    """Fills in placement.layouts and placement.relaid."""
+    if not target.vector_bytes:
         return
-    contractions = {
-        node: _Contraction.of(node) for node in placement.nodes if node in placement.contractions
-    }
-    # The axes that all contractions which read a value sum over. Gradients of weights keep the
-    # channels, and sum over the places: they are better off with those last.
-    summed: dict[UOp, set[int]] = {}
-    for c in contractions.values():
-        for o in c.operands:
-            axes = o.summed(c.kept)
-            summed[o.source] = summed.get(o.source, axes) & axes
+    if "GROUP" in target.parallel_axes:
+        return _whole_axes(placement, target.vector_bytes)
+    vector_bytes = target.vector_bytes
+    contractions, summed = _summed_axes(placement)
     chosen = {chain[-1] for node, chain in placement.epilogues.items() if chooses(node)}
     for node in placement.nodes:
         chain, c = placement.epilogues.get(node), contractions.get(node)
@@ -81,6 +80,49 @@ def choose(placement: Placement, vector_bytes: int) -> None:
         else:
             placement.layouts[source] = layout
             placement.fixed.add(source)
+
+
+def _summed_axes(placement: Placement) -> tuple[dict[UOp, _Contraction], dict[UOp, set[int]]]:
+    """The contractions, and the axes that all of them which read a value sum over. Gradients of
+    weights keep the channels, and sum over the places: they are better off with those last."""
+    contractions = {
+        node: _Contraction.of(node) for node in placement.nodes if node in placement.contractions
+    }
+    summed: dict[UOp, set[int]] = {}
+    for c in contractions.values():
+        for o in c.operands:
+            axes = o.summed(c.kept)
+            summed[o.source] = summed.get(o.source, axes) & axes
+    return contractions, summed
+
+
+def _whole_axes(placement: Placement, vector_bytes: int) -> None:
+    """Lays out what contractions with fixed weights sum over, and these weights, with the axis that
+    both have last."""
+    contractions, summed = _summed_axes(placement)
+    for node, c in contractions.items():
+        if c.weights is None:
+            continue
+        (data,) = (operand for operand in c.operands if operand is not c.weights)
+        for axis in summed[data.source]:
+            lanes = vector_bytes // data.source.dtype.itemsize
+            own = [i for i, used in enumerate(c.weights.labels) if used == data.labels[axis]]
+            if len(own) != 1 or data.source.shape[axis] % lanes:
+                continue
+            layout = _last(data.source, axis)
+            free = data.source in placement.held and placement.only_kernels_read(data.source)
+            if layout is not None and free:
+                placement.layouts.setdefault(data.source, layout)
+            layout = _last(c.weights.source, *own)
+            if layout is not None:
+                placement.relaid[node] = c.weights.source, layout
+
+
+def _last(node: UOp, axis: int) -> Layout | None:
+    """Row-major, but for an axis that comes last; None where it does in any case."""
+    if all(n == 1 for n in node.shape[axis + 1 :]):
+        return None
+    return Layout((*(i for i in range(len(node.shape)) if i != axis), axis), axis)
 
 
 def _follow(

@@ -130,8 +130,7 @@ def schedule(
     for _ in range(1 + sum(n.op in unsettled for n in toposort(sink))):
         with stage("place"):
             placement = place(sink, capabilities[default], apart)
-            if "GROUP" not in capabilities[default].parallel_axes:
-                blocks.choose(placement, capabilities[default].vector_bytes)
+            blocks.choose(placement, capabilities[default])
         maker = KernelMaker(placement, capabilities, default)
         try:
             with stage("kernels"):
