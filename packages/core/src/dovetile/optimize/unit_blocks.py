@@ -43,6 +43,9 @@ _RESERVE = 2 << 10  # bytes of LOCAL memory for what else a workgroup needs
 _MOST_LANES = 128
 # (units above each other, units of the same threads, workgroups at a time)
 _SHAPES = ((2, 1, 1), (1, 1, 1), (2, 2, 1), (1, 2, 2), (1, 1, 2))
+# Fewer steps are over before a block has been read and stored: while one workgroup waits for memory
+# another one must compute.
+_FEW_STEPS = 8
 
 
 def group_unit_opts(facts: Analysis, capabilities: Capabilities) -> list[Opt] | None:
@@ -119,16 +122,32 @@ class UnitBlock:
         step = (self.rows + self.unit.columns) * ROW_BYTES
         return min((capabilities.local_bytes // self.resident - _RESERVE) // step, _MOST_PLACES)
 
+    def depth_of_panels(self, steps: int, capabilities: Capabilities) -> int:
+        """For how many steps the panels have places: no more than what is filled ahead of them."""
+        if steps == 1 or not capabilities.asynchronous_copies:
+            return 1
+        return min(self.places(capabilities), max(steps + 1, _LEAST_PLACES))
+
     def groups(self, facts: Analysis) -> int:
         """How many workgroups there are."""
         others = extent(facts.outputs) // (size(self.row) * size(self.column))
         return others * -(-size(self.row) // self.rows) * -(-size(self.column) // self.unit.columns)
 
+    @property
+    def is_masked(self) -> bool:
+        """Whether the axis has fewer rows than the block, but most of them."""
+        return self.rows > size(self.row) >= self.rows // 2
+
     def fits(self, capabilities: Capabilities) -> bool:
         return (
             self.over * self.unit.lanes <= _MOST_LANES
             and self.places(capabilities) >= _LEAST_PLACES
+            and (self.rows <= size(self.row) or self.is_masked)
         )
+
+    def waits(self, facts: Analysis, capabilities: Capabilities) -> bool:
+        """Whether a workgroup has a worker for itself, and others come after it."""
+        return self.resident == 1 and self.groups(facts) > capabilities.threads
 
     def price(self, facts: Analysis, capabilities: Capabilities) -> float:
         """About the time that all blocks take."""
@@ -169,9 +188,11 @@ def _unit_blocks(facts: Analysis, capabilities: Capabilities) -> Iterator[UnitBl
                         if (of_rows or of_columns) and not unit.transposes:
                             continue
                         used = replace(unit, a_transposed=of_rows, b_transposed=of_columns)
+                        few = extent(total.src[1:]) < _FEW_STEPS * step
                         for shape in _SHAPES:
                             block = UnitBlock(used, operand, row, column, depth, *shape)
-                            if block.rows <= size(row) and block.fits(capabilities):
+                            idle = few and block.waits(facts, capabilities)
+                            if block.fits(capabilities) and not idle:
                                 yield block
 
 
@@ -206,8 +227,9 @@ class _UnitBlockNest(Nest):
         row, column, depth = block.row.arg.id, block.column.arg.id, block.depth.arg.id
         step = ROW_BYTES // operand_bytes(unit)
         columns = self.split(column, unit.columns)
-        rows = self.split(row, block.rows)
+        rows = self.split(row, block.rows, "masked" if block.is_masked else "overlap")
         down, over = self.group(row, unit.rows * block.over), self.group(row, unit.rows)
+        steps = extent(self.facts.reductions[0].src[1:]) // step
         self.group(depth, step)
         inside = self.split(depth, unit.depth)
         others = [r.arg.id for r in self.facts.outputs if r not in (block.row, block.column)]
@@ -221,8 +243,7 @@ class _UnitBlockNest(Nest):
         opts += [Bind(down, AxisKind.LOCAL)] if down is not None else []
         opts += [Bind(x, AxisKind.UNROLL) for x in (inside, over) if x is not None]
         exchange = self._exchange(((*held, *own_rows), tuple(own_columns)))
-        capable = self.capabilities.asynchronous_copies
-        ahead = block.places(self.capabilities) if capable else 1
+        ahead = block.depth_of_panels(steps, self.capabilities)
         of_a = _panel(rows_of, (inside, depth), step if unit.a_transposed else None)
         of_b = _panel(columns_of, (inside, depth), step if unit.b_transposed else None)
         for number, axes in ((0, (*held, *of_a)), (1, of_b)):
@@ -243,7 +264,7 @@ class _UnitBlockNest(Nest):
             groups, sizes = (groups[1], groups[0]), (sizes[1], sizes[0])
         itemsize = store.node.src[1].dtype.itemsize
         room = self._exchanged_bytes() <= self.capabilities.local_bytes
-        alone = len(self.facts.stores) == 1 and len(store.node.src) == 2
+        alone = len(self.facts.stores) == 1 and len(store.node.src) == 2 and not block.is_masked
         if not (alone and room) or 1 not in (store.stride(block.row), store.stride(block.column)):
             return []
         # Axes of threads are powers of two, the nearest along what is contiguous.
