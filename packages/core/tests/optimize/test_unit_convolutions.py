@@ -58,6 +58,25 @@ def test_heuristics(sizes: tuple[int, ...]):
     found.compare(found.results(kernel, UNITS))
 
 
+@pytest.mark.parametrize("sizes", [(2, 12, 3, 64, 7, 2, 3), (1, 9, 24, 64, 3, 1, 1)])
+def test_operands_put_together_from_single_elements(sizes: tuple[int, ...]):
+    """Of few channels, steps of the sum go on over taps; the last one has zeros at its end."""
+    found = convolution(*sizes)
+    kernel = apply_opts(found.kernel, heuristic(found.kernel, UNITS))
+    assert prove(kernel) is None
+    assert any(n.op is Op.MATMUL for n in lower(kernel, UNITS).uops)
+    found.compare(found.results(kernel, UNITS))
+
+
+def test_more_rows_than_there_are():
+    """49 places in a block of 64 rows, of which the others do nothing."""
+    found = convolution(1, 7, 64, 64, 3, 1, 1)
+    kernel = apply_opts(found.kernel, heuristic(found.kernel, UNITS))
+    assert prove(kernel) is None
+    assert any(n.op is Op.MATMUL for n in lower(kernel, UNITS).uops)
+    found.compare(found.results(kernel, UNITS))
+
+
 def test_fuse():
     """Axes: 0 rows, 1 columns, 2 the sum; the result is as it was, read and written as before."""
     found = cast_matmul(6, 8, 10)

@@ -31,6 +31,7 @@ from dovetile.optimize.opts import (
     contracted_product,
     next_id,
 )
+from dovetile.optimize.pad import Pad
 from dovetile.optimize.use_group_unit import UseGroupUnit, numbered, unit_axes
 from dovetile.optimize.use_matrix_unit import fits
 from dovetile.plugins.matrix_unit import PIECE_BYTES, ROW_BYTES, GroupUnit
@@ -43,6 +44,9 @@ _RESERVE = 2 << 10  # bytes of LOCAL memory for what else a workgroup needs
 _MOST_LANES = 128
 # (units above each other, units of the same threads, workgroups at a time)
 _SHAPES = ((2, 1, 1), (1, 1, 1), (2, 2, 1), (1, 2, 2), (1, 1, 2))
+# What it takes to read a row or a column of an operand, in elements of a block; and to put it together
+# from single elements.
+_READ, _GATHERED = 40, 400
 # Fewer steps are over before a block has been read and stored: while one workgroup waits for memory
 # another one must compute.
 _FEW_STEPS = 8
@@ -66,7 +70,7 @@ def group_unit_opts(facts: Analysis, capabilities: Capabilities) -> list[Opt] | 
         found += (
             (b.price(changed, capabilities), across.stride(b.column) != 1, first,
              _UnitBlockNest(changed, capabilities, b))
-            for b in _unit_blocks(changed, capabilities)
+            for b in _unit_blocks(changed, capabilities, len(total.src) > 2)
         )  # fmt: skip
     best = min(found, key=lambda x: x[:2], default=None)
     return None if best is None else [*best[2], *best[3].opts()]
@@ -79,8 +83,8 @@ def _fused(facts: Analysis, product: UOp) -> Iterator[list[Opt]]:
     first: list[Opt] = []
     depths = list(total.src[1:])
     loads = [access(x) for x in map(operand_of, product.src) if x.op is Op.LOAD]
+    step = ROW_BYTES // max((x.node.dtype.itemsize for x in loads), default=1)
     for r in depths:
-        step = ROW_BYTES // max((x.node.dtype.itemsize for x in loads), default=1)
         if len(depths) > 1 and size(r) % step == 0 and all(x.stride(r) == 1 for x in loads):
             around = [x.arg.id for x in depths if x is not r]
             if size(r) > step:
@@ -88,6 +92,11 @@ def _fused(facts: Analysis, product: UOp) -> Iterator[list[Opt]]:
                 around.append(next_id(facts.kernel))
             first += [Fuse(tuple(around))] if len(around) > 1 else []
             break
+    if not first and len(depths) > 1:
+        # No axis has whole steps: all of them are one, as long as steps are.
+        first = [Fuse(tuple(r.arg.id for r in depths))]
+        if extent(tuple(depths)) % step:
+            first.append(Pad(depths[-1].arg.id, step))
     yield first
     sides = [
         [r.arg.id for r in facts.free if r in own.ranges and r not in other.ranges]
@@ -112,6 +121,8 @@ class UnitBlock:
     """Of the same threads: how many such units each has."""
     resident: int
     """How many workgroups share what can run at a time."""
+    gathers: bool
+    """Whether pieces of an operand's rows lie apart in memory."""
 
     @property
     def rows(self) -> int:
@@ -124,7 +135,7 @@ class UnitBlock:
 
     def depth_of_panels(self, steps: int, capabilities: Capabilities) -> int:
         """For how many steps the panels have places: no more than what is filled ahead of them."""
-        if steps == 1 or not capabilities.asynchronous_copies:
+        if steps == 1 or self.gathers or not capabilities.asynchronous_copies:
             return 1
         return min(self.places(capabilities), max(steps + 1, _LEAST_PLACES))
 
@@ -154,10 +165,14 @@ class UnitBlock:
         rounds = -(-self.groups(facts) // (capabilities.threads * self.resident))
         # Small blocks read their operands more often, and leave the unit idle.
         area = self.rows * self.unit.columns
-        return rounds * self.resident * (area + 40 * (self.rows + self.unit.columns))
+        sides = (_GATHERED if self.gathers else _READ) * (self.rows + self.unit.columns)
+        return rounds * self.resident * (area + sides)
 
 
-def _unit_blocks(facts: Analysis, capabilities: Capabilities) -> Iterator[UnitBlock]:
+def _unit_blocks(
+    facts: Analysis, capabilities: Capabilities, gather: bool
+) -> Iterator[UnitBlock]:
+    """gather: whether operands may be put together from single elements."""
     total, product = facts.reductions[0], contracted_product(facts.kernel)
     assert product is not None
     for unit in capabilities.matrix_units:
@@ -183,14 +198,13 @@ def _unit_blocks(facts: Analysis, capabilities: Capabilities) -> Iterator[UnitBl
                         of_rows, of_columns = (
                             transposed(x, r, depth) for x, r in ((of_a, row), (of_b, column))
                         )
-                        if of_rows is None or of_columns is None:
+                        gathers = of_rows is None or of_columns is None
+                        if gathers and not gather or (of_rows or of_columns) and not unit.transposes:
                             continue
-                        if (of_rows or of_columns) and not unit.transposes:
-                            continue
-                        used = replace(unit, a_transposed=of_rows, b_transposed=of_columns)
+                        used = replace(unit, a_transposed=bool(of_rows), b_transposed=bool(of_columns))
                         few = extent(total.src[1:]) < _FEW_STEPS * step
                         for shape in _SHAPES:
-                            block = UnitBlock(used, operand, row, column, depth, *shape)
+                            block = UnitBlock(used, operand, row, column, depth, *shape, gathers)
                             idle = few and block.waits(facts, capabilities)
                             if block.fits(capabilities) and not idle:
                                 yield block
