@@ -44,8 +44,8 @@ _RESERVE = 2 << 10  # bytes of LOCAL memory for what else a workgroup needs
 _MOST_LANES = 128
 # (units above each other, units of the same threads, workgroups at a time)
 _SHAPES = ((2, 1, 1), (1, 1, 1), (2, 2, 1), (1, 2, 2), (1, 1, 2))
-# What it takes to read a row or a column of an operand, in elements of a block; and to put it together
-# from single elements.
+# What it takes to read a row or a column of an operand, in elements of a block; and to put it
+# together from single elements.
 _READ, _GATHERED = 40, 400
 # Fewer steps are over before a block has been read and stored: while one workgroup waits for memory
 # another one must compute.
@@ -169,9 +169,7 @@ class UnitBlock:
         return rounds * self.resident * (area + sides)
 
 
-def _unit_blocks(
-    facts: Analysis, capabilities: Capabilities, gather: bool
-) -> Iterator[UnitBlock]:
+def _unit_blocks(facts: Analysis, capabilities: Capabilities, gather: bool) -> Iterator[UnitBlock]:
     """gather: whether operands may be put together from single elements."""
     total, product = facts.reductions[0], contracted_product(facts.kernel)
     assert product is not None
@@ -199,9 +197,16 @@ def _unit_blocks(
                             transposed(x, r, depth) for x, r in ((of_a, row), (of_b, column))
                         )
                         gathers = of_rows is None or of_columns is None
-                        if gathers and not gather or (of_rows or of_columns) and not unit.transposes:
+                        if (
+                            gathers
+                            and not gather
+                            or (of_rows or of_columns)
+                            and not unit.transposes
+                        ):
                             continue
-                        used = replace(unit, a_transposed=bool(of_rows), b_transposed=bool(of_columns))
+                        used = replace(
+                            unit, a_transposed=bool(of_rows), b_transposed=bool(of_columns)
+                        )
                         few = extent(total.src[1:]) < _FEW_STEPS * step
                         for shape in _SHAPES:
                             block = UnitBlock(used, operand, row, column, depth, *shape, gathers)

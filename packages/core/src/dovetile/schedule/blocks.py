@@ -24,7 +24,7 @@ from dovetile.ir.shape import groups_of_equal_extent
 from dovetile.ir.uop import UOp, toposort
 from dovetile.plugins.specs import Capabilities
 from dovetile.schedule.layout import Layout
-from dovetile.schedule.place import Placement, chooses
+from dovetile.schedule.place import Placement, chooses, storage
 
 # For every axis of a node, the axes of the contraction that its index depends on.
 Labels = tuple[frozenset[int], ...]
@@ -49,7 +49,7 @@ def choose(placement: Placement, target: Capabilities) -> None:
     if not target.vector_bytes:
         return
     if "GROUP" in target.parallel_axes:
-        return _whole_axes(placement, target.vector_bytes)
+        return _whole_axes(placement)
     vector_bytes = target.vector_bytes
     contractions, summed = _summed_axes(placement)
     chosen = {chain[-1] for node, chain in placement.epilogues.items() if chooses(node)}
@@ -96,26 +96,38 @@ def _summed_axes(placement: Placement) -> tuple[dict[UOp, _Contraction], dict[UO
     return contractions, summed
 
 
-def _whole_axes(placement: Placement, vector_bytes: int) -> None:
-    """Lays out what contractions with fixed weights sum over, and these weights, with the axis that
-    both have last."""
-    contractions, summed = _summed_axes(placement)
+def _whole_axes(placement: Placement) -> None:
+    """Lays out what windows slide over, and their weights, with the axis last that both have and
+    that is summed over; and with the channels last whatever is computed from such a value."""
+    contractions, _ = _summed_axes(placement)
     for node, c in contractions.items():
-        if c.weights is None:
-            continue
-        (data,) = (operand for operand in c.operands if operand is not c.weights)
-        for axis in summed[data.source]:
-            lanes = vector_bytes // data.source.dtype.itemsize
-            own = [i for i, used in enumerate(c.weights.labels) if used == data.labels[axis]]
-            if len(own) != 1 or data.source.shape[axis] % lanes:
-                continue
-            layout = _last(data.source, axis)
-            free = data.source in placement.held and placement.only_kernels_read(data.source)
-            if layout is not None and free:
-                placement.layouts.setdefault(data.source, layout)
-            layout = _last(c.weights.source, *own)
-            if layout is not None:
-                placement.relaid[node] = c.weights.source, layout
+        for data, weights in (c.operands, c.operands[::-1]):
+            for axis, used in enumerate(data.labels):
+                own = [i for i, labels in enumerate(weights.labels) if labels == used]
+                slides = any(len(labels) > 1 for labels in data.labels)
+                if not slides or len(own) != 1 or not used or min(used) < c.kept:
+                    continue
+                layout = _last(weights.source, *own)
+                if _put_last(placement, data.source, axis) and layout is not None:
+                    if _is_input(weights.source):
+                        placement.relaid[node] = weights.source, layout
+    chains = [(placement.epilogues[node], c) for node, c in contractions.items()
+              if node in placement.epilogues and c.weights is not None]  # fmt: skip
+    for chain, c in sorted(chains, key=lambda found: placement.position[found[0][-1]]):
+        read = {o.source for o in c.operands} | {storage(s) for node in chain[1:] for s in node.src}
+        axis = _axis_of(chain, c.outputs)
+        if axis is not None and not read.isdisjoint(placement.layouts):
+            _put_last(placement, chain[-1], axis)
+
+
+def _put_last(placement: Placement, held: UOp, axis: int) -> bool:
+    """Whether a value has this axis last, now or in any case."""
+    layout = _last(held, axis)
+    if layout is None:
+        return True
+    if held not in placement.held or not placement.only_kernels_read(held):
+        return False
+    return placement.layouts.setdefault(held, layout) == layout
 
 
 def _last(node: UOp, axis: int) -> Layout | None:
