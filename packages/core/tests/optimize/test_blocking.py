@@ -58,7 +58,7 @@ def opts_of(case: Case, capabilities=TINY) -> list:
     return opts
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.integers(5, 34), st.integers(5, 44), st.integers(5, 34),
     st.sampled_from(["nn", "nt", "tn", "tt"]),
@@ -80,6 +80,21 @@ def test_long_sums_are_done_in_parts_with_accumulators_in_memory():
     assert [o for o in opts if isinstance(o, GroupReduce)]
     assert [o for o in opts if isinstance(o, Accumulate)]
     case.run(opts, TINY)
+
+
+def test_blocks_shrink_where_then_each_is_packed_once():
+    """Accumulators of all panels of B fit the near cache beside smaller blocks of A."""
+    case = layouts(1536, 4096, 384, "tn")
+    opts = opts_of(case, replace(LARGE, cache_bytes=(*LARGE.cache_bytes[:2], 128 << 20)))
+    (stage,) = (o for o in opts if isinstance(o, Stage) and o.operand == 0)
+    block, panel = stage.axes[0], 3
+    blocks = 1536 // 6
+    groups = [o.size for o in opts if isinstance(o, Split) and o.axis == block]
+    assert groups and all(blocks % size == 0 for size in groups)
+    assert not [o for o in opts if isinstance(o, Split) and o.axis == panel]
+    half = LARGE.cache_bytes[1] // 2
+    assert 4 * 6 * groups[-1] * 256 <= half
+    assert 4 * 6 * groups[-1] * 384 <= half
 
 
 def test_short_sums_are_not():

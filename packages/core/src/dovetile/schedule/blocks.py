@@ -7,10 +7,6 @@ whatever the number of places: with places last, 7 x 7 of them leave a quarter o
 unused. Blocks keep neighbouring places near each other, which whole rows of channels would not. The
 weights have blocks of outputs then: a copy, made once where they stay the same from call to call.
 
-On targets of workgroups a block is the whole axis: their units take rows of the sum, 64 elements
-and more, and threads side by side read a place's channels whatever the number of places. The
-weights have their channels last as well then, so that a row of a unit's panel is a run of memory.
-
 Only what stays inside the graph is laid out anew: inputs and results are row-major.
 """
 
@@ -22,9 +18,8 @@ from dataclasses import dataclass
 from dovetile.ir.ops import ELEMENTWISE, MOVEMENT, Op
 from dovetile.ir.shape import groups_of_equal_extent
 from dovetile.ir.uop import UOp, toposort
-from dovetile.plugins.specs import Capabilities
 from dovetile.schedule.layout import Layout
-from dovetile.schedule.place import Placement, chooses, storage
+from dovetile.schedule.place import Placement, chooses
 
 # For every axis of a node, the axes of the contraction that its index depends on.
 Labels = tuple[frozenset[int], ...]
@@ -44,14 +39,20 @@ class Operand:
         return {i for i, used in enumerate(self.labels) if used and min(used) >= kept}
 
 
-def choose(placement: Placement, target: Capabilities) -> None:
-    """Fills in placement.layouts and placement.relaid."""
-    if not target.vector_bytes:
+def choose(placement: Placement, vector_bytes: int) -> None:
+    """Fills in placement.layouts and placement.relaid, for a target of such vectors."""
+    if not vector_bytes:
         return
-    if "GROUP" in target.parallel_axes:
-        return _whole_axes(placement)
-    vector_bytes = target.vector_bytes
-    contractions, summed = _summed_axes(placement)
+    contractions = {
+        node: Contraction.of(node) for node in placement.nodes if node in placement.contractions
+    }
+    # The axes that all contractions which read a value sum over. Gradients of weights keep the
+    # channels, and sum over the places: they are better off with those last.
+    summed: dict[UOp, set[int]] = {}
+    for c in contractions.values():
+        for o in c.operands:
+            axes = o.summed(c.kept)
+            summed[o.source] = summed.get(o.source, axes) & axes
     chosen = {chain[-1] for node, chain in placement.epilogues.items() if chooses(node)}
     for node in placement.nodes:
         chain, c = placement.epilogues.get(node), contractions.get(node)
@@ -65,7 +66,7 @@ def choose(placement: Placement, target: Capabilities) -> None:
             if operand is not c.weights and operand.source in chosen:
                 for axis in summed[operand.source]:
                     _lay_out(placement, operand.source, axis, vector_bytes)
-        held, axis = chain[-1], _axis_of(chain, c.outputs)
+        held, axis = chain[-1], axis_of(chain, c.outputs)
         if held in summed:
             wanted = axis in summed[held]
         else:  # a border of the graph: as its input
@@ -75,66 +76,11 @@ def choose(placement: Placement, target: Capabilities) -> None:
         (own,) = (i for i, used in enumerate(c.weights.labels) if c.outputs in used)
         source, width = c.weights.source, placement.layouts[held].width
         layout = Layout.blocks(len(source.shape), own, width)
-        if _is_input(source):
-            placement.relaid[node] = source, layout
+        if is_input(source):
+            placement.relaid[node] = {source: layout}
         else:
             placement.layouts[source] = layout
             placement.fixed.add(source)
-
-
-def _summed_axes(placement: Placement) -> tuple[dict[UOp, _Contraction], dict[UOp, set[int]]]:
-    """The contractions, and the axes that all of them which read a value sum over. Gradients of
-    weights keep the channels, and sum over the places: they are better off with those last."""
-    contractions = {
-        node: _Contraction.of(node) for node in placement.nodes if node in placement.contractions
-    }
-    summed: dict[UOp, set[int]] = {}
-    for c in contractions.values():
-        for o in c.operands:
-            axes = o.summed(c.kept)
-            summed[o.source] = summed.get(o.source, axes) & axes
-    return contractions, summed
-
-
-def _whole_axes(placement: Placement) -> None:
-    """Lays out what windows slide over, and their weights, with the axis last that both have and
-    that is summed over; and with the channels last whatever is computed from such a value."""
-    contractions, _ = _summed_axes(placement)
-    for node, c in contractions.items():
-        for data, weights in (c.operands, c.operands[::-1]):
-            for axis, used in enumerate(data.labels):
-                own = [i for i, labels in enumerate(weights.labels) if labels == used]
-                slides = any(len(labels) > 1 for labels in data.labels)
-                if not slides or len(own) != 1 or not used or min(used) < c.kept:
-                    continue
-                layout = _last(weights.source, *own)
-                if _put_last(placement, data.source, axis) and layout is not None:
-                    if _is_input(weights.source):
-                        placement.relaid[node] = weights.source, layout
-    chains = [(placement.epilogues[node], c) for node, c in contractions.items()
-              if node in placement.epilogues and c.weights is not None]  # fmt: skip
-    for chain, c in sorted(chains, key=lambda found: placement.position[found[0][-1]]):
-        read = {o.source for o in c.operands} | {storage(s) for node in chain[1:] for s in node.src}
-        axis = _axis_of(chain, c.outputs)
-        if axis is not None and not read.isdisjoint(placement.layouts):
-            _put_last(placement, chain[-1], axis)
-
-
-def _put_last(placement: Placement, held: UOp, axis: int) -> bool:
-    """Whether a value has this axis last, now or in any case."""
-    layout = _last(held, axis)
-    if layout is None:
-        return True
-    if held not in placement.held or not placement.only_kernels_read(held):
-        return False
-    return placement.layouts.setdefault(held, layout) == layout
-
-
-def _last(node: UOp, axis: int) -> Layout | None:
-    """Row-major, but for an axis that comes last; None where it does in any case."""
-    if all(n == 1 for n in node.shape[axis + 1 :]):
-        return None
-    return Layout((*(i for i in range(len(node.shape)) if i != axis), axis), axis)
 
 
 def _follow(
@@ -184,7 +130,7 @@ def _width(length: int, lanes: int) -> int | None:
 
 
 @dataclass(frozen=True)
-class _Contraction:
+class Contraction:
     """A sum of products.
 
     kept: how many axes its result has. weights: the operand that lies in memory, one of whose axes
@@ -198,7 +144,7 @@ class _Contraction:
     outputs: int = 0
 
     @staticmethod
-    def of(node: UOp) -> _Contraction:
+    def of(node: UOp) -> Contraction:
         terms = node.src[0]
         kept = len(terms.shape) - node.arg[1]
         product, labels = terms, tuple(frozenset({i}) for i in range(len(terms.shape)))
@@ -209,7 +155,7 @@ class _Contraction:
             made = {i for used in weights.labels for i in used if i < kept}
             if _is_transformed(weights.source):
                 made = made.difference(*other.labels)
-            elif not _is_input(weights.source):
+            elif not is_input(weights.source):
                 continue
             if len(made) != 1:
                 continue
@@ -219,11 +165,11 @@ class _Contraction:
             )
             shared = any(outputs in used for used in other.labels)
             if single and not shared:
-                return _Contraction(operands, kept, weights, outputs)
-        return _Contraction(operands, kept)
+                return Contraction(operands, kept, weights, outputs)
+        return Contraction(operands, kept)
 
 
-def _axis_of(chain: tuple[UOp, ...], outputs: int) -> int | None:
+def axis_of(chain: tuple[UOp, ...], outputs: int) -> int | None:
     """The axis of a contraction's epilogue that is the axis `outputs` of the contraction."""
     labels = tuple(frozenset({i}) for i in range(len(chain[-1].shape)))
     for node, below in zip(chain[::-1], chain[-2::-1]):
@@ -234,7 +180,7 @@ def _axis_of(chain: tuple[UOp, ...], outputs: int) -> int | None:
     return next(iter(axes)) if len(axes) == 1 else None
 
 
-def _is_input(node: UOp) -> bool:
+def is_input(node: UOp) -> bool:
     """Memory as the graph finds it. What the graph itself writes first is not laid out once."""
     return node.op is Op.BUFFER or node.op is Op.RESHAPE and node.src[0].op is Op.BUFFER
 
@@ -248,7 +194,7 @@ def _is_transformed(node: UOp) -> bool:
 
 
 def _operand(node: UOp, labels: Labels) -> Operand:
-    while not _is_input(node) and (node.op in MOVEMENT or node.op in (Op.CAST, Op.INDEX)):
+    while not is_input(node) and (node.op in MOVEMENT or node.op in (Op.CAST, Op.INDEX)):
         node, labels = _below(node, labels)
     return Operand(node, labels)
 
