@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import decode
+import resnet
 import torch
 import torch.nn.attention
 
@@ -238,6 +239,9 @@ def main() -> None:
     print(f"ceilings: {best['GB/s']:.0f} GB/s, {best['TFLOP/s']:.0f} TFLOP/s")
     if not arguments.rows or any("llama".startswith(name) for name in arguments.rows):
         decode.measure(_turn, arguments.compile)
+    for name in arguments.rows or ["resnet"]:
+        if name.startswith("resnet"):
+            resnet.measure(_turn, arguments.compile, name)
     for row in rows():
         if arguments.rows and not row.name.startswith(tuple(arguments.rows)):
             continue
