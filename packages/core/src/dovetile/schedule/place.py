@@ -178,14 +178,19 @@ def _contractions(placement: Placement, least: int) -> None:
 
 def _few(placement: Placement, target: Capabilities) -> None:
     """Rule 3 for what each of the few is computed for many elements of an epilogue."""
+    simple = ELEMENTWISE | MOVEMENT | {Op.BUFFER, Op.CONST}
+
+    def alone(n: UOp) -> bool:
+        return n.op in simple and n not in placement.held
+
     for chain in placement.epilogues.values():
         for value in {storage(s) for node in chain for s in node.src}:
+            if not 1 < value.size <= chain[-1].size // _REUSE_OF_GROUPS or not alone(value):
+                continue
             again = chain[-1].size * _work(value, placement) / target.operations_per_second
-            inside = toposort(value)
-            alone = all(n.op in ELEMENTWISE | MOVEMENT | {Op.BUFFER, Op.CONST} for n in inside)
+            inside = toposort(value, alone)
             dear = any(COST.get(n.op, 1) > 1 for n in inside)
-            few = 1 < value.size <= chain[-1].size // _REUSE_OF_GROUPS
-            if alone and dear and few and again > target.launch_seconds:
+            if all(map(alone, inside)) and dear and again > target.launch_seconds:
                 _hold(value, placement)
                 placement.fixed.add(value)
 
