@@ -143,8 +143,9 @@ def compares(condition: UOp) -> bool:
 
 def _comparison(condition: UOp) -> tuple[UOp, bool] | None:
     """(a < b, whether it is negated) for a condition that compares indices."""
-    negated = condition.op is Op.XOR and condition.src[1].constant is True
-    node = condition.src[0] if negated else condition
+    node, negated = condition, False
+    while node.op is Op.XOR and node.src[1].constant is True:
+        node, negated = node.src[0], not negated
     indices = node.op is Op.LT and node.src[0].dtype is dtypes.index
     return (node, negated) if indices and not any(n.op is Op.LOAD for n in nodes_of(node)) else None
 
