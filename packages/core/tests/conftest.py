@@ -9,8 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+# How long an example takes says more about what else the machine does.
+settings.register_profile("patient", settings(deadline=None))
+settings.load_profile("patient")
 
 
 class ReferenceRuntime:

@@ -83,7 +83,7 @@ def _cat(x):
 
 
 @given(st.lists(st.integers(0, len(OPERATIONS) - 1), min_size=1, max_size=5))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_random_chains(steps: list[int]) -> None:
     def function(x):
         for step in steps:

@@ -59,7 +59,7 @@ def expected(node: UOp, cotangent: np.ndarray) -> np.ndarray:
 
 
 @given(reads())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_affine_reads_are_gathered(node: UOp) -> None:
     cotangent = np.random.default_rng(0).normal(size=node.shape)
     g = UOp.buffer(cotangent.size, dtypes.float64).reshape(node.shape)

@@ -321,7 +321,7 @@ def expressions(draw, depth: int = 4, conditions: bool = False):
     return condition(depth) if conditions else value(depth)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(expressions())
 def test_random_values_keep_their_meaning(node: UOp):
     after = simplify(node)
@@ -329,7 +329,7 @@ def test_random_values_keep_their_meaning(node: UOp):
     assert simplify(after) is after
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(expressions(conditions=True))
 def test_random_conditions_keep_their_meaning(node: UOp):
     after = simplify(node)
@@ -337,7 +337,7 @@ def test_random_conditions_keep_their_meaning(node: UOp):
     assert simplify(after) is after
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(expressions(3), expressions(2, conditions=True))
 def test_gated_values_agree_where_the_gate_holds(node: UOp, gate: UOp):
     node, gate = simplify(node), simplify(gate)

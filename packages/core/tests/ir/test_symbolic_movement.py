@@ -97,7 +97,7 @@ def chains(draw):
     return node
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(chains())
 def test_random_chains_keep_their_meaning(node: UOp):
     after = simplify(node)

@@ -58,7 +58,7 @@ def opts_of(case: Case, capabilities=TINY) -> list:
     return opts
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.integers(5, 34), st.integers(5, 44), st.integers(5, 34),
     st.sampled_from(["nn", "nt", "tn", "tt"]),

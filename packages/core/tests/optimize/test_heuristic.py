@@ -40,7 +40,7 @@ targets = st.sampled_from(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(cases, targets)
 def test_small_kernels(case: Case, capabilities):
     opts = heuristic(case.kernel, capabilities)
@@ -66,9 +66,7 @@ large_cases = st.one_of(
 )  # fmt: skip
 
 
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(case=large_cases)
 def test_kernels_that_are_worth_threads_and_panels(device: Device, case: Case):
     kernel = apply_opts(case.kernel, heuristic(case.kernel, device.capabilities))
@@ -76,7 +74,7 @@ def test_kernels_that_are_worth_threads_and_panels(device: Device, case: Case):
     case.run_on(device, kernel)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     case=st.one_of(large_cases, st.builds(kernels.centered, st.integers(1, 99), middle)),
     most=st.sampled_from([64, 1024]),

@@ -171,7 +171,7 @@ def test_zeros_are_outside_of_what_is_computed():
 # -- The heuristic ---------------------------------------------------------------------------------
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.integers(9, 50), st.integers(5, 60), st.integers(9, 50),
     st.sampled_from(["nn", "nt", "tn", "tt"]), st.sampled_from(UNITS),

@@ -11,9 +11,7 @@ from dovetile.ir.uop import UOp
 
 pytest.importorskip("dovetile_cpu")
 
-_slow = settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
-)
+_slow = settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 
 
 @_slow

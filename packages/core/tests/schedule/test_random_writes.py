@@ -90,9 +90,7 @@ class Program:
             np.testing.assert_array_equal(x.numpy(), a)
 
 
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
-)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 @given(data=st.data())
 def test_programs(data: st.DataObject) -> None:
     program = Program()

@@ -48,7 +48,7 @@ def test_other_ranks() -> None:
     size=st.integers(1, 12), kernel=st.integers(1, 4), stride=st.integers(1, 4),
     dilation=st.integers(1, 3), padding=st.integers(0, 3),
 )  # fmt: skip
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_any_geometry(size: int, kernel: int, stride: int, dilation: int, padding: int) -> None:
     torch = pytest.importorskip("torch")
     assume(size + 2 * padding >= dilation * (kernel - 1) + 1)

@@ -65,7 +65,7 @@ def test_promotion_follows_torch(a: str, b: str) -> None:
 
 @pytest.mark.parametrize("name", INTEGERS)
 @given(data=st.data())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @pytest.mark.filterwarnings("ignore:overflow encountered")  # NumPy's, where least // -1 wraps
 def test_integer_division_is_pythons(name: str, data: st.DataObject) -> None:
     info = np.iinfo(name)
@@ -163,7 +163,7 @@ def test_powers() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(-20, 20), st.integers(0, 80)), min_size=1, max_size=8))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_integer_powers_wrap(pairs: list) -> None:
     base, exponent = (np.array(column, np.int64) for column in zip(*pairs))
     expected = [(int(b) ** int(e) + 2**63) % 2**64 - 2**63 for b, e in pairs]

@@ -38,7 +38,7 @@ def test_reading(index) -> None:
 
 
 @given(st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_slices(data: st.DataObject) -> None:
     shape = data.draw(st.lists(st.integers(0, 7), min_size=1, max_size=3))
     array = np.arange(int(np.prod(shape))).reshape(shape)

@@ -105,7 +105,7 @@ def chains(draw: st.DrawFn) -> tuple[tuple[int, ...], list]:
 
 
 @given(chains())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_chains_of_movement(case: tuple) -> None:
     shape, steps = case
     array = np.arange(int(np.prod(shape)), dtype=np.int64).reshape(shape) + 1

@@ -108,7 +108,7 @@ def test_logsumexp_of_large_values() -> None:
 
 
 @given(st.integers(0, 300), st.integers(0, 2))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_cumulative_sums(size: int, axis: int) -> None:
     shape = [2, 2, 2]
     shape[axis] = size
