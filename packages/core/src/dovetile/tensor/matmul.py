@@ -45,9 +45,7 @@ class Products(Reduction):
             )
         same_device("matmul", self, other)
         dtype = dtypes.promote(self.dtype, other.dtype)
-        # Wide before they are spread: gradients are added up as wide as the products then.
-        wide = dtypes.float32 if dtype in dtypes.SMALL_FLOATS else dtype
-        a, b = (x.uop.cast(dtype).cast(wide) for x in (self, other))
+        a, b = self.uop.cast(dtype), other.uop.cast(dtype)
         row, column = self.ndim == 1, other.ndim == 1
         inner = a.shape[-1]
         if inner != b.shape[0 if column else -2]:
@@ -73,7 +71,7 @@ class Products(Reduction):
 
         x = spread(a, left, [last] if row else [places, last])
         y = spread(b, right, [last] if column else [last, last - 1])
-        return self._wrap(contract(x, y, 1).cast(dtype), other)
+        return self._wrap(contract(x, y, 1), other)
 
     __matmul__ = matmul
     mm = bmm = matmul
