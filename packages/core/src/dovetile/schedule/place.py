@@ -17,8 +17,8 @@ is used. The rules, in order:
    that repeats no work and leaves enough parallel iterations; `kernels` checks that on the loops.
 5. A contraction whose operand is computed from another contraction by reductions that can share its
    loop (`optimize.rescale`) is computed in one kernel with it: nothing in between is held.
-6. Where several kernels need what is computed from short contractions, and matrix units do those, it
-   is computed again block by block (`again`); what is known of its rows is held.
+6. Where several kernels need what is computed from short contractions, and matrix units do those,
+   it is computed again block by block (`again`); what is known of its rows is held.
 """
 
 from __future__ import annotations
