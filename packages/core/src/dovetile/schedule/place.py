@@ -191,9 +191,10 @@ def _product(node: UOp, least: int) -> UOp | None:
 def _compute_again(found: Blockwise, placement: Placement) -> None:
     """Rule 6: holds what is known of rows, and notes what the loops compute. A sum that needs a
     maximum of its own row shares the loop with it (`optimize.rescale`)."""
-    operands = {storage(s) for n in found.contractions for s in placement.contractions[n].src}
-    products = toposort(found.contractions, lambda n: n not in operands)
-    placement.again |= found.values.union(products).difference(operands)
+    products = [placement.contractions[n] for n in (*found.contractions, *found.sums)]
+    operands = {storage(s) for p in products for s in p.src}
+    inside = toposort((*found.contractions, *found.sums), lambda n: n not in operands)
+    placement.again |= found.values.union(inside) - (operands - found.values) - found.sums
     placement.closed.update(dict.fromkeys(found.users, found.contractions))
     rows = found.rows | found.reductions - found.contractions
     shown = {n: _shown(n, placement) for n in placement.nodes if n in rows}
