@@ -15,7 +15,7 @@ import ml_dtypes
 import torch
 from models.decode import Decoder, Sizes
 
-from dovetile import Tensor, jit
+from dovetile import Tensor, counters, jit
 from dovetile.runtime import get_device
 
 _POSITION = 1000
@@ -72,9 +72,9 @@ def measure(turn: Callable[..., float], compiled: bool) -> None:
     usual = _error(theirs.step(*inputs), expected)
     del exact
     step = jit(ours.step)
-    start = time.perf_counter()
+    before, start = counters(), time.perf_counter()
     scores = step(*mine).float().numpy()
-    first = time.perf_counter() - start
+    first, made = time.perf_counter() - start, counters() - before
     error = _error(torch.tensor(scores), expected)
     if not error < 1.5 * usual:
         raise SystemExit(f"llama: our error is {error:.1e}, PyTorch's {usual:.1e}")
@@ -89,7 +89,8 @@ def measure(turn: Callable[..., float], compiled: bool) -> None:
     ratios = "  ".join(f"{other / times[0]:5.2f}" for other in times[1:])
     print(
         f"llama: {1 / times[0]:.0f} tokens/s, {captured.kernels} kernels, first step after "
-        f"{first:.1f} s, error {error:.1e} ({usual:.1e}); of PyTorch: {ratios}",
+        f"{first:.2f} s ({made.compiled} kernels compiled, {made.from_cache} from the cache), "
+        f"error {error:.1e} ({usual:.1e}); of PyTorch: {ratios}",
         flush=True,
     )
 

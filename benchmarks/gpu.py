@@ -95,10 +95,11 @@ def rows() -> list[Row]:
                         Row(f"matmul-{dtype}-{size}-{layout}", dtype, ((size, size),) * 2,
                             2 * size**3, "TFLOP/s", ours, theirs)
                     )  # fmt: skip
-    for width in (64, 128):
-        for causal in (False, True):
-            for dtype in ("bfloat16", "float16"):
-                found.append(_attention(dtype, width, causal))
+    for heads, length in ((64, 4096), (16, 16384)):
+        for width in (64, 128):
+            for causal in (False, True):
+                for dtype in ("bfloat16", "float16"):
+                    found.append(_attention(dtype, width, causal, heads, length))
     return found + narrow_products()
 
 
@@ -126,8 +127,8 @@ def narrow_products() -> list[Row]:
     ]  # fmt: skip
 
 
-def _attention(dtype: str, width: int, causal: bool, heads: int = 64, length: int = 4096) -> Row:
-    """Attention of heads of 4096 queries; PyTorch's by cuDNN, where that is the faster one."""
+def _attention(dtype: str, width: int, causal: bool, heads: int, length: int) -> Row:
+    """Attention of heads of so many queries; PyTorch's by cuDNN, where that is the faster one."""
     shape = (4, heads // 4, length, width)
 
     def theirs(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -135,7 +136,7 @@ def _attention(dtype: str, width: int, causal: bool, heads: int = 64, length: in
             return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal)
 
     return Row(
-        f"attention-{dtype}-{width}{'-causal' * causal}", dtype, (shape,) * 3,
+        f"attention-{dtype}-{width}-{length // 1024}k{'-causal' * causal}", dtype, (shape,) * 3,
         4 * heads * length**2 * width / (2 if causal else 1), "TFLOP/s",
         lambda q, k, v: q.scaled_dot_product_attention(k, v, is_causal=causal), theirs,
     )  # fmt: skip

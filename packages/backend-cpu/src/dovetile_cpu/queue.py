@@ -152,14 +152,18 @@ class CpuQueue(Queue):
 
     def _record(self, size: int, words: Sequence[int]) -> None:
         with self._lock:
-            position = self.position
+            self._write(size, words)
+
+    def _write(self, size: int, words: Sequence[int]) -> None:
+        """Writes a command into the ring. The lock is held."""
+        position = self.position
+        offset = position & _RING_MASK
+        if offset + size > RING_WORDS or position + size > self._limit:
+            position = self._make_room(size)
             offset = position & _RING_MASK
-            if offset + size > RING_WORDS or position + size > self._limit:
-                position = self._make_room(size)
-                offset = position & _RING_MASK
-            _words(size).pack_into(self.processor.ring, offset * 8, *words)
-            # Last: a position stands for commands that are completely written.
-            self.position = position + size
+        _words(size).pack_into(self.processor.ring, offset * 8, *words)
+        # Last: a position stands for commands that are completely written.
+        self.position = position + size
 
     def _make_room(self, size: int) -> int:
         if size > _LARGEST_COMMAND:
@@ -187,16 +191,19 @@ class CpuQueue(Queue):
 
     def submit(self) -> int:
         with self._lock:
-            position = self.position
-            processor = self.processor
-            if position != processor.submitted:
-                processor.submitted = position
-                # The first test is cheap: `_limit` stands for where the processor once was.
-                far = position - self._limit > _BACKLOG - RING_WORDS
-                if self._start or far and self._is_behind(position):
-                    self._start = False
-                    processor.start(position)
-            return position
+            return self._submit()
+
+    def _submit(self) -> int:
+        position = self.position
+        processor = self.processor
+        if position != processor.submitted:
+            processor.submitted = position
+            # The first test is cheap: `_limit` stands for where the processor once was.
+            far = position - self._limit > _BACKLOG - RING_WORDS
+            if self._start or far and self._is_behind(position):
+                self._start = False
+                processor.start(position)
+        return position
 
     def _is_behind(self, position: int) -> bool:
         self._limit = self.processor.control.head + RING_WORDS
@@ -237,20 +244,25 @@ class CpuQueue(Queue):
     def call(self, commands: CpuCommandList, changed: Sequence[int]) -> int:
         """Execute a list, of whose words some have changed."""
         with self._lock:
-            if changed and self.is_complete(commands.end):
+            if not changed:
+                pass
+            elif self.is_complete(commands.end):
                 for slot in changed:
                     commands.memory[slot] = commands.values[slot]
             else:  # a replay that is still to run reads the old words
-                for first in range(0, len(changed), _LARGEST_PATCH):
-                    slots = changed[first : first + _LARGEST_PATCH]
-                    words = [_header(_PATCH, 1 + 2 * len(slots), len(slots))]
-                    for slot in slots:
-                        words += (commands.address + slot * 8, commands.values[slot])
-                    self._record(len(words), words)
-            self._record(3, (_CALL_HEADER, commands.address, commands.size))
+                self._patch(commands, changed)
+            self._write(3, (_CALL_HEADER, commands.address, commands.size))
             self._start |= commands.start
-            commands.end = self.submit()
-            return commands.end
+            commands.end = position = self._submit()
+            return position
+
+    def _patch(self, commands: CpuCommandList, changed: Sequence[int]) -> None:
+        for first in range(0, len(changed), _LARGEST_PATCH):
+            slots = changed[first : first + _LARGEST_PATCH]
+            words = [_header(_PATCH, 1 + 2 * len(slots), len(slots))]
+            for slot in slots:
+                words += (commands.address + slot * 8, commands.values[slot])
+            self._write(len(words), words)
 
 
 class CpuCommandList(CommandList):

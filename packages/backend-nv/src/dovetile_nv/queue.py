@@ -181,15 +181,18 @@ class NvQueue(Queue):
     def submit(self) -> int:
         with self._lock:
             self.require()
-            position = self.position
-            if position != self._submitted:
-                try:
-                    self.stream.submit(position)
-                except DeviceError:  # as any call after a fault may do
-                    self._check()
-                    raise
-                self._submitted = position
-            return position
+            return self._submit()
+
+    def _submit(self) -> int:
+        position = self.position
+        if position != self._submitted:
+            try:
+                self.stream.submit(position)
+            except DeviceError:  # as any call after a fault may do
+                self._check()
+                raise
+            self._submitted = position
+        return position
 
     def synchronize(self, position: int | None = None) -> None:
         submitted = self.submit()
@@ -257,10 +260,11 @@ class NvQueue(Queue):
         """Execute a list, of whose arguments some have changed."""
         self.require()
         with self._lock:
-            commands.replay.run(changed, self.is_complete(commands.end), self.position + 1)
+            idle = bool(changed) and self.is_complete(commands.end)
+            commands.replay.run(changed, idle, self.position + 1)
             self.position += 1
-            commands.end = self.submit()
-            return commands.end
+            commands.end = position = self._submit()
+            return position
 
 
 class NvCommandList(CommandList):
@@ -308,7 +312,7 @@ class NvCommandList(CommandList):
             if values[slot] != word:
                 values[slot] = word
                 changed.append(slot)
-        if not self._copied.isdisjoint(changed):
+        if changed and not self._copied.isdisjoint(changed):
             changed = self._build_again()
         return self._queue.replay(self, changed)
 
@@ -334,7 +338,9 @@ class NvCommandList(CommandList):
     def _keep(self, slot: int, buffer: Buffer) -> None:
         before = self._replaced.get(slot)
         if before is not buffer:
-            if before is not None:  # a pending replay may use it still
+            # A pending replay may use the other's memory still. Of this device's own there is no
+            # need to care: whoever gets it next comes later in the queue.
+            if before is not None and before.device.queue is not self._queue:
                 self._queue.retire(before)
             self._replaced[slot] = buffer
 

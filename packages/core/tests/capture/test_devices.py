@@ -73,7 +73,7 @@ def test_a_list_for_each_device_and_a_signal_where_one_awaits_the_other(other: D
     assert len(replayable._parts) == 2 and len(replayable._signals) == 1
     for number in range(3):
         new = Buffer.from_numpy(first, array(number, 7))
-        replayable.submit([(replayable.places(a), new)])
+        replayable.submit([(replayable.slots(a), new)])
         other.synchronize()
         np.testing.assert_array_equal(d.to_numpy(), array(number, 7))
 

@@ -82,6 +82,21 @@ def test_long_sums_are_done_in_parts_with_accumulators_in_memory():
     case.run(opts, TINY)
 
 
+def test_blocks_shrink_where_then_each_is_packed_once():
+    """Accumulators of all panels of B fit the near cache beside smaller blocks of A."""
+    case = layouts(1536, 4096, 384, "tn")
+    opts = opts_of(case, replace(LARGE, cache_bytes=(*LARGE.cache_bytes[:2], 128 << 20)))
+    (stage,) = (o for o in opts if isinstance(o, Stage) and o.operand == 0)
+    block, panel = stage.axes[0], 3
+    blocks = 1536 // 6
+    groups = [o.size for o in opts if isinstance(o, Split) and o.axis == block]
+    assert groups and all(blocks % size == 0 for size in groups)
+    assert not [o for o in opts if isinstance(o, Split) and o.axis == panel]
+    half = LARGE.cache_bytes[1] // 2
+    assert 4 * 6 * groups[-1] * 256 <= half
+    assert 4 * 6 * groups[-1] * 384 <= half
+
+
 def test_short_sums_are_not():
     opts = opts_of(layouts(64, 16, 64, "nn"))
     assert not [o for o in opts if isinstance(o, GroupReduce | Accumulate)]

@@ -81,6 +81,24 @@ def test_blocks_that_no_row_sees_are_skipped():
     assert sorted(lengths) == [(0, 1), (1, 2)]
 
 
+@pytest.mark.parametrize("causal", [False, True])
+def test_memory_is_linear_in_the_length(causal: bool):
+    """One kernel (`attention` asserts it) that touches its inputs and its result alone; what a
+    workgroup holds in LOCAL memory and registers is the same for every length."""
+    held = []
+    for length in (512, 2048):
+        case = attention(length, length, 64, causal=causal)
+        program = lower(apply_opts(case.kernel, heuristic(case.kernel, UNITS)), UNITS)
+        assert [b.arg.size for b in program.buffers] == [length * 64] * 4
+        registers = sorted(
+            n.arg.size
+            for n in program.uops
+            if n.op is Op.BUFFER and n.arg.space is AddressSpace.REG
+        )
+        held.append((program.local_bytes, program.threads, registers))
+    assert held[0] == held[1]
+
+
 def test_other_types_and_targets_do_not_fit():
     case = kernels.attention(64, 128, (64, 64), heads=1)
     assert closed_unit_opts(Analysis(case.kernel), UNITS) is None

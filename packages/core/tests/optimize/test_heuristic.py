@@ -16,7 +16,7 @@ from dovetile.ir.uop import UOp, toposort
 from dovetile.lower import lower
 from dovetile.optimize.bounds_check import prove
 from dovetile.optimize.heuristic import heuristic, thread_opts
-from dovetile.optimize.opts import Bind, Stage, Stream, apply_opts, output_axes
+from dovetile.optimize.opts import Bind, Split, Stage, Stream, apply_opts, output_axes
 from dovetile.runtime import Device
 
 small = st.integers(2, 19)
@@ -165,16 +165,27 @@ def test_parts_of_lines_do_not_stream():
         assert (Stream() in heuristic(case.kernel, target)) is streams
 
 
-def test_rows_that_share_a_vector_are_summed_together():
+@pytest.mark.parametrize(("registers", "rows"), [(8, 2), (16, 4), (32, 8)])
+def test_rows_that_share_a_vector_are_summed_together(registers: int, rows: int):
     case = kernels.matmul(64, 256, 1)
-    opts = heuristic(case.kernel, WIDE)
+    opts = heuristic(case.kernel, replace(WIDE, vector_registers=registers))
     kernel = apply_opts(case.kernel, opts)
     copies = {
         n.src[0].arg for n in toposort(kernel) if n.op is Op.RANGE and n in kernel.src[0].src
         and n.arg.kind is AxisKind.UNROLL
     }  # fmt: skip
-    assert copies == {4}
+    assert copies == {rows}
     case.compare(case.results(kernel))
+
+
+def test_rows_of_two_matrices_are_fewer_at_a_time():
+    a, b, x = kernels.tensor(64, 256), kernels.tensor(64, 256), kernels.tensor(256)
+    value = (a * x.expand((64,)).permute((1, 0))).reduce(Op.ADD, 1)
+    value = value * (b * x.expand((64,)).permute((1, 0))).reduce(Op.ADD, 1)
+    case = kernels.case("two products", value, [a, b, x], lambda a, b, x: (a @ x) * (b @ x))
+    opts = heuristic(case.kernel, replace(WIDE, vector_registers=32))
+    assert next(o.size for o in opts if isinstance(o, Split)) == 4
+    case.compare(case.results(apply_opts(case.kernel, opts)))
 
 
 @pytest.mark.parametrize(("columns", "shared"), [(8, False), (40_000, True)])

@@ -67,7 +67,7 @@ def test_weights_are_read_through_copies_in_blocks():
     x = tensor(2, 3, 18, 18)
     weights = tensor(64, 3, 3, 3)
     placement = laid_out(conv(x.conv2d(weights), 32))
-    ((source, found),) = placement.relaid.values()
+    (((source, found),),) = (copies.items() for copies in placement.relaid.values())
     assert (source.shape, found) == ((64, 3, 3, 3), Layout.blocks(4, 0, 32))
     assert found.applied(source).shape == (2, 3, 3, 3, 32)
 

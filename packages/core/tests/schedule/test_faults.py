@@ -9,11 +9,12 @@ pytest.importorskip("dovetile_cpu")
 
 from graphs import DEVICE, place, run
 
-from dovetile import Tensor, dtypes, schedule
+from dovetile import Tensor, counters, dtypes, schedule
 from dovetile.errors import IndexOutOfRangeError
 from dovetile.ir.ops import Op
 from dovetile.ir.uop import UOp
 from dovetile.runtime import get_device
+from dovetile.tensor.base import realize_all
 
 
 def rows(x: UOp, positions: list[int], text: str) -> UOp:
@@ -72,3 +73,34 @@ def test_outside_of_a_padded_region_nothing_is_read() -> None:
     expected = np.zeros((4, 3), np.float32)
     expected[1:3] = np.arange(12).reshape(4, 3)[[3, 1]]
     np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("position", [3, 4, -5])
+def test_writes_at_one_position_share_a_kernel(position: int) -> None:
+    at = Tensor(np.array([position])).realize()
+    old = np.arange(12, dtype=np.float32).reshape(4, 3)
+    x, y = Tensor(old).realize(), Tensor(old + 100).realize()
+    new = Tensor(np.array([[1.0, 2.0, 3.0]], np.float32)).realize()
+    before = counters()
+    x[at], y[at] = new * 2, new + 1
+    realize_all([x, y])
+    if position == 3:
+        get_device(DEVICE).synchronize()
+        old[3] = [2, 4, 6]
+        np.testing.assert_array_equal(x.numpy(), old)
+        np.testing.assert_array_equal(y.numpy()[3], [2, 3, 4])
+    else:
+        with pytest.raises(IndexOutOfRangeError):
+            get_device(DEVICE).synchronize()
+        np.testing.assert_array_equal(x.numpy(), old)
+    np.testing.assert_array_equal(y.numpy()[:3], old[:3] + 100)
+    assert (counters() - before).kernels == 1
+
+
+def test_writes_at_several_positions_stay_in_order() -> None:
+    at = Tensor(np.array([1, 1])).realize()
+    x, y = Tensor(np.zeros(3, np.float32)).realize(), Tensor(np.zeros(3, np.float32)).realize()
+    new = Tensor(np.array([5.0, 6.0], np.float32)).realize()
+    x[at], y[at] = new, new * 2
+    realize_all([x, y])
+    assert x.tolist() == [0, 6, 0] and y.tolist() == [0, 12, 0]

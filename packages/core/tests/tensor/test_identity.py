@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 
 import numpy as np
 
@@ -57,3 +58,38 @@ def test_a_member_that_was_discarded_does_not_take_its_successor_along() -> None
         assert len(held) == 1
         del second
         assert len(held) == 0
+
+
+def test_the_table_does_not_grow_with_members_that_have_gone() -> None:
+    held: IdentitySet[Member] = IdentitySet()
+    kept = [Member() for _ in range(100)]
+    for member in kept:
+        held.add(member)
+    for _ in range(100):
+        passing = [Member() for _ in range(100)]
+        for member in passing:
+            held.add(member)
+        del passing, member
+        assert len(held) == 100 and held
+    assert len(held._references) <= 3 * 300
+    del kept
+    assert not held
+
+
+def test_threads_add_members_while_others_go() -> None:
+    held: IdentitySet[Member] = IdentitySet()
+    kept: list[Member] = []
+
+    def work() -> None:
+        for number in range(3000):
+            member = Member()
+            held.add(member)
+            if number % 10 == 0:
+                kept.append(member)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {id(member) for member in held} == {id(member) for member in kept}

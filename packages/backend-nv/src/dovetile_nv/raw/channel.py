@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import struct
 import threading
+from functools import cache
 from typing import TYPE_CHECKING
 
 from dovetile_nv.raw import driver_abi as abi
@@ -24,6 +25,7 @@ _USER_AREA = ENTRIES * 8  # the channel's registers lie behind the ring
 _PUT = _USER_AREA + 0x8C  # GPPut of the class's control structure
 PUSHBUFFER_BYTES = 8 << 20
 _LARGEST_PIECE = 1 << 18  # words; an entry of the ring can name eight times as many
+_LENGTH = 32 + hw.NVC86F_GP_ENTRY1_LENGTH[1]  # where an entry has it; below lies the address
 _CONTEXT_BYTES = 64 << 20  # addresses for the driver's own buffers of the engine
 
 
@@ -104,6 +106,7 @@ class Channel:
         self._put = ctypes.c_uint32.from_address(self._control.host_address + _PUT)
         self._doorbell = ctypes.c_uint32.from_address(card.doorbell)
         self._drain = threading.Lock()
+        self._last = 0  # entry of the ring that was added
         self._bytes = self._pushbuffer.host_bytes()
         self._places = Ring(PUSHBUFFER_BYTES)
         self._entries = Ring(_USER_AREA, places=ENTRIES - 2)
@@ -111,25 +114,34 @@ class Channel:
             self.submit(pushbuffer.bind(subchannel, number), 0, lambda position: None)
 
     def submit(self, words: list[int], position: int, wait: Callable[[int], None]) -> None:
-        """Executes words.
+        """Executes words, after what was added before.
 
         Args:
             position: when they are complete. wait: waits for such a position, if need be.
         """
-        for first, last in _pieces(words, _LARGEST_PIECE):
-            piece = words[first:last]
-            start = self._places.take(4 * len(piece), position, wait)
-            struct.pack_into(f"<{len(piece)}I", self._bytes, start, *piece)
-            self.call(self._pushbuffer.address + start, len(piece), position, wait)
+        self.add_words(words, position, wait)
+        self.start()
 
-    def call(self, address: int, count: int, position: int, wait: Callable[[int], None]) -> None:
-        """Executes `count` words at an address of the GPU; the other arguments are as above."""
-        upper, lower = pushbuffer.halves(address)
-        entry = bits(hw.NVC86F_GP_ENTRY1_GET_HI, upper) | bits(hw.NVC86F_GP_ENTRY1_LENGTH, count)
-        number = self._entries.take(8, position, wait) // 8
-        self._ring[number] = entry << 32 | lower
+    def add_words(self, words: list[int], position: int, wait: Callable[[int], None]) -> None:
+        """Has words executed with what is submitted next; the arguments are as above."""
+        count = len(words)
+        if count > _LARGEST_PIECE:
+            for first, last in _pieces(words, _LARGEST_PIECE):
+                self.add_words(words[first:last], position, wait)
+            return
+        start = self._places.take(4 * count, position, wait)
+        layout(count).pack_into(self._bytes, start, *words)
+        self.add(self._pushbuffer.address + start, count, position, wait)
+
+    def add(self, address: int, count: int, position: int, wait: Callable[[int], None]) -> None:
+        """The same of `count` words at an address of the GPU."""
+        self._last = last = self._entries.take(8, position, wait) // 8
+        self._ring[last] = address | count << _LENGTH
+
+    def start(self) -> None:
+        """Tells the GPU of what was added."""
         self.drain()
-        self._put.value = (number + 1) % ENTRIES
+        self._put.value = (self._last + 1) % ENTRIES
         self.drain()
         self._doorbell.value = self._token
         self.drain()
@@ -167,10 +179,14 @@ class Channel:
             memory.release(card, piece)
 
 
+@cache
+def layout(count: int) -> struct.Struct:
+    """So many words of a pushbuffer."""
+    return struct.Struct(f"<{count}I")
+
+
 def _pieces(words: list[int], largest: int) -> list[tuple[int, int]]:
     """Bounds of parts that end between methods and have at most `largest` words."""
-    if len(words) <= largest:
-        return [(0, len(words))]
     bounds, first, position = [], 0, 0
     while position < len(words):
         end = position + 1 + (words[position] >> 16 & 0x1FFF)

@@ -27,15 +27,18 @@ class Ring:
         Args:
             position: when its commands are complete. wait: waits for such a position, if need be.
         """
-        if nbytes > self.nbytes:
-            raise ArgumentError(f"[launch] {nbytes} bytes; a command may have {self.nbytes}")
+        size = self.nbytes
+        if nbytes > size:
+            raise ArgumentError(f"[launch] {nbytes} bytes; a command may have {size}")
         start = self._end
-        if start % self.nbytes + nbytes > self.nbytes:
-            start += self.nbytes - start % self.nbytes
+        place = start % size
+        if place + nbytes > size:
+            start += size - place
+            place = 0
         used = self._used
-        while used and (start + nbytes - used[0][1] > self.nbytes or len(used) >= self._places):
+        while used and (start + nbytes - used[0][1] > size or len(used) >= self._places):
             wait(used[0][0])
             used.popleft()
         self._end = start + nbytes
         used.append((position, start))
-        return start % self.nbytes
+        return place

@@ -155,19 +155,20 @@ class RawStream(Stream):
 
     def submit(self, position: int) -> None:
         self.write(self._timeline.address, position)
-        self._flush(position)
+        self._add(position)
+        self.channel.start()
 
     def call(self, address: int, count: int, position: int) -> None:
-        """Executes `count` words at an address of the GPU after what is recorded."""
+        """Executes `count` words at an address of the GPU after what is recorded, once it is
+        submitted."""
         self._idle()
-        self._flush(position)
-        self.channel.call(address, count, position, self._timeline.wait)
+        self._add(position)
+        self.channel.add(address, count, position, self._timeline.wait)
 
-    def _flush(self, position: int) -> None:
+    def _add(self, position: int) -> None:
         words, self._words = self._words, []
         if words:
-            self.channel.drain()
-            self.channel.submit(words, position, self._timeline.wait)
+            self.channel.add_words(words, position, self._timeline.wait)
 
     def fault(self) -> Fault | None:
         code = self.channel.error

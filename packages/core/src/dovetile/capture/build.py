@@ -10,7 +10,8 @@ from dovetile import schedule
 from dovetile.capture.arguments import detached, map_tree, result_tensors
 from dovetile.capture.lists import Replayable
 from dovetile.capture.recording import Recording, buffers_of, root_of
-from dovetile.capture.step import Fresh, Input, Owner, Result, State, Step
+from dovetile.capture.results import Fresh, Place
+from dovetile.capture.step import Input, Owner, Result, State, Step
 from dovetile.capture.surroundings import Surroundings
 from dovetile.errors import JitError
 from dovetile.ir.held import attach, realized
@@ -21,6 +22,9 @@ from dovetile.runtime import Buffer, Copy, Counters, Device, Launch
 from dovetile.schedule.run import copy
 from dovetile.tensor import base, no_grad, realize_all, renewal
 from dovetile.tensor.base import TensorBase
+
+Maker = Callable[[Sequence[TensorBase], Sequence[Place]], TensorBase]
+"""Makes one Tensor of a replay's result of its inputs and of the places of the fresh results."""
 
 
 class Unsteady(Exception):
@@ -221,9 +225,9 @@ class Capture:
         self, result: Any, results: list[TensorBase], states: list[State], known: set[int]
     ) -> tuple[Result, Any]:
         """(what builds the result of a replay, the result of this run)."""
-        self.fresh: list[tuple[Buffer, Buffer]] = []  # (in the commands, what it was made for)
+        self.fresh: list[Fresh] = []
         numbers: dict[int, int] = {}
-        makers: dict[int, Callable[[Sequence[TensorBase], Sequence[UOp]], TensorBase]] = {}
+        makers: dict[int, Maker] = {}
         kept: dict[int, TensorBase] = {}
         stays = [s.value for s in states if s.value is not None] + self.escaped
         staying = {id(m) for t in stays if (m := schedule.memory_of(t.uop)) is not None}
@@ -236,14 +240,14 @@ class Capture:
             else:
                 makers[id(tensor)], kept[id(tensor)] = self._made(tensor, staying, numbers)
 
-        def build(tensors: Sequence[TensorBase], nodes: Sequence[UOp]) -> Any:
+        def build(tensors: Sequence[TensorBase], places: Sequence[Place]) -> Any:
             made: dict[int, TensorBase] = {}
 
             def leaf(value: Any) -> Any:
                 if value is None:
                     return None
                 if value not in made:
-                    made[value] = makers[value](tensors, nodes)
+                    made[value] = makers[value](tensors, places)
                 return made[value]
 
             return map_tree(leaf, template)
@@ -255,7 +259,7 @@ class Capture:
 
     def _made(
         self, tensor: TensorBase, staying: set[int], numbers: dict[int, int]
-    ) -> tuple[Callable[[Sequence[TensorBase], Sequence[UOp]], TensorBase], TensorBase]:
+    ) -> tuple[Maker, TensorBase]:
         """(what makes a result of a replay, the same of this run)."""
         kind = type(tensor)
         node = realized(tensor.uop)
@@ -269,7 +273,7 @@ class Capture:
         number = next((i for i, m in enumerate(self.memory) if m is memory), None)
         if number is not None:
 
-            def view_of_input(tensors: Sequence[TensorBase], _: Sequence[UOp]) -> TensorBase:
+            def view_of_input(tensors: Sequence[TensorBase], _: Sequence[Place]) -> TensorBase:
                 buffer = tensors[number]._buffer
                 assert buffer is not None
                 return _adopted(kind, moves, buffer)
@@ -281,16 +285,19 @@ class Capture:
             numbers[id(memory)] = len(self.fresh)
             alone = id(memory) not in staying and id(memory) in self.recording.results
             if alone:
-                self.fresh.append((memory, memory))
+                self.fresh.append(Fresh(memory))
             else:
                 other = Buffer(memory.device, memory.nbytes, memory.dtype)
                 self.end.insert(0, Copy(other, memory))
-                self.fresh.append((other, memory))
+                self.fresh.append(Fresh(other))
         index = numbers[id(memory)]
-        if self.fresh[index][0] is not memory:
+        fresh = self.fresh[index]
+        if fresh.model is not memory:
             with no_grad():
                 tensor = _with_own_memory(tensor)
-        return lambda _, nodes: _adopted(kind, moves, nodes[index]), tensor
+        view = len(fresh.views)
+        fresh.views.append(moves)
+        return lambda _, places: places[index].tensor(kind, view), tensor
 
     def _view_of_state(
         self, kind: type[TensorBase], moves: list[UOp], memory: Buffer
@@ -325,8 +332,8 @@ class Capture:
         lists = Replayable(commands)
         free = {id(role.memory) for role in inputs if role.fixed is None}
         for role in inputs:
-            role.places = lists.places(role.memory)
-        results = {id(memory) for memory, _ in self.fresh}
+            role.slots = lists.slots(role.memory)
+        results = {id(fresh.model) for fresh in self.fresh}
         used: dict[int, Buffer] = {}
         for _, command in (*prepare, *commands):
             for buffer in buffers_of(command):
@@ -342,9 +349,7 @@ class Capture:
                 owners.append((buffer, refs))
             if identity in self.recording.written:
                 written += [weakref.ref(t) for t in showing]
-        fresh = [
-            Fresh(b.device, b.nbytes // b.dtype.itemsize, b, lists.places(b)) for b, _ in self.fresh
-        ]
+        fresh = [(f, lists.slots(f.model)) for f in self.fresh]
         return Step(
             lists, inputs, owners, used, written, self.surroundings, expected, states,
             self.recording.arrays(), fresh, work, build, Replayable(prepare) if prepare else None,

@@ -7,7 +7,6 @@ import os
 import sys
 import threading
 import types
-import weakref
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -19,7 +18,6 @@ from dovetile.capture.build import Capture, Unsteady
 from dovetile.capture.step import Step
 from dovetile.capture.surroundings import Surroundings
 from dovetile.errors import ArgumentError, JitError
-from dovetile.ir.uop import UOp
 from dovetile.profiling import stage
 from dovetile.runtime import Buffer
 from dovetile.tensor import base, is_grad_enabled, live_tensors, realize_all
@@ -55,43 +53,29 @@ class _Entry:
 class _Last:
     """The last replay: a call with the very same arguments needs none of what led to it."""
 
-    __slots__ = ("arguments", "grad", "memory", "nodes", "step", "version")
+    __slots__ = ("_context", "_identities", "_kept", "_nodes", "_numbers", "memory", "step")
 
-    def __init__(
-        self,
-        arguments: tuple,
-        nodes: list[UOp],
-        memory: list[Buffer],
-        version: tuple[object, int],
-        grad: bool,
-        step: Step,
-    ) -> None:
-        # The Tensors may go; their nodes are memory, which the step keeps anyway.
-        self.arguments = [weakref.ref(a) if isinstance(a, TensorBase) else a for a in arguments]
-        self.nodes = nodes
+    def __init__(self, call: Arguments, memory: list[Buffer], step: Step) -> None:
+        # The Tensors may go; their nodes are memory, which the step keeps anyway. No other value
+        # may take the identity of one of these.
+        self._kept = [value for value in call.args if not isinstance(value, TensorBase)]
+        self._identities = tuple(map(id, call.args))
+        self._numbers = [self._identities.index(id(tensor)) for tensor in call.tensors]
+        self._nodes = [tensor.uop for tensor in call.tensors]
+        self._context = environment.version(), is_grad_enabled()
         self.memory = memory
-        self.version = version
-        self.grad = grad
         self.step = step
 
     def tensors_of(self, args: tuple) -> list[TensorBase] | None:
         """The Tensors among the arguments of a call; None where it is not the same call."""
-        if len(args) != len(self.arguments) or base.has_pending_writes():
+        if tuple(map(id, args)) != self._identities or base.has_pending_writes():
             return None
-        tensors: list[TensorBase] = []
-        nodes = self.nodes
-        for value, known in zip(args, self.arguments):
-            if isinstance(value, TensorBase):
-                if known.__class__ is not weakref.ref or known() is not value:
-                    return None
-                if value.uop is not nodes[len(tensors)] or value.requires_grad:
-                    return None
-                tensors.append(value)
-            elif value is not known:
+        tensors = [args[number] for number in self._numbers]
+        for tensor, node in zip(tensors, self._nodes):
+            if not isinstance(tensor, TensorBase) or tensor.uop is not node or tensor.requires_grad:
                 return None
-        if self.grad is not is_grad_enabled() or self.version != environment.version():
-            return None
-        return tensors
+        same = self._context == (environment.version(), is_grad_enabled())
+        return tensors if same else None
 
 
 class JitFunction(Generic[Function]):
@@ -174,9 +158,7 @@ class JitFunction(Generic[Function]):
             if mismatch is None:
                 entry.since_replay = 0
                 if tensors is call.tensors and call.is_plain:
-                    nodes = [tensor.uop for tensor in tensors]
-                    now = environment.version(), is_grad_enabled()
-                    self._last = _Last(call.args, nodes, memory, *now, step)
+                    self._last = _Last(call, memory, step)
                 return step.replay(tensors, memory)
             reason = mismatch
         entry.steps = [step for step in entry.steps if not step.is_dead]

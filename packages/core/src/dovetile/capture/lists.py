@@ -20,7 +20,7 @@ from dovetile.runtime import (
 )
 from dovetile.schedule.run import copy
 
-Place = tuple[int, int]  # number of a part, and a slot in it
+Slot = tuple[int, int]  # number of a part, and the number of a buffer in it
 
 
 class HostCopy:
@@ -44,34 +44,33 @@ class Replayable:
         self._devices = list(dict.fromkeys(device for device, _ in commands))
         self._parts: list[CommandList | HostCopy] = []
         self._starts: set[int] = set()  # parts that begin when everything before is complete
-        self._places: dict[int, list[Place]] = {}
+        self._slots: dict[int, list[Slot]] = {}
         # While a profile is recorded: what runs, and signals that take the time before and after.
         self._clocks: list[tuple[str, Signal, Signal]] = []
         self._timed = profiling.current() is not None
         self._build(commands)
         self._only = self._parts[0] if len(self._parts) == 1 else None
 
-    def places(self, buffer: Buffer) -> tuple[Place, ...]:
+    def slots(self, buffer: Buffer) -> tuple[Slot, ...]:
         """Where the commands use a buffer."""
-        return tuple(self._places.get(id(buffer), ()))
+        return tuple(self._slots.get(id(buffer), ()))
 
-    def submit(self, patches: Sequence[tuple[Sequence[Place], Buffer]]) -> None:
+    def submit(self, patches: Sequence[tuple[Sequence[Slot], Buffer]]) -> None:
         """Replay. The patches hold from now on."""
         self._submit(patches)
-        profile = profiling.current()
-        if profile is not None and self._clocks:
+        if self._clocks and (profile := profiling.current()) is not None:
             self._synchronize()
             for name, before, after in self._clocks:
                 profile.add_launch(name, (after.value - before.value) / 1e9)
 
-    def _submit(self, patches: Sequence[tuple[Sequence[Place], Buffer]]) -> None:
+    def _submit(self, patches: Sequence[tuple[Sequence[Slot], Buffer]]) -> None:
         only = self._only
         if only is not None:
-            only.submit([(slot, buffer) for places, buffer in patches for _, slot in places])
+            only.submit([(slot, buffer) for slots, buffer in patches for _, slot in slots])
             return
         by_part: list[list[tuple[int, Buffer]]] = [[] for _ in self._parts]
-        for places, buffer in patches:
-            for part, slot in places:
+        for slots, buffer in patches:
+            for part, slot in slots:
                 by_part[part].append((slot, buffer))
         self._synchronize()  # the signals of the replay before are no longer awaited
         for signal in self._signals:
@@ -100,7 +99,7 @@ class Replayable:
         for now, (device, command) in enumerate(commands):
             if isinstance(command, Copy) and not device.reaches(command.source.device):
                 close()
-                self._add_places((command.destination, command.source), len(self._parts), (0, 1))
+                self._add_slots((command.destination, command.source), len(self._parts), (0, 1))
                 self._parts.append(HostCopy(command.destination, command.source))
                 continue
             if any(type(other) is not type(device) for other in open_lists):
@@ -131,7 +130,7 @@ class Replayable:
                 if isinstance(command, (Launch, Copy)):
                     buffers = buffers_of(command)
                     slots = [captured.buffer_slot(index, i) for i in range(len(buffers))]
-                    self._add_places(buffers, number, slots)
+                    self._add_slots(buffers, number, slots)
 
     def _with_clocks(self, device: Device, commands: list[Command]) -> list[Command]:
         """The commands with the time taken between them."""
@@ -152,6 +151,6 @@ class Replayable:
             before = after
         return timed
 
-    def _add_places(self, buffers: Sequence[Buffer], part: int, slots: Sequence[int]) -> None:
+    def _add_slots(self, buffers: Sequence[Buffer], part: int, slots: Sequence[int]) -> None:
         for buffer, slot in zip(buffers, slots):
-            self._places.setdefault(id(buffer), []).append((part, slot))
+            self._slots.setdefault(id(buffer), []).append((part, slot))

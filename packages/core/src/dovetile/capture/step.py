@@ -6,17 +6,18 @@ import operator
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from itertools import zip_longest
+from typing import Any
 
 import numpy as np
 
 from dovetile import schedule
-from dovetile.capture.lists import Place, Replayable
+from dovetile.capture.lists import Replayable, Slot
+from dovetile.capture.results import Fresh, Place
 from dovetile.capture.surroundings import Surroundings
-from dovetile.ir.held import attach
 from dovetile.ir.uop import UOp
 from dovetile.profiling import stage
-from dovetile.runtime import Buffer, Counters, Device
+from dovetile.runtime import Buffer, Counters
 from dovetile.runtime.counting import total
 from dovetile.tensor import base, renewal
 from dovetile.tensor.base import TensorBase
@@ -30,7 +31,7 @@ class Input:
     where any will do. tensor: then the only Tensor it may be, where that matters.
     """
 
-    places: tuple[Place, ...]
+    slots: tuple[Slot, ...]
     memory: Buffer
     is_written: bool
     fixed: Buffer | None = None
@@ -43,15 +44,6 @@ class Owner:
 
     tensor: weakref.ref[TensorBase]
     node: UOp
-
-
-class Fresh(NamedTuple):
-    """Memory of a result, new at every replay."""
-
-    device: Device
-    size: int
-    memory: Buffer
-    places: tuple[Place, ...]
 
 
 @dataclass
@@ -67,7 +59,7 @@ class State:
     takes_any: bool
 
 
-Result = Callable[[Sequence[TensorBase], Sequence[UOp]], Any]
+Result = Callable[[Sequence[TensorBase], Sequence[Place]], Any]
 
 
 @dataclass(repr=False, eq=False)
@@ -88,11 +80,12 @@ class Step:
     states: list[State]
     arrays: list[tuple[np.ndarray, np.ndarray]]
     """Arrays of the user's whose values went in, with these values."""
-    fresh: list[Fresh]
+    fresh: list[tuple[Fresh, tuple[Slot, ...]]]
+    """Results in memory of their own, and where the commands use it."""
     work: Counters
     """What a replay counts for."""
     result: Result
-    """Builds the function's result of the inputs and of the BUFFERs of the fresh results."""
+    """Builds the function's result of the inputs and of where the fresh results lie."""
     preparation: Replayable | None
     """What must be done again only where the memory that the step uses has changed."""
     is_prepared: bool = True
@@ -101,10 +94,12 @@ class Step:
     """Whether it can never be replayed again, as Tensors that it read are gone."""
     _seen_runs: int = -1
     _seen_tensors: int = -1
-    _last: list[Buffer] = field(default_factory=list)
+    _memory: Sequence[Buffer] = ()
+    """What the commands use of the arguments, and for the results; empty where unknown."""
+    _places: list[Place] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._last = [role.memory for role in self.inputs]
+        self._memory = [role.memory for role in self.inputs]
         self._writes_inputs = any(role.is_written for role in self.inputs)
 
     @property
@@ -190,36 +185,38 @@ class Step:
             written += [t for t, role in zip(tensors, self.inputs) if role.is_written]
         if written:
             self._save_readers(written)
-        patches: list[tuple[Sequence[Place], Buffer]] = []
-        last = self._last
-        if memory is not last:
-            for role, now, then in zip(self.inputs, memory, last):
-                if now is not then and role.places:
-                    patches.append((role.places, now))
-            self._last = memory
-        nodes: list[UOp] = []
-        for device, size, model, places in self.fresh:
-            buffer = Buffer.allocated(device, model.nbytes, model.dtype)
-            if places:
-                patches.append((places, buffer))
-            node = UOp.buffer(size, model.dtype, device.name)
-            attach(node, buffer)
-            nodes.append(node)
+        places = [fresh.take() for fresh, _ in self.fresh]
         with stage("replay"):
             if self.preparation is not None and not self.is_prepared:
                 self.preparation.submit(())
                 self.is_prepared = True
                 schedule.count_run()
-            self.commands.submit(patches)
+            if memory is self._memory and places == self._places:
+                self.commands.submit(())
+            else:
+                self._submit(memory, places)
         if written:
             self._renew(written)
         for state in self.states:
             state.set(state.value)
         self.replays += 1
         total.add(self.work)
-        result = self.result(tensors, nodes)
+        result = self.result(tensors, places)
         self._seen_tensors = base._live.added
         return result
+
+    def _submit(self, memory: Sequence[Buffer], places: list[Place]) -> None:
+        """Replays the commands, and tells them what lies elsewhere than at the replay before."""
+        patches: list[tuple[Sequence[Slot], Buffer]] = []
+        for role, now, then in zip_longest(self.inputs, memory, self._memory):
+            if now is not then and role.slots:
+                patches.append((role.slots, now))
+        for (_, slots), now, then in zip_longest(self.fresh, places, self._places):
+            if now is not then and slots:
+                patches.append((slots, now.memory))
+        self._memory, self._places = (), []  # in case it fails half-way
+        self.commands.submit(patches)
+        self._memory, self._places = memory, places
 
     def _save_readers(self, written: list[TensorBase]) -> None:
         """Computes lazy values that read what is about to be overwritten."""

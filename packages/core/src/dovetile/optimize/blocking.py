@@ -129,12 +129,19 @@ class _TileNest(Nest):
         if in_panels and sizes[self.panel] > 1 and terms * self.a.dtype.itemsize < PAGE:
             grouped = grouped or block_bytes * sizes[self.block] > near
         if grouped:
-            blocks = self.group(self.block, max(near // block_bytes, 4))
-            most = room(self.capabilities) // panel_bytes
-            if steps is not None:  # the accumulators stay near too
+            most = max(room(self.capabilities) // panel_bytes, 1)
+            count = max(near // block_bytes, 4)
+            if steps is not None:
+                # The accumulators stay near too: those of all panels, where that takes blocks half
+                # as large at least, as each is packed for every group of panels.
                 tiles = tile.rows * tile.width * self.product.dtype.itemsize
-                most = min(most, near // (sizes[self.block] * tiles))
-            panels = self.group(self.panel, max(most, 1))
+                fitting = near // (tiles * min(sizes[self.panel], most))
+                if count <= 2 * fitting:
+                    count = _even(sizes[self.block], min(count, fitting))
+            blocks = self.group(self.block, count)
+            if steps is not None:
+                most = max(min(most, near // (sizes[self.block] * tiles)), 1)
+            panels = self.group(self.panel, most)
 
         # A group of panels passes all blocks; without groups each panel does, and B is read once.
         inner = [*self.others, blocks, self.panel] if grouped else [self.panel, *self.others]
@@ -224,6 +231,11 @@ def _worth_packing(a: UOp, reduced: tuple[UOp, ...], capabilities: Capabilities)
     steps = [found.stride(r) for r in reduced]
     near = min((abs(s) for s in steps if s is not None), default=0)
     return None in steps or near * a.dtype.itemsize >= capabilities.line_bytes
+
+
+def _even(n: int, most: int) -> int:
+    """The size of the fewest groups of n with at most so many each, all about as large."""
+    return -(-n // -(-n // most))
 
 
 def _divisor_near(n: int, wanted: int) -> int:

@@ -39,8 +39,9 @@ from dovetile.plugins.specs import Capabilities
 _STRIDED = 1.2
 # What all workers do is worth doing by each of them where it is so many times less than the rest.
 _AGAIN = 64
-# Sums that are done at a time where they share what they read.
-_ROWS = 4
+# Rows of memory that are read at a time, where that gives sums which share something: what fetches
+# ahead of loads follows each of them by itself, and one row does not keep memory busy.
+_STREAMS = 8
 # Operations that copies of a loop's body may have together: code is compiled, and must fit caches.
 _LARGEST_BODY = 128
 
@@ -66,9 +67,11 @@ def loop_opts(facts: Analysis, capabilities: Capabilities) -> list[Opt]:
                     opts.append(Bind(fresh - 1, AxisKind.UNROLL))
                     fresh += 1
             opts.append(Bind(vector.arg.id, AxisKind.VECTOR))
-    row = _shared_rows(facts) if vector is None and reduced else None
+    row, rows = None, 1
+    if vector is None and reduced:
+        row, rows = _shared_rows(facts, capabilities)
     if row is not None:
-        opts += [Split(row.arg.id, _ROWS), Bind(row.arg.id, AxisKind.UNROLL)]
+        opts += [Split(row.arg.id, rows), Bind(row.arg.id, AxisKind.UNROLL)]
         fresh += 1
     for axis in dict.fromkeys(reduced.values()):
         width = min(lanes, power_of_two_up_to(size(axis)))
@@ -126,18 +129,24 @@ def _chosen(facts: Analysis) -> list[Opt]:
     return [*opts, Order((*order, *copied)), *(Bind(i, AxisKind.UNROLL) for i in copied)]
 
 
-def _shared_rows(facts: Analysis) -> UOp | None:
-    """An output axis whose neighbours' sums read something in common, as the rows of a matrix share
-    the vector that it is multiplied with: several at a time read it once, and keep more of the
-    matrix on its way."""
+def _shared_rows(facts: Analysis, capabilities: Capabilities) -> tuple[UOp | None, int]:
+    """(an output axis whose neighbours' sums read something in common, as the rows of a matrix
+    share the vector that it is multiplied with; how many of them are done at a time): they read it
+    once, and keep more of the matrix on its way."""
     outputs = frozenset(facts.outputs)
     if not facts.idempotent or any(not outputs <= n.ranges for n in facts.reductions):
-        return None
+        return None, 1
     for r in reversed(facts.free):
-        with_r = [r in a.node.ranges for a in facts.loads]
-        if r.src[0].is_const and size(r) >= 4 * _ROWS and any(with_r) and not all(with_r):
-            return r
-    return None
+        along = [a for a in facts.loads if r in a.node.ranges]
+        if not r.src[0].is_const or not along or len(along) == len(facts.loads):
+            continue
+        matrices = sum(bool(a.node.ranges - outputs) for a in along)
+        # Two accumulators for each row of each matrix leave registers for what is multiplied.
+        most = min(_STREAMS, capabilities.vector_registers // 4) // max(matrices, 1)
+        rows = power_of_two_up_to(max(most, 2))
+        if size(r) >= 4 * rows:
+            return r, rows
+    return None, 1
 
 
 def _lanes_of_fills(facts: Analysis, lanes: int) -> list[Opt]:

@@ -44,7 +44,7 @@ def choose(placement: Placement, vector_bytes: int) -> None:
     if not vector_bytes:
         return
     contractions = {
-        node: _Contraction.of(node) for node in placement.nodes if node in placement.contractions
+        node: Contraction.of(node) for node in placement.nodes if node in placement.contractions
     }
     # The axes that all contractions which read a value sum over. Gradients of weights keep the
     # channels, and sum over the places: they are better off with those last.
@@ -76,8 +76,8 @@ def choose(placement: Placement, vector_bytes: int) -> None:
         (own,) = (i for i, used in enumerate(c.weights.labels) if c.outputs in used)
         source, width = c.weights.source, placement.layouts[held].width
         layout = Layout.blocks(len(source.shape), own, width)
-        if _is_input(source):
-            placement.relaid[node] = source, layout
+        if is_input(source):
+            placement.relaid[node] = {source: layout}
         else:
             placement.layouts[source] = layout
             placement.fixed.add(source)
@@ -130,7 +130,7 @@ def _width(length: int, lanes: int) -> int | None:
 
 
 @dataclass(frozen=True)
-class _Contraction:
+class Contraction:
     """A sum of products.
 
     kept: how many axes its result has. weights: the operand that lies in memory, one of whose axes
@@ -144,7 +144,7 @@ class _Contraction:
     outputs: int = 0
 
     @staticmethod
-    def of(node: UOp) -> _Contraction:
+    def of(node: UOp) -> Contraction:
         terms = node.src[0]
         kept = len(terms.shape) - node.arg[1]
         product, labels = terms, tuple(frozenset({i}) for i in range(len(terms.shape)))
@@ -155,7 +155,7 @@ class _Contraction:
             made = {i for used in weights.labels for i in used if i < kept}
             if _is_transformed(weights.source):
                 made = made.difference(*other.labels)
-            elif not _is_input(weights.source):
+            elif not is_input(weights.source):
                 continue
             if len(made) != 1:
                 continue
@@ -165,8 +165,8 @@ class _Contraction:
             )
             shared = any(outputs in used for used in other.labels)
             if single and not shared:
-                return _Contraction(operands, kept, weights, outputs)
-        return _Contraction(operands, kept)
+                return Contraction(operands, kept, weights, outputs)
+        return Contraction(operands, kept)
 
 
 def _axis_of(chain: tuple[UOp, ...], outputs: int) -> int | None:
@@ -180,7 +180,7 @@ def _axis_of(chain: tuple[UOp, ...], outputs: int) -> int | None:
     return next(iter(axes)) if len(axes) == 1 else None
 
 
-def _is_input(node: UOp) -> bool:
+def is_input(node: UOp) -> bool:
     """Memory as the graph finds it. What the graph itself writes first is not laid out once."""
     return node.op is Op.BUFFER or node.op is Op.RESHAPE and node.src[0].op is Op.BUFFER
 
@@ -194,7 +194,7 @@ def _is_transformed(node: UOp) -> bool:
 
 
 def _operand(node: UOp, labels: Labels) -> Operand:
-    while not _is_input(node) and (node.op in MOVEMENT or node.op in (Op.CAST, Op.INDEX)):
+    while not is_input(node) and (node.op in MOVEMENT or node.op in (Op.CAST, Op.INDEX)):
         node, labels = _below(node, labels)
     return Operand(node, labels)
 

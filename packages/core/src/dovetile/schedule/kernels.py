@@ -169,7 +169,9 @@ class KernelMaker:
         contractions = [c for r in kernel.roots for c in self._contractions(r)]
         kernel.contraction = bool(contractions)
         layouts = self.placement.layouts
-        relaid = dict(found for c in contractions if (found := self.placement.relaid.get(c)))
+        relaid: dict[UOp, Layout] = {}
+        for c in contractions:
+            relaid.update(self.placement.relaid.get(c, {}))
         builder = RangeBuilder(
             self.buffers, inline, kernel.contraction, layouts, relaid, self.masks, self.memo
         )  # fmt: skip
@@ -279,7 +281,7 @@ class KernelMaker:
     @staticmethod
     def _sequential_axes(root: UOp) -> int:
         """How many leading axes may write one element several times, and so run in order."""
-        if root.op is Op.STORE and root.src[0].op is Op.INDEX:
+        if root.op is Op.STORE and root.src[0].op is Op.INDEX and root.src[0].src[1].size > 1:
             return len(root.src[0].src[1].shape)
         return 0
 
@@ -419,7 +421,7 @@ class KernelMaker:
             return False
         if a.contraction or b.contraction or a.sequential or b.sequential:
             return False
-        if a.checks or b.checks or len(a.roots) >= 16 or a.prepares or b.prepares:
+        if len(a.roots) >= 16 or a.prepares or b.prepares:
             return False
         layouts = self.placement.layouts
         if layouts.get(a.roots[0]) != layouts.get(b.roots[0]):
@@ -452,7 +454,7 @@ class KernelMaker:
         if len(nodes_of(joined.ast)) > work:  # something is now computed at several indices
             return False
         a.roots, a.ast, a.reads, a.writes = joined.roots, joined.ast, joined.reads, joined.writes
-        a.reductions = joined.reductions
+        a.reductions, a.checks = joined.reductions, joined.checks
         return True
 
 

@@ -57,7 +57,7 @@ class Placement:
     epilogues: for a contraction, or a choice between many values, what follows it in its kernel,
     from itself to what is held.
     layouts: of held nodes that are not row-major.
-    relaid: for a contraction a node in memory that it reads through a copy, and the copy's layout.
+    relaid: for a contraction the nodes in memory that it reads through copies, and their layouts.
     fixed: held nodes that change only when inputs do which stay the same from call to call.
     """
 
@@ -71,7 +71,7 @@ class Placement:
     beside: dict[UOp, tuple[UOp, ...]] = field(default_factory=dict)
     epilogues: dict[UOp, tuple[UOp, ...]] = field(default_factory=dict)
     layouts: dict[UOp, Layout] = field(default_factory=dict)
-    relaid: dict[UOp, tuple[UOp, Layout]] = field(default_factory=dict)
+    relaid: dict[UOp, dict[UOp, Layout]] = field(default_factory=dict)
     fixed: set[UOp] = field(default_factory=set)
     position: dict[UOp, int] = field(init=False)
     """Of the nodes: sources before users."""
