@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import decode
+import resnet
 import torch
 import torch.nn.attention
 
@@ -105,7 +106,8 @@ def rows() -> list[Row]:
 
 
 def narrow_products() -> list[Row]:
-    """Products whose operands have few digits, both with their sums contiguous."""
+    """Products whose operands have few digits, both with their sums contiguous; of TF32 the other
+    way too, where the unit reads a copy, made once while its source stays the same."""
     one = torch.ones((), device="cuda")
 
     def scaled(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -114,16 +116,18 @@ def narrow_products() -> list[Row]:
         )  # fmt: skip
 
     kinds = {
-        "tf32": ("float32", lambda a, b: a @ b.transpose(0, 1), lambda a, b: a @ b.t()),
-        "float8": ("float8_e4m3fn",
-                   lambda a, b: (a.float() @ b.float().transpose(0, 1)).bfloat16(), scaled),
-        "int8": ("int8", lambda a, b: a.int() @ b.int().transpose(0, 1),
-                 lambda a, b: torch._int_mm(a, b.t())),
+        ("tf32", "nt"): ("float32", lambda a, b: a @ b.transpose(0, 1), lambda a, b: a @ b.t()),
+        ("tf32", "nn"): ("float32", lambda a, b: a @ b, lambda a, b: a @ b),
+        ("float8", "nt"): (
+            "float8_e4m3fn", lambda a, b: (a.float() @ b.float().transpose(0, 1)).bfloat16(), scaled
+        ),
+        ("int8", "nt"): ("int8", lambda a, b: a.int() @ b.int().transpose(0, 1),
+                         lambda a, b: torch._int_mm(a, b.t())),
     }  # fmt: skip
     return [
-        Row(f"matmul-{name}-{size}-nt", dtype, ((size, size),) * 2, 2 * size**3, "TFLOP/s",
+        Row(f"matmul-{name}-{size}-{layout}", dtype, ((size, size),) * 2, 2 * size**3, "TFLOP/s",
             ours, theirs, precision="high" if name == "tf32" else "highest")
-        for name, (dtype, ours, theirs) in kinds.items()
+        for (name, layout), (dtype, ours, theirs) in kinds.items()
         for size in (1024, 2048, 4096, 8192)
     ]  # fmt: skip
 
@@ -265,6 +269,9 @@ def main() -> None:
     print(f"ceilings: {best['GB/s']:.0f} GB/s, {best['TFLOP/s']:.0f} TFLOP/s")
     if not arguments.rows or any("llama".startswith(name) for name in arguments.rows):
         decode.measure(_turn, arguments.compile)
+    for name in arguments.rows or ["resnet"]:
+        if name.startswith("resnet"):
+            resnet.measure(_turn, arguments.compile, name)
     for row in rows():
         if arguments.rows and not row.name.startswith(tuple(arguments.rows)):
             continue

@@ -245,6 +245,25 @@ def test_patches_hold_from_the_replay_on(
         commands.scalar_slot(0, 1)
 
 
+def test_a_replay_rings_once_and_keeps_no_memory_that_it_used_before(
+    gpu: NvDevice, binary: bytes, three: list[Buffer], monkeypatch: pytest.MonkeyPatch
+):
+    out, a, b = three
+    program = gpu.load(binary, "add")
+    commands = gpu.queue.capture([Launch(program, (out, a, b), (1000,), (4,), (256,))])
+    channel = gpu.queue.stream.channel
+    rings, start = [], channel.start
+    monkeypatch.setattr(channel, "start", lambda: (rings.append(1), start()))
+    hold = gpu.new_signal()
+    gpu.queue.wait(hold, 1)
+    slot = commands.buffer_slot(0, 0)
+    for _ in range(20):
+        commands.submit([(slot, Buffer(gpu, out.nbytes, dtypes.float32))])
+    assert len(rings) == 20 and not gpu.queue.retired
+    hold.value = 1
+    gpu.synchronize()
+
+
 def test_copies_of_a_list_can_be_patched(
     gpu: NvDevice, driver: FakeDriver, binary: bytes, three: list[Buffer]
 ):

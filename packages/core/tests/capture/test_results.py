@@ -26,6 +26,11 @@ def doubled(x: Tensor) -> Tensor:
     return x * 2
 
 
+@pytest.fixture(autouse=True)
+def nothing_captured() -> None:
+    doubled.reset()
+
+
 def warm(function, *arguments: Tensor) -> None:
     for _ in range(3):
         function(*arguments)
@@ -70,6 +75,23 @@ def test_the_last_results_take_turns() -> None:
         result = doubled(x)
         seen.add(address(result))
     assert len(seen) == 2
+
+
+def test_no_more_memory_is_kept_than_is_needed_at_a_time() -> None:
+    x = Tensor(array(1)).realize()
+    warm(doubled, x)
+    results = [doubled(x) for _ in range(6)]
+    (fresh, _) = doubled.captures[-1].fresh[0]
+    assert len(fresh._kept) == _MOST_KEPT
+    del results
+    last = fresh._kept[0].memory.address
+    assert address(doubled(x)) == last and len(fresh._kept) == 1
+
+
+def test_results_without_elements() -> None:
+    x = Tensor(np.zeros((0, 4), np.float32)).realize()
+    for _ in range(5):
+        assert doubled(x).numpy().shape == (0, 4)
 
 
 def test_a_result_as_the_next_argument() -> None:

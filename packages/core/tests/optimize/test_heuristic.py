@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from typing import Any
 
 import loop_kernels as kernels
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -16,7 +19,8 @@ from dovetile.ir.uop import UOp, toposort
 from dovetile.lower import lower
 from dovetile.optimize.bounds_check import prove
 from dovetile.optimize.heuristic import heuristic, thread_opts
-from dovetile.optimize.opts import Bind, Split, Stage, Stream, apply_opts, output_axes
+from dovetile.optimize.opts import Bind, Stage, Stream, apply_opts, output_axes
+from dovetile.plugins import Capabilities
 from dovetile.runtime import Device
 
 small = st.integers(2, 19)
@@ -165,27 +169,43 @@ def test_parts_of_lines_do_not_stream():
         assert (Stream() in heuristic(case.kernel, target)) is streams
 
 
-@pytest.mark.parametrize(("registers", "rows"), [(8, 2), (16, 4), (32, 8)])
-def test_rows_that_share_a_vector_are_summed_together(registers: int, rows: int):
-    case = kernels.matmul(64, 256, 1)
-    opts = heuristic(case.kernel, replace(WIDE, vector_registers=registers))
-    kernel = apply_opts(case.kernel, opts)
-    copies = {
-        n.src[0].arg for n in toposort(kernel) if n.op is Op.RANGE and n in kernel.src[0].src
-        and n.arg.kind is AxisKind.UNROLL
-    }  # fmt: skip
-    assert copies == {rows}
+def rows_at_a_time(case: Case, target: Capabilities) -> int:
+    """How many sums the kernel of a case does together; its results are compared."""
+    kernel = apply_opts(case.kernel, heuristic(case.kernel, target))
     case.compare(case.results(kernel))
+    copies = [r.src[0].arg for r in kernel.src[0].src[1:] if r.arg.kind is AxisKind.UNROLL]
+    return math.prod(copies)
 
 
-def test_rows_of_two_matrices_are_fewer_at_a_time():
-    a, b, x = kernels.tensor(64, 256), kernels.tensor(64, 256), kernels.tensor(256)
-    value = (a * x.expand((64,)).permute((1, 0))).reduce(Op.ADD, 1)
-    value = value * (b * x.expand((64,)).permute((1, 0))).reduce(Op.ADD, 1)
-    case = kernels.case("two products", value, [a, b, x], lambda a, b, x: (a @ x) * (b @ x))
-    opts = heuristic(case.kernel, replace(WIDE, vector_registers=32))
-    assert next(o.size for o in opts if isinstance(o, Split)) == 4
-    case.compare(case.results(apply_opts(case.kernel, opts)))
+def test_rows_that_share_a_vector_are_summed_together():
+    assert rows_at_a_time(kernels.matmul(64, 256, 1), WIDE) == 4
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "changes", "together"),
+    [
+        (64, 1024, {}, 8),
+        (64, 1000, {}, 1),  # less than a page
+        (64, 1024, {"cache_bytes": (1 << 14, 1 << 20)}, 1),  # found in a cache
+        (64, 1024, {"threads": 16}, 1),  # each worker's rows
+        (64, 1024, {"vector_registers": 8}, 1),  # sums in registers
+    ],
+)
+def test_memory_is_waited_for_in_several_rows(
+    rows: int, columns: int, changes: dict[str, Any], together: int
+):
+    target = replace(WIDE, vector_registers=32, cache_bytes=(1 << 12, 1 << 16))
+    x = kernels.tensor(rows, columns)
+    case = kernels.case("rows", x.reduce(Op.ADD, 1), [x], lambda x: x.sum(1))
+    assert rows_at_a_time(case, replace(target, **changes)) == together
+
+
+def test_what_takes_long_to_compute_is_done_row_by_row():
+    target = replace(WIDE, vector_registers=32, cache_bytes=(1 << 12, 1 << 16))
+    x = kernels.tensor(64, 1024)
+    value = (x * x).alu(Op.EXP2).reduce(Op.ADD, 1)
+    case = kernels.case("powers", value, [x], lambda x: np.exp2(x * x).sum(1))
+    assert rows_at_a_time(case, target) == 1
 
 
 @pytest.mark.parametrize(("columns", "shared"), [(8, False), (40_000, True)])

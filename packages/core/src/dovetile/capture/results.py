@@ -86,11 +86,17 @@ class Fresh:
 
     def take(self) -> Place:
         """Memory that nobody uses. Raises OutOfMemoryError."""
-        for place in self._kept:
-            if place.is_free():
-                place.forget()
+        kept = self._kept  # the last one first, as the commands use that
+        place = next(filter(Place.is_free, kept), None)
+        if place is None:
+            model = self.model
+            memory = Buffer.allocated(model.device, model.nbytes, model.dtype)
+            place = Place(memory, self.views)
+        else:
+            place.forget()
+            if len(kept) == 1:
                 return place
-        model = self.model
-        place = Place(Buffer.allocated(model.device, model.nbytes, model.dtype), self.views)
-        self._kept = [place, *self._kept[: _MOST_KEPT - 1]]
+        # Of the others, those that are free are not needed.
+        used = [other for other in kept if other is not place and not other.is_free()]
+        self._kept = [place, *used[: _MOST_KEPT - 1]]
         return place

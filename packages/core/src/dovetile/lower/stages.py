@@ -188,7 +188,7 @@ class Copy:
             straight = turn is None or _contiguous(value, ranges[-1])
             lanes = self.vector_bytes // value.dtype.itemsize if straight else 0
         nest = _Nest(self, strides, turn, ready)
-        cut = _unconditional(value, ranges) if turn is None else None
+        cut = _unconditional(value, ranges) if turn is None and not self.panel else None
         if cut is None:
             return nest.store(value, ranges, ranges, lanes)
         axis, count = cut
@@ -217,7 +217,7 @@ class _Nest:
         inner = _own(ranges, ids)
         loops, points = inner, inner
         if lanes:
-            loops, points = _vectorised(value, ranges, inner, lanes, ids)
+            loops, points = _vectorised(value, ranges, inner, lanes, ids, copy.panel)
         moved = dict(zip(ranges, points))
         fill_value = substitute_ranges(value, moved)
         at = substitute_ranges(position(places, self.strides), moved)
@@ -336,19 +336,21 @@ def _merged(value: UOp, ranges: Ranges, strides: list[int]) -> tuple[UOp, Ranges
 
 
 def _vectorised(
-    value: UOp, ranges: Ranges, inner: Ranges, most: int, ids: Iterator[int]
+    value: UOp, ranges: Ranges, inner: Ranges, most: int, ids: Iterator[int], panel: bool
 ) -> tuple[Ranges, Ranges]:
     """(loops, their points as values of the ranges): lanes along an axis that the source has
-    contiguous, the last such, as the buffer is contiguous along its last."""
+    contiguous, the last such, as the buffer is contiguous along its last. A panel is stored in
+    whole pieces, wherever their elements come from."""
     forms = [linear_form(n.src[0].src[1])[0] for n in nodes_of(value) if n.op is Op.LOAD]
     count = _interleaved(ranges, forms, most)
     if count:
         lanes = tuple(UOp.range(r.src[0], AxisKind.VECTOR, r.arg.id) for r in inner[-count:])
         return (*inner[:-count], *lanes), (*inner[:-count], *lanes)
+    last = len(ranges) - 1
     for i in reversed(range(len(ranges) if forms and most > 1 else 0)):
         length = ranges[i].src[0]
-        contiguous = all(terms.get(ranges[i]) == 1 for terms in forms)
-        if not contiguous or not length.is_const or length.arg < 2:
+        wanted = i == last if panel else all(terms.get(ranges[i]) == 1 for terms in forms)
+        if not wanted or not length.is_const or length.arg < 2:
             continue
         n = length.arg
         lanes = min(most, 1 << (n.bit_length() - 1))

@@ -11,7 +11,9 @@ import math
 from dovetile.ir.ops import ELEMENTWISE, AxisKind, Op
 from dovetile.ir.uop import UOp
 from dovetile.optimize.analysis import (
+    COST,
     MOST_CHOICES,
+    PAGE,
     Access,
     Analysis,
     extent,
@@ -39,9 +41,10 @@ from dovetile.plugins.specs import Capabilities
 _STRIDED = 1.2
 # What all workers do is worth doing by each of them where it is so many times less than the rest.
 _AGAIN = 64
-# Rows of memory that are read at a time, where that gives sums which share something: what fetches
-# ahead of loads follows each of them by itself, and one row does not keep memory busy.
-_STREAMS = 8
+# Sums that are done at a time where they share what they read, and rows that are read at a time
+# where memory is waited for: what fetches ahead of loads follows each of them by itself, and one
+# does not keep memory busy.
+_ROWS, _STREAMS = 4, 8
 # Operations that copies of a loop's body may have together: code is compiled, and must fit caches.
 _LARGEST_BODY = 128
 
@@ -67,10 +70,9 @@ def loop_opts(facts: Analysis, capabilities: Capabilities) -> list[Opt]:
                     opts.append(Bind(fresh - 1, AxisKind.UNROLL))
                     fresh += 1
             opts.append(Bind(vector.arg.id, AxisKind.VECTOR))
-    row, rows = None, 1
-    if vector is None and reduced:
-        row, rows = _shared_rows(facts, capabilities)
-    if row is not None:
+    found = _rows_at_a_time(facts, capabilities) if vector is None and reduced else None
+    if found is not None:
+        row, rows = found
         opts += [Split(row.arg.id, rows), Bind(row.arg.id, AxisKind.UNROLL)]
         fresh += 1
     for axis in dict.fromkeys(reduced.values()):
@@ -79,7 +81,7 @@ def loop_opts(facts: Analysis, capabilities: Capabilities) -> list[Opt]:
             continue
         chunks = size(axis) // width
         copies = 4 if chunks >= 16 else 2 if chunks >= 4 else 1
-        copies = min(copies, 2) if row is not None else copies
+        copies = min(copies, 2) if found is not None else copies
         block = width * copies
         if size(axis) % block:
             opts.append(Tail(axis.arg.id, block))
@@ -129,24 +131,43 @@ def _chosen(facts: Analysis) -> list[Opt]:
     return [*opts, Order((*order, *copied)), *(Bind(i, AxisKind.UNROLL) for i in copied)]
 
 
-def _shared_rows(facts: Analysis, capabilities: Capabilities) -> tuple[UOp | None, int]:
-    """(an output axis whose neighbours' sums read something in common, as the rows of a matrix
-    share the vector that it is multiplied with; how many of them are done at a time): they read it
-    once, and keep more of the matrix on its way."""
+def _rows_at_a_time(facts: Analysis, capabilities: Capabilities) -> tuple[UOp, int] | None:
+    """(an output axis whose neighbours' sums had better be done together, how many at a time): they
+    read once what they have in common, as the rows of a matrix have the vector that it is
+    multiplied with, and keep more of the memory on its way."""
     outputs = frozenset(facts.outputs)
     if not facts.idempotent or any(not outputs <= n.ranges for n in facts.reductions):
-        return None, 1
+        return None
     for r in reversed(facts.free):
         along = [a for a in facts.loads if r in a.node.ranges]
-        if not r.src[0].is_const or not along or len(along) == len(facts.loads):
+        if not r.src[0].is_const or not along:
             continue
-        matrices = sum(bool(a.node.ranges - outputs) for a in along)
-        # Two accumulators for each row of each matrix leave registers for what is multiplied.
-        most = min(_STREAMS, capabilities.vector_registers // 4) // max(matrices, 1)
-        rows = power_of_two_up_to(max(most, 2))
-        if size(r) >= 4 * rows:
+        if len(along) < len(facts.loads):
+            rows = _ROWS
+        elif _waits_for_memory(facts, capabilities):
+            rows = power_of_two_up_to(_STREAMS // len(along))
+        else:
+            continue
+        if rows > 1 and size(r) >= rows * max(capabilities.threads, 4):
             return r, rows
-    return None, 1
+    return None
+
+
+def _waits_for_memory(facts: Analysis, capabilities: Capabilities) -> bool:
+    """Whether the caches cannot hold what is read, in rows that are long (what fetches ahead stays
+    on a page) and that little is done with."""
+    outputs = frozenset(facts.outputs)
+    lengths = [extent(tuple(a.node.ranges - outputs)) * a.node.dtype.itemsize for a in facts.loads]
+    values = [n for n in facts.nodes if n.op in ELEMENTWISE and n.ranges - outputs]
+    work = sum(COST.get(n.op, 1) for n in values if n.dtype.kind == "f")
+    small = 2 * _STREAMS * work <= _LARGEST_BODY and 2 * _STREAMS <= capabilities.vector_registers
+    return small and min(lengths) >= PAGE and _is_beyond_caches(facts, capabilities)
+
+
+def _is_beyond_caches(facts: Analysis, capabilities: Capabilities) -> bool:
+    """Whether less than all that a kernel touches stays in the last cache. Half of it is counted
+    on; who shares it holds other things there."""
+    return facts.nbytes > sum(capabilities.cache_bytes[-1:]) // 2
 
 
 def _lanes_of_fills(facts: Analysis, lanes: int) -> list[Opt]:
@@ -324,12 +345,11 @@ def heuristic(kernel: UOp, capabilities: Capabilities) -> list[Opt]:
 
 def stream_opts(facts: Analysis, capabilities: Capabilities) -> list[Opt]:
     """Stores past the caches where a later kernel would not find the results there anyway: between
-    the first store and its next read lies all that this kernel touches. Half of the last cache is
-    counted on; who shares it holds other things there."""
+    the first store and its next read lies all that this kernel touches."""
     if not capabilities.streaming_stores or not capabilities.cache_bytes:
         return []
     read = {a.buffer for a in facts.loads}
-    if facts.nbytes <= capabilities.cache_bytes[-1] // 2 or read.issuperset(
+    if not _is_beyond_caches(facts, capabilities) or read.issuperset(
         a.buffer for a in facts.stores
     ):
         return []

@@ -116,7 +116,8 @@ class Split:
     ragged: what happens when size does not divide n. "overlap": the last block starts early, so
     that some elements are computed twice, which needs stores that do not read what they overwrite.
     "short": the last block is shorter, so the inner axis stays a loop. "masked": the last block
-    goes on behind the end, where nothing is read or written and sums get nothing.
+    goes on behind the end, where nothing is read or written and sums get nothing; so may the only
+    one.
     """
 
     axis: int
@@ -129,7 +130,7 @@ class Split:
         if not length.is_const and self.ragged != "short":
             raise OptError(f"[Split] axis {self.axis} has no constant size")
         n = int(length.maximum)
-        if not 1 <= self.size <= n:
+        if self.size < 1 or self.size > n and self.ragged != "masked":
             raise OptError(f"[Split] size {self.size} of axis {self.axis}, which has {n}")
         if old.arg.kind not in (AxisKind.LOOP, AxisKind.REDUCE):
             raise OptError(f"[Split] axis {self.axis} is {old.arg.kind.name}; split before binding")

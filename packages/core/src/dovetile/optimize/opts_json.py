@@ -10,6 +10,7 @@ from dovetile.errors import ArgumentError
 from dovetile.ir.ops import AddressSpace, AxisKind
 from dovetile.optimize import opts as _opts
 from dovetile.optimize.exchange import Exchange
+from dovetile.optimize.fuse import Fuse
 from dovetile.optimize.keep import Keep
 from dovetile.optimize.online import Online
 from dovetile.optimize.online_registers import OnlineRegisters
@@ -24,8 +25,8 @@ _CLASSES: dict[str, type] = {
     c.__name__: c
     for c in (
         _opts.Split, _opts.Bind, _opts.Order, _opts.ReduceOrder, _opts.GroupReduce, _opts.Tail,
-        _opts.Stage, _opts.Accumulate, _opts.Stream, Exchange, Keep, Online, OnlineRegisters, Pad,
-        StageLoad, UseMatrixUnit, UseGroupUnit, FollowGroupUnit,
+        _opts.Stage, _opts.Accumulate, _opts.Stream, Exchange, Fuse, Keep, Online, OnlineRegisters,
+        Pad, StageLoad, UseMatrixUnit, UseGroupUnit, FollowGroupUnit,
     )
 }  # fmt: skip
 _ENUMERATIONS = {"kind": AxisKind, "space": AddressSpace}

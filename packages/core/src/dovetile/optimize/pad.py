@@ -53,6 +53,6 @@ def _zero_beyond(value: UOp, old: UOp, new: UOp, gate: UOp) -> UOp:
         other = load.const_like(0) if reads_memory(load) else load.src[1]
         gated[load] = plain(load).replace(src=(load.src[0], other, inner))
     changed = substitute(moved, gated)
-    if reads_memory(moved) and moved in gated:
+    if moved in gated and changed.src[1].is_const and changed.src[1].arg == 0:
         return changed
     return gate.where(changed, 0)

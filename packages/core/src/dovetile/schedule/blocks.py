@@ -66,7 +66,7 @@ def choose(placement: Placement, vector_bytes: int) -> None:
             if operand is not c.weights and operand.source in chosen:
                 for axis in summed[operand.source]:
                     _lay_out(placement, operand.source, axis, vector_bytes)
-        held, axis = chain[-1], _axis_of(chain, c.outputs)
+        held, axis = chain[-1], axis_of(chain, c.outputs)
         if held in summed:
             wanted = axis in summed[held]
         else:  # a border of the graph: as its input
@@ -169,7 +169,7 @@ class Contraction:
         return Contraction(operands, kept)
 
 
-def _axis_of(chain: tuple[UOp, ...], outputs: int) -> int | None:
+def axis_of(chain: tuple[UOp, ...], outputs: int) -> int | None:
     """The axis of a contraction's epilogue that is the axis `outputs` of the contraction."""
     labels = tuple(frozenset({i}) for i in range(len(chain[-1].shape)))
     for node, below in zip(chain[::-1], chain[-2::-1]):

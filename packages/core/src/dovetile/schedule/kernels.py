@@ -172,8 +172,11 @@ class KernelMaker:
         relaid: dict[UOp, Layout] = {}
         for c in contractions:
             relaid.update(self.placement.relaid.get(c, {}))
+        # Threads of a workgroup look at conditions where they fill its memory, not where they sum.
+        groups = "GROUP" in self.capabilities[kernel.device].parallel_axes
+        padded = kernel.contraction and not groups
         builder = RangeBuilder(
-            self.buffers, inline, kernel.contraction, layouts, relaid, self.masks, self.memo
+            self.buffers, inline, padded, layouts, relaid, self.masks, self.memo
         )  # fmt: skip
         layout, shape = layouts.get(kernel.roots[0]), kernel.shape
         if layout is not None:

@@ -23,7 +23,7 @@ from dovetile.plugins.passes import run_passes
 from dovetile.profiling import stage
 from dovetile.runtime import Device, Program
 from dovetile.runtime.compile import binary_keys, compile_programs
-from dovetile.schedule import blocks, debug, unit_operands
+from dovetile.schedule import blocks, channels, debug, unit_operands
 from dovetile.schedule.dependencies import Kernel, NeedsCopy
 from dovetile.schedule.kernels import FAULT_SLOT, KernelMaker, StaysApart, fault_code
 from dovetile.schedule.keys import digest
@@ -132,6 +132,7 @@ def schedule(
             placement = place(sink, capabilities[default], apart)
             if "GROUP" not in capabilities[default].parallel_axes:
                 blocks.choose(placement, capabilities[default].vector_bytes)
+            channels.choose(placement, capabilities[default])
             unit_operands.choose(placement, capabilities[default])
         maker = KernelMaker(placement, capabilities, default)
         try:

@@ -15,6 +15,9 @@ is used. The rules, in order:
        hold:           leaf / B + (k + 1) * own / B + L
 4. Any other reduction is computed inside its only kernel, at the loop level of its own axes, if
    that repeats no work and leaves enough parallel iterations; `kernels` checks that on the loops.
+   So is what is computed from memory alone for a few of the elements that follow a contraction, the
+   scales of channels, say, if that costs more time in its kernel than a launch: inputs that nobody
+   changes are read but once by a captured step.
 5. A contraction whose operand is computed from another contraction by reductions that can share its
    loop (`optimize.rescale`) is computed in one kernel with it: nothing in between is held.
 6. Where several kernels need what is computed from short contractions, and matrix units do those,
@@ -102,6 +105,7 @@ def place(sink: UOp, target: Capabilities, apart: frozenset[UOp] = frozenset()) 
     placement = Placement(nodes, consumers(nodes), apart=apart)
     _forced(sink, placement)
     _contractions(placement, target)
+    _few(placement, target)
     _shared(placement, target)
     return placement
 
@@ -218,6 +222,20 @@ def _shown(node: UOp, placement: Placement) -> UOp:
         elif node.op not in (Op.RESHAPE, Op.PERMUTE):
             break
     return last
+
+
+def _few(placement: Placement, target: Capabilities) -> None:
+    """Rule 3 for what each of the few is computed for many elements of an epilogue."""
+    for chain in placement.epilogues.values():
+        for value in {storage(s) for node in chain for s in node.src}:
+            again = chain[-1].size * _work(value, placement) / target.operations_per_second
+            inside = toposort(value)
+            alone = all(n.op in ELEMENTWISE | MOVEMENT | {Op.BUFFER, Op.CONST} for n in inside)
+            dear = any(COST.get(n.op, 1) > 1 for n in inside)
+            few = 1 < value.size <= chain[-1].size // _REUSE_OF_GROUPS
+            if alone and dear and few and again > target.launch_seconds:
+                _hold(value, placement)
+                placement.fixed.add(value)
 
 
 def chooses(node: UOp) -> bool:

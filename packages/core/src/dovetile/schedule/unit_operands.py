@@ -84,6 +84,8 @@ def _copies(placement: Placement, node: UOp) -> dict[UOp, Layout]:
         source, axis = operand.source, _depth(operand, contraction.kept)
         if axis is None or not (is_input(source) or source in placement.held):
             return {}
+        if source in placement.layouts and placement.layouts[source].order[-1] == axis:
+            continue
         if any(n != 1 for n in source.shape[axis + 1 :]):
             others = (i for i in range(len(source.shape)) if i != axis)
             found[source] = Layout((*others, axis))
