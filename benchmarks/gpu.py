@@ -101,6 +101,7 @@ def rows() -> list[Row]:
             for causal in (False, True):
                 for dtype in ("bfloat16", "float16"):
                     found.append(_attention(dtype, width, causal, heads, length))
+                found.append(_attention_backward(width, causal, heads, length))
     return found + narrow_products()
 
 
@@ -146,16 +147,41 @@ def _attention(dtype: str, width: int, causal: bool, heads: int, length: int) ->
     )  # fmt: skip
 
 
+def _attention_backward(width: int, causal: bool, heads: int, length: int) -> Row:
+    """The gradients by queries, keys and values, and the result before them."""
+    shape = (4, heads // 4, length, width)
+
+    def ours(q: Tensor, k: Tensor, v: Tensor, upstream: Tensor) -> tuple[Tensor, ...]:
+        for x in (q, k, v):
+            x.requires_grad = True
+        found = q.scaled_dot_product_attention(k, v, is_causal=causal)
+        return found.gradient(q, k, v, gradient=upstream, create_graph=False)
+
+    def theirs(*given: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        *leaves, upstream = (x.detach().requires_grad_() for x in given)
+        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.CUDNN_ATTENTION):
+            found = torch.nn.functional.scaled_dot_product_attention(*leaves, is_causal=causal)
+            return torch.autograd.grad(found, leaves, upstream)
+
+    return Row(
+        f"attention-backward-{width}{'-causal' * causal}{f'-{length}' * (length > 4096)}",
+        "bfloat16", (shape,) * 4, 14 * heads * length**2 * width / (2 if causal else 1),
+        "TFLOP/s", ours, theirs,
+    )  # fmt: skip
+
+
 def measure(row: Row, compiled: bool) -> tuple[float, list[float]]:
     """Seconds of one operation: ours, and theirs in each form."""
     device = get_device()
     sets = [[_numbers(s, getattr(torch, row.dtype)) for s in row.shapes] for _ in range(row.inputs)]
     mine = [[_tensor(x, row.dtype) for x in inputs] for inputs in sets]
-    step = jit(lambda *inputs: [row.ours(*x) for x in _grouped(inputs, len(row.shapes))])
+    groups = len(row.shapes)
+    step = jit(lambda *all_: [y for x in _grouped(all_, groups) for y in _several(row.ours(*x))])
     flat = [x for inputs in mine for x in inputs]
     for _ in range(3):
         results = step(*flat)
-    _compare(row, results[0], row.theirs(*sets[0]))
+    for found, expected in zip(results, _several(row.theirs(*sets[0]))):
+        _compare(row, found, expected)
 
     def ours() -> None:
         step(*flat)
@@ -210,6 +236,10 @@ def _tensor(x: torch.Tensor, dtype: str) -> Tensor:
 
 def _grouped(flat: Sequence[Tensor], count: int) -> list[Sequence[Tensor]]:
     return [flat[i : i + count] for i in range(0, len(flat), count)]
+
+
+def _several(results: Any) -> tuple:
+    return results if isinstance(results, tuple) else (results,)
 
 
 def _compare(row: Row, mine: Tensor, theirs: torch.Tensor) -> None:

@@ -94,6 +94,15 @@ def test_random_chains(steps: list[int]) -> None:
     compare(function, normal(3, 2), rtol=1e-7, atol=1e-7)
 
 
+def test_products_of_small_floats_are_not_rounded_before_they_are_summed() -> None:
+    """Each product is 1.0039, which rounds to 1; the sum rounds to 386."""
+    x = Tensor(np.full((384, 1), 1 + 1 / 128, np.float32)).bfloat16()
+    w = Tensor.ones(1, 2, dtype=dtypes.bfloat16, requires_grad=True)
+    upstream = Tensor(np.full((384, 2), 1 - 1 / 256, np.float32)).bfloat16()
+    (gradient,) = (x @ w).gradient(w, gradient=upstream)
+    assert gradient.float().tolist() == [[386.0, 386.0]]
+
+
 def test_half_precision() -> None:
     x = Tensor.ones(3000, dtype=dtypes.float16, requires_grad=True)
     y = Tensor.ones(1, dtype=dtypes.float16, requires_grad=True)

@@ -88,3 +88,52 @@ def test_copies_of_the_loop_go_on_together():
     opts = (Split(0, 6), Bind(0, AxisKind.UNROLL))
     found = result(apply_opts(masked_product(False), opts), left, right)
     np.testing.assert_allclose(found, np.nan_to_num(left) @ right, 1e-5, 1e-5)
+
+
+def weighed_products(gated: bool) -> UOp:
+    """out[i, n] = w[i, n] * sum(a[i, k] * b[k, n]); w is zero for columns beyond the row, and a
+    WHERE says so, or (gated) the memory holds zeros."""
+    out, a, b, w = (UOp.buffer(N * N, dtypes.float32, slot=slot) for slot in range(4))
+    kinds = (AxisKind.LOOP, AxisKind.LOOP, AxisKind.REDUCE)
+    i, n, k = (UOp.range(N, kind, number) for number, kind in enumerate(kinds))
+    term = a.index(i * N + k).load() * b.index(k * N + n).load()
+    total = UOp(Op.REDUCE, term.dtype, (term, k), Op.ADD)
+    zero, seen = UOp.const(0.0, dtypes.float32), n < i + 1
+    if gated:
+        value = total * w.index(i * N + n).load(zero, seen).replace(arg="held")
+    else:
+        value = seen.where(total * w.index(i * N + n).load(), zero)
+    return UOp.sink(out.index(i * N + n).store(value).end(i, n))
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize(
+    "opts",
+    [
+        (),
+        (Split(2, 4), Bind(2, AxisKind.UNROLL)),
+        (Split(0, 7), Bind(0, AxisKind.UNROLL), Split(1, 8), Bind(1, AxisKind.VECTOR)),
+    ],
+    ids=["plain", "steps", "tiles"],
+)
+def test_sums_that_a_mask_replaces_have_no_steps(gated: bool, opts: tuple):
+    random = np.random.default_rng(1)
+    a, b, w = (random.standard_normal((N, N), np.float32) for _ in range(3))
+    w = np.tril(w)
+    out = np.zeros(N * N, np.float32)
+    kernel = apply_opts(weighed_products(gated), opts)
+    program = lower(kernel, PLAIN)
+    lengths = [n.src[0] for n in program.uops if n.op is Op.RANGE]
+    assert sum(not length.is_const for length in lengths) == 1
+    run(program, [out, a.reshape(-1).copy(), b.reshape(-1).copy(), w.reshape(-1).copy()])
+    np.testing.assert_allclose(out.reshape(N, N), w * (a @ b), 1e-5, 1e-5)
+
+
+def test_zeros_of_a_mask_are_not_multiplied():
+    """Were they, they would be no numbers."""
+    a, b, w = np.ones((N, N), np.float32), np.ones((N, N), np.float32), np.tri(N, dtype=np.float32)
+    b[:, 9] = np.nan
+    out = np.zeros(N * N, np.float32)
+    run(lower(weighed_products(True), PLAIN), [out, *(x.reshape(-1).copy() for x in (a, b, w))])
+    column = out.reshape(N, N)[:, 9]
+    assert (column[:9] == 0).all() and np.isnan(column[9:]).all()

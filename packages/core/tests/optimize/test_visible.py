@@ -89,3 +89,12 @@ def test_a_row_that_is_masked_altogether_has_weights_that_are_no_numbers():
     assert conditions(weight(KEY < QUERY + 1), 0.0)
     assert not conditions(weight(KEY < QUERY), 0.0)
     assert conditions((KEY < QUERY).where(SCORE, NONE).alu(Op.EXP2), 0.0)
+
+
+def test_conditions_that_are_negated_twice():
+    seen = KEY < QUERY + 1
+    twice = seen.logical_not().alu(Op.XOR, seen.const_like(True))
+    for condition in (seen, twice):
+        found = visible(condition.where(SCORE, NONE), KEY, frozenset({ROW}))
+        assert found == visible(seen.where(SCORE, NONE), KEY, frozenset({ROW}))
+    assert visible(seen.where(SCORE, NONE), KEY, frozenset({ROW}))[1] is not KEY.src[0]

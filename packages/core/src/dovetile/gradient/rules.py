@@ -39,8 +39,22 @@ def sum_last(node: UOp, count: int) -> UOp:
     if not count:
         return node
     if node.dtype.itemsize < 4:
-        return node.cast(dtypes.float32).reduce(Op.ADD, count).cast(node.dtype)
+        return _unrounded(node).reduce(Op.ADD, count).cast(node.dtype)
     return node.reduce(Op.ADD, count)
+
+
+def _unrounded(node: UOp) -> UOp:
+    """float32 numbers: those that the node's were before they were rounded, where they were."""
+    source, moves = node, []
+    while source.op in (Op.PERMUTE, Op.RESHAPE):
+        moves.append(source)
+        source = source.src[0]
+    if source.op is not Op.CAST or source.src[0].dtype is not dtypes.float32:
+        return node.cast(dtypes.float32)
+    wide = source.src[0]
+    for move in reversed(moves):
+        wide = move.replace(dtype=wide.dtype, src=(wide,))
+    return wide
 
 
 # -- elementwise ---------------------------------------------------------------------------------

@@ -353,7 +353,7 @@ def chained(products: Sequence[UOp], start: UOp | None = None) -> UOp:
 
 def _lane_constants(values: list[int]) -> UOp:
     lanes = tuple(UOp.const(v) for v in values)
-    return UOp(Op.VECTOR, dtypes.index.vec(len(values)), lanes)
+    return lanes[0] if len(lanes) == 1 else UOp(Op.VECTOR, dtypes.index.vec(len(lanes)), lanes)
 
 
 def _moved(address: UOp, offset: int) -> UOp:

@@ -123,7 +123,9 @@ def _unit_strides(sink: UOp) -> dict[UOp, int]:
         if isinstance(node.arg, GroupUnit):
             stride = 1
             for n, place in node.arg.thread_digits:
-                strides[by_id[node.arg.axes[place]]] = stride
+                # That of an operand's columns may be gone, with all that is asked of them.
+                if node.arg.axes[place] in by_id:
+                    strides[by_id[node.arg.axes[place]]] = stride
                 stride *= n
     return strides
 

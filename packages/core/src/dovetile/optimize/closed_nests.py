@@ -32,7 +32,7 @@ def closable(kernel: UOp, capabilities: Capabilities) -> Closing | None:
         return None if found is None or closed_units(found, capabilities) is None else found
     vectors = capabilities.vector_bytes and "THREAD" in capabilities.parallel_axes
     found = closing(kernel) if vectors else None
-    if found is None or not found.axis.src[0].is_const:
+    if found is None or found.top is None or not found.axis.src[0].is_const:
         return None
     inner = [n for n in toposort(found.score) if n.op is Op.REDUCE]
     rows = _rows(found)

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from dovetile.ir.ops import AxisKind, Op
-from dovetile.ir.uop import UOp, nodes_of, toposort
+from dovetile.ir.uop import UOp, nodes_of
 from dovetile.optimize.analysis import Analysis, access, size
 from dovetile.optimize.nest import Nest
 from dovetile.optimize.online_registers import OnlineRegisters
@@ -38,20 +38,21 @@ _MOST_COLUMNS, _RESERVE = 256, 1024
 class ClosedUnits:
     """What units multiply in the reductions that share a loop, and the axes for them.
 
-    first: with results of rows by keys, summed up along `depth`. second: with results of rows by
-    columns, summed up along the keys.
+    first: with results of rows by keys, summed up along `depth`: `count` such products. second:
+    with results of rows by columns, summed up along the keys, where there are columns.
     """
 
     first: GroupUnit
-    second: GroupUnit
+    second: GroupUnit | None
+    count: int
     row: UOp
-    column: UOp
+    column: UOp | None
     depth: UOp
 
 
 def closed_units(found: Closing, capabilities: Capabilities) -> ClosedUnits | None:
     """The units for reductions that share a loop, or None where none fit."""
-    inner = [n for n in toposort(found.score) if n.op is Op.REDUCE]
+    inner = found.inner
     columns = [r for r in output_axes(found.kernel) if r not in found.rows]
     values = [
         f
@@ -59,40 +60,64 @@ def closed_units(found: Closing, capabilities: Capabilities) -> ClosedUnits | No
         for f in factors(node.src[0])
         if not f.ranges.isdisjoint(columns)
     ]
-    if len(inner) != 1 or len(inner[0].src) != 2 or len(columns) != 1 or len(values) != 1:
+    depths = {n.src[1:] for n in inner}
+    if len(depths) != 1 or len(next(iter(depths))) != 1 or len(columns) > 1:
         return None
-    (scores,), (column,), (value,) = inner, columns, values
+    if len(values) != len(columns) or any(n.src[0].op is not Op.MUL for n in inner):
+        return None
     stored = {n.src[1].dtype for n in nodes_of(found.kernel) if n.op is Op.STORE}
-    if value.op is not Op.CAST or stored != {value.src[0].dtype}:
+    if any(value.op is not Op.CAST or stored != {value.src[0].dtype} for value in values):
         return None  # weights are rounded as the values are: no less exactly than the result
-    keys, depth = found.axis, scores.src[1]
-    if scores.src[0].op is not Op.MUL or any(not r.src[0].is_const for r in (keys, depth)):
+    keys, ((depth,),) = found.axis, depths
+    if any(not r.src[0].is_const for r in (keys, depth)):
         return None
-    for side in (0, 1):
-        rows, others = scores.src[0].src[side], scores.src[0].src[1 - side]
-        free = [r for r in found.rows if r in rows.ranges and r.src[0].is_const]
-        free = [r for r in free if r not in others.ranges and r not in value.ranges]
-        if keys in rows.ranges or not free:
+    sides = [_sides(n.src[0], keys) for n in inner]
+    used = frozenset().union(*(b.ranges for _, b in sides), *(v.ranges for v in values))
+    free = [r for r in found.rows if r.src[0].is_const and r not in used]
+    free = [r for r in free if all(r in a.ranges and keys not in a.ranges for a, _ in sides)]
+    if not free:
+        return None
+    row = max(free, key=lambda r: (size(r), -r.arg.id))
+    ways = {(_way(a, row, depth), _way(b, keys, depth)) for a, b in sides}
+    last = [_way(v, c, keys) for v, c in zip(values, columns)]
+    if len(ways) != 1 or None in (*next(iter(ways)), *last):
+        return None
+    of_a, of_b = next(iter(ways))
+    for first in _units(capabilities, *sides[0], inner[0], _KEYS):
+        fits = first.columns <= size(keys) and size(row) >= first.rows
+        step = ROW_BYTES // operand_bytes(first)
+        if not fits or size(depth) % step:
             continue
-        row = max(free, key=lambda r: (size(r), -r.arg.id))
-        ways = [_way(rows, row, depth), _way(others, keys, depth), _way(value, column, keys)]
-        if any(way is None for way in ways):
-            continue
-        for first in _units(capabilities, rows, others, scores, _KEYS):
-            for second in _units(capabilities, value, value, scores, (size(column),)):
-                step = ROW_BYTES // operand_bytes(first)
-                fits = first.columns <= size(keys) and size(row) >= first.rows
-                fits = fits and first.columns + second.columns <= _MOST_COLUMNS
-                nbytes = first.rows * size(depth) * (1 + (second.columns >= _WIDE))
-                nbytes += _DEPTH * first.columns * (size(depth) + second.columns)
-                fits = fits and nbytes * operand_bytes(first) + _RESERVE <= capabilities.local_bytes
-                if fits and size(depth) % step == 0 and first.a == second.a:
-                    return ClosedUnits(
-                        replace(first, a_transposed=ways[0], b_transposed=ways[1]),
-                        replace(second, b_transposed=ways[2]),
-                        row, column, depth,
-                    )  # fmt: skip
+        first = replace(first, a_transposed=of_a, b_transposed=of_b)
+        units = ClosedUnits(first, None, len(inner), row, None, depth)
+        if values:
+            (value,), (column,) = values, columns
+            second = _units(capabilities, value, value, inner[0], (size(column),))
+            second = next((u for u in second if u.a == first.a), None)
+            if second is None:
+                continue
+            second = replace(second, b_transposed=last[0])
+            units = replace(units, second=second, column=column)
+        if _fits(units, capabilities):
+            return units
     return None
+
+
+def _fits(units: ClosedUnits, capabilities: Capabilities) -> bool:
+    """Whether registers and LOCAL memory have room for what the units multiply."""
+    first, count, depth = units.first, units.count, size(units.depth)
+    columns = units.second.columns if units.second is not None else 0
+    elements = count * first.rows * depth * (1 + (columns >= _WIDE))
+    elements += _DEPTH * first.columns * (count * depth + columns)
+    nbytes = elements * operand_bytes(first) + _RESERVE
+    held = count * first.columns + columns
+    return held <= _MOST_COLUMNS and nbytes <= capabilities.local_bytes
+
+
+def _sides(product: UOp, keys: UOp) -> tuple[UOp, UOp]:
+    """The operand of rows, and that of keys."""
+    a, b = product.src
+    return (b, a) if keys in a.ranges else (a, b)
 
 
 def _way(operand: UOp, side: UOp, depth: UOp) -> bool | None:
@@ -115,7 +140,7 @@ def _units(
 
 def closed_unit_opts(facts: Analysis, capabilities: Capabilities) -> list[Opt] | None:
     """The schedule of a kernel whose reductions can share a loop, on units; or None."""
-    if not facts.idempotent or all(n.arg is not Op.MAX for n in facts.reductions):
+    if not facts.idempotent or len(facts.reductions) < 2:
         return None
     found = closing(facts.kernel)
     units = None if found is None else closed_units(found, capabilities)
@@ -131,26 +156,29 @@ class _ClosedNest(Nest):
 
     def opts(self) -> list[Opt]:
         units, first, second = self.units, self.units.first, self.units.second
-        row, column, depth = units.row.arg.id, units.column.arg.id, units.depth.arg.id
-        several = 2 if second.columns >= _WIDE and size(units.row) >= 2 * first.rows else 1
+        row, depth = units.row.arg.id, units.depth.arg.id
+        columns = [] if units.column is None else [units.column.arg.id]
+        wide = second is not None and second.columns >= _WIDE
+        several = 2 if wide and size(units.row) >= 2 * first.rows else 1
         rows = self.group(row, several * first.rows, "overlap")
         down = self.group(row, first.rows)
         panels = self.group(depth, ROW_BYTES // operand_bytes(first))
         inside = self.split(depth, first.depth)
-        others = [r.arg.id for r in self.facts.outputs if r not in (units.row, units.column)]
+        others = [r.arg.id for r in self.facts.outputs if r.arg.id not in (row, *columns)]
         # Blocks of rows first: those of one length begin together.
         grid = [*([] if rows is None else [rows]), *others]
         held = [] if down is None else [down]
-        opts: list[Opt] = [*self.splits, Order((*grid, *held, row, column))]
+        opts: list[Opt] = [*self.splits, Order((*grid, *held, row, *columns))]
         opts.append(OnlineRegisters((*held, row), first.columns, cut=True))
         kernel = apply_opts(self.facts.kernel, opts)
-        (top,) = [n for n in nodes_of(kernel) if n.op is Op.REDUCE and n.arg is Op.MAX]
-        opts.append(UseGroupUnit(first, row, top.src[1].arg.id, depth))
-        opts.append(FollowGroupUnit(second, column))
+        sums = [n for n in nodes_of(kernel) if n.op is Op.REDUCE]
+        (keys,) = {n.src[1].arg.id for n in sums if depth not in [r.arg.id for r in n.src[1:]]}
+        opts.append(UseGroupUnit(first, row, keys, depth))
+        if second is not None:
+            opts.append(FollowGroupUnit(second, columns[0]))
         kernel = apply_opts(self.facts.kernel, opts)
         used = {n.arg.held: n.arg for n in nodes_of(kernel) if isinstance(n.arg, GroupUnit)}
         of_rows, of_keys = ([r.arg.id for r in x] for x in unit_axes(used[False]))
-        of_columns = [r.arg.id for r in unit_axes(used[True])[1]]
         opts += [Bind(x, AxisKind.GROUP) for x in grid]
         opts += [Bind(x, AxisKind.LOCAL) for x in held]
         steps = [x for x in (panels, inside) if x is not None]
@@ -163,10 +191,15 @@ class _ClosedNest(Nest):
         of_b = [*outer, *of_keys, *rest]
         if first.b_transposed:
             of_b = [*outer, of_keys[0], *rest, *of_keys[1:]]
+        ahead = _DEPTH if self.capabilities.asynchronous_copies else 1
+        # Operands of the first products: rows and keys.
+        for n in range(units.count):
+            opts += [Stage(2 * n, tuple(of_a)), Stage(2 * n + 1, tuple(of_b), depth=ahead)]
+        if second is None:
+            return opts
+        # Those of the last one: weights, which the threads hold, and values.
+        of_columns = [r.arg.id for r in unit_axes(used[True])[1]]
         of_c = [of_keys[0], *of_columns, *of_keys[1:]]
         if second.b_transposed:
             of_c = [of_columns[0], *of_keys, *of_columns[1:]]
-        ahead = _DEPTH if self.capabilities.asynchronous_copies else 1
-        # Operands of both products: rows and keys, weights (which the threads hold) and values.
-        opts += [Stage(0, tuple(of_a)), Stage(1, tuple(of_b), depth=ahead)]
-        return [*opts, Stage(3, tuple(of_c), depth=ahead)]
+        return [*opts, Stage(2 * units.count + 1, tuple(of_c), depth=ahead)]

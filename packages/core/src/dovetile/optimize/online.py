@@ -19,7 +19,6 @@ from dovetile.lower.linear import buffer_of
 from dovetile.lower.stages import aligned, local_bytes, position, unused_ids
 from dovetile.optimize.opts import OptError, axis, output_axes
 from dovetile.optimize.rescale import Closing, closing, factors, product
-from dovetile.optimize.visible import visible
 
 Points = Mapping[UOp, UOp]
 
@@ -35,7 +34,7 @@ class Online:
 
     def apply(self, kernel: UOp) -> UOp:
         found = closing(kernel)
-        if found is None:
+        if found is None or found.top is None:
             raise OptError("[Online] no reductions of the kernel can share one loop")
         rows = axis(kernel, self.rows)
         if rows not in found.rows or not rows.src[0].is_const:
@@ -74,7 +73,7 @@ class _Loop:
         columns = [r for r in output_axes(found.kernel) if r not in found.rows]
         self.order = (found.axis, *columns, rows)
         n = found.axis.src[0].arg
-        first, end = visible(found.score, found.axis, frozenset({rows}))
+        first, end = found.seen(frozenset({rows}))
         first, end = first // size, (end + (size - 1)) // size
         count = (end + first * -1).maximum_with(0)
         self.block = UOp.range(count, AxisKind.REDUCE, next(self.ids))
@@ -85,6 +84,7 @@ class _Loop:
 
     def kernel(self) -> UOp:
         found, top = self.found, self.found.top
+        assert top is not None
         states = {node: self._memory(node) for node in (top, *(node for node, _ in found.sums))}
         ready = UOp.group(*(self._started(node, state) for node, state in states.items()))
         tiles = {found.score: self._tile(found.score, {})}

@@ -18,7 +18,7 @@ from dovetile.lower.registers import unused_slots
 from dovetile.lower.stages import position, unused_ids
 from dovetile.optimize.opts import OptError, axis, output_axes
 from dovetile.optimize.rescale import Closing, closing, factors, product, terms_of, unscaled
-from dovetile.optimize.visible import settled, unmasked, visible
+from dovetile.optimize.visible import settled, unmasked
 
 
 @dataclass(frozen=True)
@@ -52,39 +52,55 @@ class _Loop:
     def __init__(self, found: Closing, rows: frozenset[UOp], size: int, cut: bool) -> None:
         self.found, self.rows, self.size, self.cut = found, rows, size, cut
         self.ids, self.slots = unused_ids(found.kernel), unused_slots(found.kernel)
-        first, end = visible(found.score, found.axis, rows)
+        first, end = found.seen(rows)
         self.first, end = first // size, (end + (size - 1)) // size
         count = (end + self.first * -1).maximum_with(0)
         self.block = UOp.range(count, AxisKind.REDUCE, next(self.ids))
         self.inner = UOp.range(size, AxisKind.REDUCE, next(self.ids))
 
     def kernel(self) -> UOp:
-        found = self.found
-        tops = _State(found.top, self)
+        if self.found.top is None:
+            return self._added_up()
+        found, top = self.found, self.found.top
+        tops = _State(top, self)
         score, scale = unscaled(found.score)
         score = self._masked(score)
-        rest = int(found.axis.src[0].arg) % self.size
-        if rest:
-            again = self._point(self.block) < (self.first + self.block) * self.size
+        again = self._again()
+        if again is not None:
             score = again.where(UOp.const(-math.inf, score.dtype), score)
         old = tops.place.load()
         new = old.maximum_with(UOp(Op.REDUCE, score.dtype, (score, self.inner), Op.MAX))
         # Where all scores so far are minus infinity there is no difference to a maximum: any finite
         # number in its place gives weights of 0.
         safe = new.eq(-math.inf).where(new.const_like(0), new)
-        effects, states = [tops.place.store(new)], {found.top: tops}
+        effects, states = [tops.place.store(new)], {top: tops}
         for node, k in found.sums:
             states[node] = state = _State(node, self)
             correction = ((safe - old) * (k * scale)).alu(Op.EXP2).cast(node.dtype)
             parts = factors(terms_of(node, found, score, safe, scale))
             total = state.place.load() * correction + self._sum(parts)
             effects.append(state.place.store(total))
-        done = UOp.group(*effects).end(self.block)
-        results = {
-            node: state.at(state.memory.after(done)).load() for node, state in states.items()
-        }
-        results[found.top] = results[found.top] * scale
+        results = self._results(states, effects)
+        results[top] = results[top] * scale
         return substitute(found.kernel, results)
+
+    def _added_up(self) -> UOp:
+        """The loop where nothing that has been added up is corrected."""
+        ((node, _),) = self.found.sums
+        state = _State(node, self)
+        total = state.place.load() + self._sum(factors(node.src[0]))
+        results = self._results({node: state}, [state.place.store(total)])
+        return substitute(self.found.kernel, results)
+
+    def _results(self, states: dict[UOp, _State], effects: list[UOp]) -> dict[UOp, UOp]:
+        """What the states are after the loop."""
+        done = UOp.group(*effects).end(self.block)
+        return {node: state.at(state.memory.after(done)).load() for node, state in states.items()}
+
+    def _again(self) -> UOp | None:
+        """Whether the block before has counted a point already, where that may be."""
+        rest = int(self.found.axis.src[0].arg) % self.size
+        return self._point(self.block) < (self.first + self.block) * self.size if rest else None
 
     def _masked(self, score: UOp) -> UOp:
         """The scores of a block. Of a mask whose conditions hold for whole blocks only those that
@@ -109,6 +125,9 @@ class _Loop:
         columns = frozenset(output_axes(self.found.kernel)) - self.found.rows
         others = [f for f in parts if not f.ranges.isdisjoint(columns)]
         weight = product([f for f in parts if f.ranges.isdisjoint(columns)])
+        again = self._again() if self.found.top is None else None
+        if again is not None:
+            weight = again.where(weight.const_like(0), weight)
         term = self._at_block(weight * product(others) if others else weight, self.block)
         return UOp(Op.REDUCE, term.dtype, (term, self.inner), Op.ADD)
 

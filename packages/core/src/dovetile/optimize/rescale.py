@@ -20,6 +20,7 @@ from dovetile.ir.ops import Op
 from dovetile.ir.rewrite import substitute, substitute_ranges
 from dovetile.ir.uop import UOp, nodes_of, toposort
 from dovetile.optimize.opts import output_axes, replace_axes, rewrite_listed
+from dovetile.optimize.visible import visible
 
 
 @dataclass(frozen=True)
@@ -30,22 +31,40 @@ class Closing:
     not depend on it outside of the sums. top: the running maximum that the sums need. sums: each
     with its k, which is negative, so that corrections shrink what has been added up. Their terms
     vanish where the score, of which the maximum is taken, is minus infinity.
+
+    Where the rows are known there is no maximum, and nothing to correct: but the terms are made of
+    sums themselves, which a block of them is computed from.
     """
 
     kernel: UOp
     axis: UOp
-    top: UOp
+    top: UOp | None
     sums: tuple[tuple[UOp, float], ...]
 
     @property
     def score(self) -> UOp:
         """What the maximum is taken of."""
+        assert self.top is not None
         return self.top.src[0]
 
     @property
+    def inner(self) -> list[UOp]:
+        """The sums for each point of the axis, those that the terms are made of."""
+        terms = self.top or self.sums[0][0]
+        return [n for n in toposort(terms.src[0]) if n.op is Op.REDUCE and self.axis in n.ranges]
+
+    @property
     def rows(self) -> frozenset[UOp]:
-        """The output axes that a maximum belongs to."""
-        return self.top.ranges
+        """The output axes that a maximum, or the inner sums, belong to."""
+        if self.top is not None:
+            return self.top.ranges
+        return frozenset().union(*(n.ranges for n in self.inner)) & {*output_axes(self.kernel)}
+
+    def seen(self, rows: frozenset[UOp]) -> tuple[UOp, UOp]:
+        """(first, end) of the points of the axis that change anything for some of the rows."""
+        if self.top is not None:
+            return visible(self.score, self.axis, rows)
+        return visible(self.sums[0][0].src[0], self.axis, rows, 0.0)
 
 
 def closing(kernel: UOp) -> Closing | None:
@@ -56,9 +75,13 @@ def closing(kernel: UOp) -> Closing | None:
     kernel = _with_one_axis(kernel, last)
     axis = last.src[1]
     kernel = _without_invariants(kernel, axis)
+    last = _last_sum(kernel)
     chain = [n for n in nodes_of(kernel) if n.op is Op.REDUCE and n.src[1:] == (axis,)]
     tops = [n for n in chain if n.arg is Op.MAX]
     sums = [n for n in chain if n.arg is Op.ADD]
+    if not tops and chain == [last] == sums:
+        found = Closing(kernel, axis, None, ((last, 0.0),))
+        return found if found.inner else None
     if len(tops) != 1 or not sums or len(chain) != 1 + len(sums):
         return None
     (top,), found = tops, []

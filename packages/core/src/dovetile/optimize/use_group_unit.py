@@ -14,7 +14,7 @@ from dovetile.plugins.matrix_unit import GroupUnit
 
 @dataclass(frozen=True)
 class UseGroupUnit:
-    """Lets a unit sum up the products along axes as long as its operands: its rows, its columns and
+    """Lets a unit sum up all products along axes as long as its operands: its rows, its columns and
     its depth. The axes of the output become the digits that the threads and their lanes are.
     """
 
@@ -26,13 +26,23 @@ class UseGroupUnit:
     def apply(self, kernel: UOp) -> UOp:
         unit = self.unit
         row, column, depth = (axis(kernel, id) for id in (self.row, self.column, self.depth))
-        total = _sum_along(kernel, depth)
-        a, b = total.src[0].src
-        if row in b.ranges:
-            a, b = b, a
         for r, n in ((row, unit.rows), (column, unit.columns), (depth, unit.depth)):
             if not r.src[0].is_const or r.src[0].arg != n:
                 raise OptError(f"[UseGroupUnit] axis {r.arg.id}; {unit.name} needs one of {n}")
+        used = numbered(unit, next_id(kernel))
+        changes = {total: self._by_unit(total, used, row, column, depth)
+                   for total in _sums_along(kernel, depth)}  # fmt: skip
+        kernel = substitute(kernel, changes)
+        rows, columns = unit_axes(used)
+        return replace_axes(
+            kernel, {row: _number(rows), column: _number(columns)}, {row: rows, column: columns}
+        )
+
+    @staticmethod
+    def _by_unit(total: UOp, unit: GroupUnit, row: UOp, column: UOp, depth: UOp) -> UOp:
+        a, b = total.src[0].src
+        if row in b.ranges:
+            a, b = b, a
         apart = row in a.ranges - b.ranges and column in b.ranges - a.ranges
         if not apart:
             raise OptError("[UseGroupUnit] rows are of one operand, columns of the other")
@@ -41,16 +51,9 @@ class UseGroupUnit:
                 f"[UseGroupUnit] {unit.name} multiplies {unit.a} by {unit.b} in "
                 f"{unit.accumulator}; the kernel's operands are others"
             )
-        used = numbered(unit, next_id(kernel))
-        value = UOp(Op.REDUCE, total.dtype, (a * b, depth), used)
+        value = UOp(Op.REDUCE, total.dtype, (a * b, depth), unit)
         rest = tuple(r for r in total.src[1:] if r is not depth)
-        if rest:
-            value = UOp(Op.REDUCE, total.dtype, (value, *rest), Op.ADD)
-        kernel = substitute(kernel, {total: value})
-        rows, columns = unit_axes(used)
-        return replace_axes(
-            kernel, {row: _number(rows), column: _number(columns)}, {row: rows, column: columns}
-        )
+        return UOp(Op.REDUCE, total.dtype, (value, *rest), Op.ADD) if rest else value
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ class FollowGroupUnit:
         if first is None:
             raise OptError("[FollowGroupUnit] no unit has results to go on with")
         (_, depths), unit = unit_axes(first), self.unit
-        total = _sum_along(kernel, *depths)
+        total = _sums_along(kernel, *depths)[0]
         a, b = total.src[0].src
         a, b = (b, a) if column in a.ranges else (a, b)
         apart = column in b.ranges - a.ranges and b.ranges.isdisjoint(unit_axes(first)[0])
@@ -96,13 +99,14 @@ class FollowGroupUnit:
         return replace_axes(kernel, {column: _number(columns)}, {column: columns})
 
 
-def _sum_along(kernel: UOp, *depths: UOp) -> UOp:
-    """The sum of products over these axes, and perhaps others."""
-    for node in nodes_of(kernel):
-        if node.op is Op.REDUCE and node.arg is Op.ADD and {*depths} <= {*node.src[1:]}:
-            if node.src[0].op is Op.MUL:
-                return node
-    raise OptError(f"[opt] no sum of products over the axes {[r.arg.id for r in depths]}")
+def _sums_along(kernel: UOp, *depths: UOp) -> list[UOp]:
+    """The sums of products over these axes, and perhaps others."""
+    sums = [n for n in nodes_of(kernel) if n.op is Op.REDUCE and n.arg is Op.ADD]
+    found = [n for n in sums if {*depths} <= {*n.src[1:]} and n.src[0].op is Op.MUL]
+    if not found:
+        ids = [r.arg.id for r in depths]
+        raise OptError(f"[opt] no sum of products over the axes {ids}")
+    return found
 
 
 def numbered(unit: GroupUnit, first: int) -> GroupUnit:

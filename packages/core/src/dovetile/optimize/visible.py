@@ -143,10 +143,21 @@ def compares(condition: UOp) -> bool:
 
 def _comparison(condition: UOp) -> tuple[UOp, bool] | None:
     """(a < b, whether it is negated) for a condition that compares indices."""
-    negated = condition.op is Op.XOR and condition.src[1].constant is True
-    node = condition.src[0] if negated else condition
+    node, negated = condition, False
+    while node.op is Op.XOR and node.src[1].constant is True:
+        node, negated = node.src[0], not negated
     indices = node.op is Op.LT and node.src[0].dtype is dtypes.index
     return (node, negated) if indices and not any(n.op is Op.LOAD for n in nodes_of(node)) else None
+
+
+def possible(condition: UOp, inner: frozenset[UOp]) -> UOp | None:
+    """1 where a comparison of indices holds for some point of the axes `inner`, else 0; None where
+    that is not known."""
+    form = _negative(condition, None, inner)
+    if form is None:
+        return None
+    _, rest = form
+    return (rest * -1).maximum_with(0).minimum_with(1)
 
 
 def _bound(
@@ -154,6 +165,23 @@ def _bound(
 ) -> tuple[UOp | None, UOp | None] | None:
     """(least, limit) of `axis` by a comparison of indices, at the best point of `inner`, or at
     every one."""
+    form = _negative(condition, axis, inner, every)
+    if form is None:
+        return None
+    factor, rest = form
+    if factor == 0:
+        return None
+    # factor * axis + rest < 0
+    if factor > 0:
+        return None, rest // factor * -1
+    return rest // -factor + 1, None
+
+
+def _negative(
+    condition: UOp, axis: UOp | None, inner: frozenset[UOp], every: bool = False
+) -> tuple[int, UOp] | None:
+    """(factor, rest) of a condition that says factor * axis + rest < 0, with the least rest for all
+    points of `inner`, or the greatest."""
     found = _comparison(condition)
     if found is None:
         return None
@@ -162,7 +190,6 @@ def _bound(
     left, right = node.src[::-1] if negated else node.src
     terms, constant = add(linear_form(left), linear_form(right), -1)
     constant -= negated
-    factor = terms.get(axis, 0)
     rest = {}
     for term, a in terms.items():
         if term in inner:
@@ -172,9 +199,4 @@ def _bound(
             if term.ranges & inner or axis in term.ranges:
                 return None
             rest[term] = a
-    if factor == 0:
-        return None
-    # factor * axis + rest + constant < 0
-    if factor > 0:
-        return None, from_linear(rest, constant, axis) // factor * -1
-    return from_linear(rest, constant, axis) // -factor + 1, None
+    return terms.get(axis, 0) if axis else 0, from_linear(rest, constant, axis or UOp.const(0))

@@ -23,7 +23,7 @@ from dovetile.schedule.ranges import IndexMemo, Mask, RangeBuilder, conjunction
 
 
 class StaysApart(Exception):
-    """Two contractions that were to be closed in one loop cannot be; the second of them."""
+    """Reductions that were to be closed in one loop cannot be; the last of them."""
 
     def __init__(self, contraction: UOp) -> None:
         super().__init__(contraction)
@@ -62,7 +62,8 @@ class KernelMaker:
         roots = [n for n in self.placement.nodes if n in self.placement.held or n.op is Op.STORE]
         for root in roots:
             self._buffer(root)
-        waiting, made = list(reversed(roots)), set()
+        made = {n for others in self.placement.beside.values() for n in others}
+        waiting = list(reversed(roots))
         while waiting:
             root = waiting.pop()
             if root in made:
@@ -88,7 +89,8 @@ class KernelMaker:
         if root.op is Op.COPY:
             self._copy(root)
             return []
-        kernel = Kernel([root], *self._shape_of(root))
+        roots = [root, *self.placement.beside.get(root, ())]
+        kernel = Kernel(roots, *self._shape_of(root))
         if 0 in kernel.shape:
             return []
         builder = self._in_order(kernel, self.build(kernel))
@@ -122,7 +124,9 @@ class KernelMaker:
 
     def _in_order(self, kernel: Kernel, builder: RangeBuilder) -> RangeBuilder:
         """Builds the kernel again where its value had better lie in another order."""
-        (root,) = kernel.roots
+        (root, *beside) = kernel.roots
+        if beside:
+            return builder
         # A padded copy lies as what it is a copy of.
         if root in self.placement.layouts or not self.placement.only_kernels_read(root):
             return builder
@@ -201,8 +205,9 @@ class KernelMaker:
                     builder.reads.setdefault(buffer, set()).add(self._state_of(root.src[0]))
             else:
                 buffer = self.buffers[root]
-                value = builder.value(root, indices)
-                place = builder.place(root.shape, indices, layouts.get(root))
+                own = builder.reshaped(kernel.shape, root.shape, indices)
+                value = builder.value(root, own)
+                place = builder.place(root.shape, own, layouts.get(root))
                 effects.append(buffer.index(place).store(value))
                 kernel.writes[buffer] = root
         fault = fault_buffer(kernel.device)
@@ -303,8 +308,10 @@ class KernelMaker:
         return sorted(loops, key=lambda r: -used[r]) if any(used.values()) else loops
 
     def _close(self, kernel: Kernel, builder: RangeBuilder) -> None:
-        """Lets the reductions of rule 5 share one axis, or raises StaysApart."""
-        closed = [n for n in builder.reduced.values() if n in self.placement.closed]
+        """Lets the reductions of rules 5 and 6 share one axis, or raises StaysApart."""
+        known = self.placement.closed
+        closed = [n for n in builder.reduced.values() if n in known]
+        closed = [n for n in closed if all(n is m or n not in known[m] for m in closed)]
         if closed:
             assert kernel.ast is not None
             found = closable(kernel.ast, self.capabilities[kernel.device])
@@ -318,7 +325,7 @@ class KernelMaker:
         end = kernel.ast.src[0]
         outer = set(end.src[1:]) if end.op is Op.END else set()
         inside = [n for n in nodes_of(kernel.ast) if n.op is Op.REDUCE and n in builder.reduced]
-        own = {kernel.roots[0]}
+        own = {*kernel.roots}
         reduced = builder.reduced.values()
         together = frozenset[UOp]().union(*(self.placement.closed.get(n, ()) for n in reduced))
         evicted: list[UOp] = []
@@ -375,7 +382,7 @@ class KernelMaker:
             size = max(largest.get(node, 0), node.size if node in evicted else 0)
             for source in node.src:
                 largest[source] = max(largest.get(source, 0), size)
-        short = {t for t in evicted - self.placement.contractions if t.src[0].size <= _SMALL}
+        short = {t for t in evicted - self.placement.contractions.keys() if t.src[0].size <= _SMALL}
         return {t for t in short if _LONG_ROW * t.size <= largest.get(t, 0)}
 
     def _overlaps(self, kernel: Kernel) -> bool:

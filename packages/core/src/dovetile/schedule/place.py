@@ -20,6 +20,8 @@ is used. The rules, in order:
    changes are read but once by a captured step.
 5. A contraction whose operand is computed from another contraction by reductions that can share its
    loop (`optimize.rescale`) is computed in one kernel with it: nothing in between is held.
+6. Where several kernels need what is computed from short contractions, and matrix units do those,
+   it is computed again block by block (`again`); what is known of its rows is held.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from dovetile.ir.ops import ELEMENTWISE, MOVEMENT, Op
 from dovetile.ir.uop import UOp, consumers, toposort
 from dovetile.optimize.analysis import COST
 from dovetile.plugins.specs import Capabilities
+from dovetile.schedule.again import PATH, Blockwise, blockwise
 from dovetile.schedule.layout import Layout
 
 # A contraction uses each element of its operands at least so often: on targets of workgroups, as
@@ -40,8 +43,6 @@ _REUSE, _REUSE_OF_GROUPS = 4, 16
 _WINDOW_WORK = 2
 # What `_work` counts for a reduction: too much to be repeated.
 _UNBOUNDED = 1 << 20
-# Between an operand and the sum of products that it is for.
-_PATH = MOVEMENT | {Op.CAST, Op.INDEX, Op.MUL}
 # The contractions that a value is computed from (two stand for several), and whether by a maximum.
 Origin = tuple[frozenset[UOp], bool]
 _NOTHING: Origin = (frozenset(), False)
@@ -49,10 +50,13 @@ _NOTHING: Origin = (frozenset(), False)
 
 @dataclass
 class Placement:
-    """The held nodes of a graph, and the contractions among its reductions.
+    """The held nodes of a graph, and the contractions among its reductions, with the products that
+    they sum up.
 
-    closed: for a contraction under rule 5 the reductions that share its loop.
-    apart: contractions that rule 5 must leave alone.
+    closed: for a reduction under rules 5 and 6 those that are computed in its loop.
+    apart: reductions that rules 5 and 6 must leave alone.
+    again: values that rule 6 does not hold.
+    beside: for a held value others that its kernel writes as well: it computes them anyway.
     epilogues: for a contraction, or a choice between many values, what follows it in its kernel,
     from itself to what is held.
     layouts: of held nodes that are not row-major.
@@ -63,9 +67,11 @@ class Placement:
     nodes: list[UOp]
     users: dict[UOp, list[UOp]]
     held: dict[UOp, None] = field(default_factory=dict)
-    contractions: set[UOp] = field(default_factory=set)
+    contractions: dict[UOp, UOp] = field(default_factory=dict)
     closed: dict[UOp, frozenset[UOp]] = field(default_factory=dict)
     apart: frozenset[UOp] = frozenset()
+    again: frozenset[UOp] = frozenset()
+    beside: dict[UOp, tuple[UOp, ...]] = field(default_factory=dict)
     epilogues: dict[UOp, tuple[UOp, ...]] = field(default_factory=dict)
     layouts: dict[UOp, Layout] = field(default_factory=dict)
     relaid: dict[UOp, dict[UOp, Layout]] = field(default_factory=dict)
@@ -93,12 +99,12 @@ class Placement:
 def place(sink: UOp, target: Capabilities, apart: frozenset[UOp] = frozenset()) -> Placement:
     """Decides rules 1 to 3 for the whole graph.
 
-    apart: contractions that rule 5 must leave alone.
+    apart: reductions that rules 5 and 6 must leave alone.
     """
     nodes = toposort(sink)
     placement = Placement(nodes, consumers(nodes), apart=apart)
     _forced(sink, placement)
-    _contractions(placement, _REUSE_OF_GROUPS if "GROUP" in target.parallel_axes else _REUSE)
+    _contractions(placement, target)
     _few(placement, target)
     _shared(placement, target)
     return placement
@@ -139,22 +145,18 @@ def _forced(sink: UOp, placement: Placement) -> None:
             placement.held[root] = None
 
 
-def _contractions(placement: Placement, least: int) -> None:
+def _contractions(placement: Placement, target: Capabilities) -> None:
+    least = _REUSE_OF_GROUPS if "GROUP" in target.parallel_axes else _REUSE
+    products = {n: p for n in placement.nodes if (p := _product(n, least)) is not None}
+    placement.contractions.update(products)
+    for found in blockwise(products, placement.users, target):
+        if found.users.isdisjoint(placement.apart):
+            _compute_again(found, placement)
     origins: dict[UOp, Origin] = {}
     for node in placement.nodes:
         origins[node] = _origins(node, origins, placement)
-        if node.op is Op.REDUCE and node.arg[0] is Op.ADD:
-            product = node.src[0]
-            while product.op in MOVEMENT or product.op in (Op.CAST, Op.INDEX):
-                product = product.src[0]
-            if product.op is not Op.MUL:
-                continue
-            terms = node.src[0].size
-            sources = [storage(s) for s in product.src]
-            reuse = [terms // max(s.size, 1) for s in sources]
-            if min(reuse) < least or terms < 4096:
-                continue
-            placement.contractions.add(node)
+        if node in products:
+            sources = [storage(s) for s in products[node].src if storage(s) not in placement.again]
             origins[node] = (frozenset((node,)), False)
             closed = next((s for s in sources if _closes(node, s, origins, placement)), None)
             for s in sources:
@@ -174,6 +176,52 @@ def _contractions(placement: Placement, least: int) -> None:
             if chain:
                 placement.epilogues[node] = chain
                 _hold(chain[-1], placement)
+
+
+def _product(node: UOp, least: int) -> UOp | None:
+    """The product that a contraction sums up; None for any other node."""
+    if node.op is not Op.REDUCE or node.arg[0] is not Op.ADD:
+        return None
+    product = node.src[0]
+    while product.op in MOVEMENT or product.op in (Op.CAST, Op.INDEX):
+        product = product.src[0]
+    if product.op is not Op.MUL:
+        return None
+    terms = node.src[0].size
+    reuse = min(terms // max(storage(s).size, 1) for s in product.src)
+    return None if reuse < least or terms < 4096 else product
+
+
+def _compute_again(found: Blockwise, placement: Placement) -> None:
+    """Rule 6: holds what is known of rows, and notes what the loops compute. A sum that needs a
+    maximum of its own row shares the loop with it (`optimize.rescale`)."""
+    products = [placement.contractions[n] for n in (*found.contractions, *found.sums)]
+    operands = {storage(s) for p in products for s in p.src}
+    inside = toposort((*found.contractions, *found.sums), lambda n: n not in operands)
+    placement.again |= found.values.union(inside) - (operands - found.values) - found.sums
+    placement.closed.update(dict.fromkeys(found.users, found.contractions))
+    rows = found.rows | found.reductions - found.contractions
+    shown = {n: _shown(n, placement) for n in placement.nodes if n in rows}
+    for node, value in shown.items():
+        _hold(value, placement)
+        below = found.rows.intersection(toposort(node.src[0], lambda n: n not in rows))
+        if node in found.rows and node.arg[0] is Op.ADD and len(below) == 1:
+            (top,) = below
+            if top.arg[0] is Op.MAX and top.size == node.size:
+                placement.closed[node] |= {top, node}
+                placement.beside[value] = (shown[top],)
+
+
+def _shown(node: UOp, placement: Placement) -> UOp:
+    """The last value of as many elements that all who need a reduction get it through."""
+    last = node
+    while len(placement.users[node]) == 1:
+        (node,) = placement.users[node]
+        if node.op in ELEMENTWISE and node.size == last.size:
+            last = node
+        elif node.op not in (Op.RESHAPE, Op.PERMUTE):
+            break
+    return last
 
 
 def _few(placement: Placement, target: Capabilities) -> None:
@@ -225,7 +273,7 @@ def _closes(node: UOp, operand: UOp, origins: dict[UOp, Origin], placement: Plac
         return False
     cone = toposort(operand, lambda n: origins[n][0] == contractions and n not in contractions)
     inside = {n for n in cone if origins[n][0] == contractions}
-    path = toposort(node.src[0], lambda n: n is not operand and n.op in _PATH)
+    path = toposort(node.src[0], lambda n: n is not operand and n.op in PATH)
     known = {node, *path, *inside}
     if not all(user in known for n in inside for user in placement.users[n]):
         return False
@@ -303,7 +351,7 @@ def _shared(placement: Placement, target: Capabilities) -> None:
     others = set(placement.held)
     for node in placement.nodes:
         kernels = len(needs.get(node, ()))
-        if node in placement.held or kernels < 2:
+        if node in placement.held or node in placement.again or kernels < 2:
             continue
         users = placement.users[node]
         if all(u in placement.held or u.op in ELEMENTWISE for u in users) and all(

@@ -204,7 +204,7 @@ class RangeBuilder:
         """The indices into the source of a movement op (all but PAD)."""
         op, arg, source = node.op, node.arg, node.src[0]
         if op is Op.RESHAPE:
-            return self._reshaped(arg, source.shape, indices)
+            return self.reshaped(arg, source.shape, indices)
         if op is Op.PERMUTE:
             moved: list[UOp] = [_ZERO] * len(arg)
             for position, axis in enumerate(arg):
@@ -228,12 +228,12 @@ class RangeBuilder:
         if layout is None:
             return self._flat(shape, indices)
         parts = layout.parts(shape)
-        indices = self._reshaped(shape, parts, indices)
+        indices = self.reshaped(shape, parts, indices)
         return self._flat(layout.in_memory(parts), layout.in_memory(indices))
 
     def indices_at(self, shape: tuple[int, ...], place: Indices, layout: Layout) -> Indices:
         """The indices of the element at a place, which has an index for each part in memory."""
-        return self._reshaped(layout.parts(shape), shape, layout.from_memory(place))
+        return self.reshaped(layout.parts(shape), shape, layout.from_memory(place))
 
     def _flat(self, shape: tuple[int, ...], indices: Indices) -> UOp:
         found = self.memo.flat.get((shape, indices))
@@ -245,7 +245,7 @@ class RangeBuilder:
             found = self.memo.flat[shape, indices] = self.simplify(flat)
         return found
 
-    def _reshaped(self, new: tuple[int, ...], old: tuple[int, ...], indices: Indices) -> Indices:
+    def reshaped(self, new: tuple[int, ...], old: tuple[int, ...], indices: Indices) -> Indices:
         """Indices into `old` of an element of `new`."""
         key = (new, old, indices)
         found = self.memo.reshaped.get(key)

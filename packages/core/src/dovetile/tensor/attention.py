@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from dovetile import dtypes
 from dovetile.errors import ArgumentError, ShapeError
+from dovetile.gradient.composed import Rule, compose
 from dovetile.ir.uop import UOp
 from dovetile.tensor.base import TensorBase
 from dovetile.tensor.nodes import arrange, iota
@@ -65,7 +66,11 @@ class Attention(Random):
             scores = scores.masked_fill(~attn_mask, -math.inf)  # type: ignore[operator]
         elif attn_mask is not None:
             scores = scores + attn_mask
-        return scores.softmax(-1).dropout(dropout_p).cast(self.dtype) @ value
+        weights = scores.softmax(-1)
+        result = weights.dropout(dropout_p).cast(self.dtype) @ value
+        if not dropout_p and scores.shape[:-2] == value.shape[:-2]:
+            compose(result.uop, (scores.uop, value.uop), _gradient(weights))
+        return result
 
     def _for_heads(self, query: TensorBase, name: str) -> Self:
         """Keys or values with each head repeated for its group of the query's heads."""
@@ -78,6 +83,27 @@ class Attention(Random):
         group = query.shape[-3] // heads
         repeated = self.unsqueeze(-3).expand(*outer, heads, group, rows, width)
         return repeated.reshape(*outer, heads * group, rows, width)
+
+
+def _gradient(weights: TensorBase) -> Rule:
+    """The gradients of weights @ value by the scores that the weights are the softmax of, and by
+    the value.
+
+    A softmax subtracts from the gradients by a row's weights their mean, by these weights. That is
+    how far the row's result goes along its own gradient, so it takes no pass over the weights.
+    """
+    new, dtype, softmax = weights._new, weights.dtype, weights.uop
+
+    def gradient(y: UOp, inputs: tuple[UOp, ...], g: UOp) -> tuple[UOp, UOp]:
+        value, along, result = new(inputs[1]), new(g), new(y)
+        wide = along.cast(dtype)
+        by_weight = wide @ value.cast(dtype).transpose(-2, -1)
+        mean = (wide * result.cast(dtype)).sum(-1, keepdim=True)
+        by_score = new(softmax) * (by_weight - mean)
+        by_value = new(softmax).cast(value.dtype).transpose(-2, -1) @ along
+        return by_score.uop, by_value.uop
+
+    return gradient
 
 
 def _earlier(queries: int, keys: int) -> UOp:
