@@ -53,6 +53,9 @@ def _workgroup(kernel: LinearKernel, slots: dict[int, np.ndarray], part: int) ->
         if node.op is Op.WAIT:
             place, turn = (runs[0].values[s] for s in node.src[:2])
             boxes.wait(int(place), int(turn))
+        if node.op is Op.BARRIER and backwards:
+            for run in runs:  # asynchronous stores may be done early as well
+                run.complete(0)
         if node.op is Op.MATMUL:
             for first in range(0, len(runs), node.arg.threads):
                 _multiply(node, runs[first : first + node.arg.threads])
@@ -225,12 +228,16 @@ class _Run:
         elif op is Op.COMMIT:
             self.pending.append([])
         elif op is Op.WAIT:
-            while len(self.pending) - 1 > node.arg:
-                for memory, places, value in self.pending.pop(0):
-                    memory[places] = value
+            self.complete(node.arg)
         elif op not in (Op.AFTER, Op.GROUP, Op.SINK, Op.END):
             value = compute(node, [self.values[s] for s in src])
             self.values[node] = int(value) if node.dtype is dtypes.index else value
+
+    def complete(self, left: int) -> None:
+        """Does all asynchronous stores but those of the last `left` groups."""
+        while len(self.pending) - 1 > left:
+            for memory, places, value in self.pending.pop(0):
+                memory[places] = value
 
     def buffer(self, node: UOp) -> np.ndarray:
         count, dtype = node.arg.size * node.dtype.lanes, host(node.dtype)

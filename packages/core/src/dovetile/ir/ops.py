@@ -121,8 +121,8 @@ class Op(Enum):
     # before this one
     BARRIER = auto()
     COMMIT = auto()  # (*effects) the thread's asynchronous stores since the last COMMIT are a group
-    # (*effects) all but the last `arg` groups of the thread are complete; (INDEX, i, *effects), arg
-    # None: round i of the arrivals there is
+    # (*effects or values, computed before) all but the last `arg` groups of the thread are complete;
+    # (INDEX, i, *effects), arg None: round i of the arrivals there is
     WAIT = auto()
     # (INDEX of LOCAL memory, that of arrivals, gate, buffer, *coordinates) begins a copy of a box
     # of GLOBAL memory, which starts at these coordinates; it arrives when it is done. arg: Box

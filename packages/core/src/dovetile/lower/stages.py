@@ -47,7 +47,7 @@ def lower_stages(
     bulk_copies: whether memory that is filled ahead is fetched in boxes, where that can be.
     """
     ids, panels = unused_ids(sink), unit_panels(sink)
-    offset = local_bytes(sink, _filled_late(sink))
+    offset, under_way = local_bytes(sink, _filled_late(sink)), False
     while stages := [n for n in nodes_of(sink) if n.op is Op.STAGE]:
         # Innermost first: the list is sorted sources first, and one replacement may hold others.
         stage = stages[0]
@@ -72,8 +72,21 @@ def lower_stages(
             held = fetched(copies, boxes, arrivals, lag, ids)
         else:
             held = pipelined(copies, lag, ids) if together else [copies[0].held()]
+            under_way = under_way or bool(together)
         sink = substitute(sink, {c.stage: h for c, h in zip(copies, held)})
-    return sink
+    return _awaited(sink) if under_way else sink
+
+
+def _awaited(sink: UOp) -> UOp:
+    """`sink` with asynchronous stores complete where memory is filled anew. Those of the last steps
+    of a loop are of steps beyond its end: nobody else awaits the zeros that they write."""
+    late = [n for n in nodes_of(sink) if _is_late(n)]
+    return substitute(sink, {n: barrier(UOp(Op.WAIT, dtypes.void, n.src, 0)) for n in late})
+
+
+def _is_late(node: UOp) -> bool:
+    """Whether this is a barrier behind a value: threads have what they read memory for."""
+    return node.op is Op.BARRIER and any(s.dtype is not dtypes.void for s in node.src)
 
 
 def _filled_late(sink: UOp) -> set[UOp]:
@@ -83,7 +96,7 @@ def _filled_late(sink: UOp) -> set[UOp]:
         node.src[0]
         for node in nodes_of(sink)
         if node.op is Op.AFTER and node.src[0].op is Op.BUFFER
-        if any(s.op is Op.BARRIER and s.src[0].dtype is not dtypes.void for s in node.src[1:])
+        if any(map(_is_late, node.src[1:]))
     }
 
 

@@ -162,10 +162,6 @@ def _contractions(placement: Placement, target: Capabilities) -> None:
             for s in sources:
                 if s is not closed:
                     _hold(s, placement)
-        elif node.op is Op.INDEX and node.size >= 2 * node.src[0].size:
-            source = storage(node.src[0])
-            if source.op in ELEMENTWISE and _work(source, placement) > _WINDOW_WORK:
-                _hold(source, placement)
     # Users first: an epilogue may itself be the operand that another contraction holds.
     taken: set[UOp] = set()
     inside = frozenset[UOp]().union(*placement.closed.values())
@@ -176,6 +172,12 @@ def _contractions(placement: Placement, target: Capabilities) -> None:
             if chain:
                 placement.epilogues[node] = chain
                 _hold(chain[-1], placement)
+    # What windows show often; what contractions have computed for it is held by now.
+    for node in placement.nodes:
+        if node.op is Op.INDEX and node.size >= 2 * node.src[0].size:
+            source = storage(node.src[0])
+            if source.op in ELEMENTWISE and _work(source, placement) > _WINDOW_WORK:
+                _hold(source, placement)
 
 
 def _product(node: UOp, least: int) -> UOp | None:
