@@ -11,6 +11,7 @@ from dovetile.dtypes import DType
 from dovetile.environment import context
 from dovetile.ir.ops import Op
 from dovetile.lower import lower
+from dovetile.optimize import unit_blocks
 from dovetile.optimize.bounds_check import prove
 from dovetile.optimize.heuristic import heuristic
 from dovetile.optimize.opts import apply_opts
@@ -39,6 +40,18 @@ def test_rows_above_each_other_and_blocks_that_overlap(layout: str, copies: str)
     case, capabilities = cast_matmul(136, 128, 72, layout), target(copies)
     kernel = apply_opts(case.kernel, heuristic(case.kernel, capabilities))
     assert lower(kernel, capabilities).threads == 256
+    case.compare(case.results(kernel, capabilities))
+
+
+@pytest.mark.parametrize("depth", [64, 128])
+def test_units_of_the_same_threads(depth: int, monkeypatch: pytest.MonkeyPatch):
+    """What the first of them gave is stored where the panels of the second one were."""
+    monkeypatch.setattr(unit_blocks, "_SHAPES", ((1, 2, 2),))
+    case, capabilities = cast_matmul(256, depth, 128, "nt"), target("stores", unit(64))
+    kernel = apply_opts(case.kernel, heuristic(case.kernel, capabilities))
+    program = lower(kernel, capabilities)
+    assert program.threads == 128
+    assert program.parts == 4
     case.compare(case.results(kernel, capabilities))
 
 

@@ -18,6 +18,7 @@ from dovetile.ir.ops import AxisKind, Op
 from dovetile.ir.symbolic import linear_form
 from dovetile.ir.uop import UOp, nodes_of
 from dovetile.lower.group_units import operand_of
+from dovetile.lower.linear import is_behind_values
 from dovetile.plugins.matrix_unit import MatrixUnit
 
 # Lanes that are spread over at most so many times their number are loaded as one stretch.
@@ -109,6 +110,10 @@ class _Expander:
             return self._ends(node, dims)
         if op is Op.MATMUL:
             return self._group_products(node, node.src, dims)
+        if is_behind_values(node):
+            # All copies of a value are there before what one of them was read from changes.
+            copies = [copy for s in node.src for copy in self.copies[s][1]]
+            return [node.with_sources(tuple(dict.fromkeys(copies)))] * len(self._points(dims))
         sources = [self._select(s, dims) for s in node.src]
         if op in _PLAIN:
             return [node.with_sources(src) for src in zip(*sources)]

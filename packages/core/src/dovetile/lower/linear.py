@@ -104,6 +104,13 @@ def barrier(*effects: UOp) -> UOp:
     return UOp(Op.BARRIER, dtypes.void, effects, "workgroup")
 
 
+def is_behind_values(node: UOp) -> bool:
+    """Whether this is a barrier that threads come to with values: what these were read from may be
+    filled anew."""
+    kept = (s for s in node.src if s.dtype is not dtypes.void and s.op is not Op.RANGE)
+    return node.op is Op.BARRIER and any(kept)
+
+
 def known_divisor(node: UOp, known: dict[UOp, int]) -> int:
     """A power of two up to 64 that divides the integer `node` whatever its variables are.
 

@@ -21,7 +21,7 @@ from dovetile.ir.symbolic import fold_gates, linear_form, simplify_index
 from dovetile.ir.uop import UOp, nodes_of
 from dovetile.lower.ahead import box_of, fetched, loop_of, pipelined
 from dovetile.lower.group_units import PANEL_ALIGNMENT, exchanged, only_adds, unit_panels
-from dovetile.lower.linear import barrier, local_end, plain
+from dovetile.lower.linear import barrier, is_behind_values, local_end, plain
 
 _ALIGNMENT = 64
 # Rows of a panel at multiples of so many bytes fall into few places of a cache.
@@ -80,13 +80,9 @@ def lower_stages(
 def _awaited(sink: UOp) -> UOp:
     """`sink` with asynchronous stores complete where memory is filled anew. Those of the last steps
     of a loop are of steps beyond its end: nobody else awaits the zeros that they write."""
-    late = [n for n in nodes_of(sink) if _is_late(n)]
-    return substitute(sink, {n: barrier(UOp(Op.WAIT, dtypes.void, n.src, 0)) for n in late})
-
-
-def _is_late(node: UOp) -> bool:
-    """Whether this is a barrier behind a value: threads have what they read memory for."""
-    return node.op is Op.BARRIER and any(s.dtype is not dtypes.void for s in node.src)
+    late = [n for n in nodes_of(sink) if is_behind_values(n)]
+    awaited = {n: n.replace(src=(*n.src, UOp(Op.WAIT, dtypes.void, n.src, 0))) for n in late}
+    return substitute(sink, awaited)
 
 
 def _filled_late(sink: UOp) -> set[UOp]:
@@ -96,7 +92,7 @@ def _filled_late(sink: UOp) -> set[UOp]:
         node.src[0]
         for node in nodes_of(sink)
         if node.op is Op.AFTER and node.src[0].op is Op.BUFFER
-        if any(map(_is_late, node.src[1:]))
+        if any(map(is_behind_values, node.src[1:]))
     }
 
 
