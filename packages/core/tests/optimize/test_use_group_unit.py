@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from group_units import target, unit
-from loop_kernels import Case, cast_matmul
+from loop_kernels import Case, case, cast_matmul, tensor
 
 from dovetile import dtypes
 from dovetile.dtypes import DType
 from dovetile.environment import context
-from dovetile.ir.ops import Op
+from dovetile.ir.ops import AddressSpace, Op
 from dovetile.lower import lower
 from dovetile.optimize import unit_blocks
 from dovetile.optimize.bounds_check import prove
@@ -92,3 +93,32 @@ def test_units_of_warps_side_by_side(layout: str):
         column_digits=((2, "thread", 6), (4, "lane", 1), (4, "thread", 4), (2, "lane", 3)),
     )  # fmt: skip
     assert compared(cast_matmul(128, 64, 128, layout), target("stores", warps))
+
+
+@pytest.mark.parametrize("copies", ["stores", "boxes"])
+@pytest.mark.parametrize("columns", [64, 192])
+def test_what_is_added_to_sums_is_read_as_it_is_stored(copies: str, columns: int):
+    """Whole vectors of the scales of columns and of another matrix; sums are exchanged, not results."""
+    m, k, n, dtype = 200, 192, columns, dtypes.bfloat16
+    a, b = tensor(m, k, dtype=dtype), tensor(n, k, dtype=dtype)
+    scales, others = tensor(n, dtype=dtype), tensor(m, n, dtype=dtype)
+    wide = [x.cast(dtypes.float32) for x in (a, b, scales, others)]
+    product = wide[0].expand((n,)).permute((0, 2, 1)) * wide[1].expand((m,)).permute((2, 0, 1))
+    total = product.reduce(Op.ADD, 1).cast(dtype).cast(dtypes.float32)
+    value = total * wide[2].expand((m,)).permute((1, 0)) + wide[3]
+
+    def reference(a: np.ndarray, b: np.ndarray, s: np.ndarray, x: np.ndarray) -> np.ndarray:
+        a, b, s, x = (y.astype(np.float32) for y in (a, b, s, x))
+        rounded = (a @ b.T).astype(dtypes.to_numpy(dtype)).astype(np.float32)
+        return (rounded * s + x).astype(dtypes.to_numpy(dtype))
+
+    capabilities = target(copies, unit(columns))
+    found = case("", value.cast(dtype), [a, b, scales, others], reference, capabilities)
+    kernel = apply_opts(found.kernel, heuristic(found.kernel, capabilities))
+    assert prove(kernel) is None
+    program = lower(kernel, capabilities)
+    loads = [x for x in program.uops if x.op is Op.LOAD and x.src[0].src[0].op is Op.BUFFER]
+    slots = [x.src[0].src[0].arg for x in loads]
+    read = [x for x, slot in zip(loads, slots) if slot.space is AddressSpace.GLOBAL]
+    assert {x.dtype.lanes for x in read} == {8}
+    found.compare(found.results(kernel, capabilities))

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 
-from dovetile import Tensor
+from dovetile import Tensor, dtypes
+from dovetile.dtypes import DType
 from dovetile.environment import context
 from dovetile.ir.ops import Op
 from dovetile.ir.uop import UOp, toposort
@@ -72,22 +73,35 @@ def test_the_gradient_by_the_input_reads_the_weights_from_the_end():
     assert [(w.places, w.first, w.backwards) for w in c.windows] == [(9, -2, True), (8, -2, True)]
 
 
-@pytest.mark.parametrize("options", [{"stride": 2}, {"dilation": 2}, {"groups": 2}])
+@pytest.mark.parametrize("options", [{"dilation": 2}, {"groups": 2}])
 def test_these_are_none(options: dict[str, int]):
     x = Tensor(numbers(1, 8, 12, 12)).realize()
     weights = Tensor(numbers(8, 8 // options.get("groups", 1), 3, 3)).realize()
     assert not found(x.conv2d(weights, **options))
 
 
-def test_products_rounded_on_their_way_are_none():
+def test_windows_may_go_on_by_several_elements():
+    x, weights = (Tensor(numbers(*s)).realize() for s in ((1, 4, 12, 12), (4, 4, 3, 3)))
+    (c,) = found(x.conv2d(weights, stride=(2, 3)))
+    assert [w.step for w in c.windows] == [2, 3]
+    assert not transformed(stride=2)
+
+
+def test_products_of_rounded_numbers_stay_plain():
     x, weights = (Tensor(numbers(*s)).realize() for s in ((1, 4, 8, 8), (4, 4, 3, 3)))
-    assert not found(x.bfloat16().conv2d(weights.bfloat16()))
+    (c,) = found(x.bfloat16().conv2d(weights.bfloat16()))
+    assert {c.data.dtype, c.weights.dtype} == {dtypes.bfloat16}
+    assert not transformed(dtype=dtypes.bfloat16)
 
 
-def transformed(target: Capabilities = TARGET, size: int = 28, window: int = 3) -> bool:
-    x = Tensor(numbers(2, 64, size, size)).realize()
-    weights = Tensor(numbers(64, 64, window, window)).realize()
-    before, after = (sums(x.conv2d(weights), target=t) for t in (None, target))
+def transformed(
+    target: Capabilities = TARGET, size: int = 28, window: int = 3, stride: int = 1,
+    dtype: DType = dtypes.float32,
+) -> bool:  # fmt: skip
+    x = Tensor(numbers(2, 64, size, size)).cast(dtype).realize()
+    weights = Tensor(numbers(64, 64, window, window)).cast(dtype).realize()
+    value = x.conv2d(weights, stride=stride)
+    before, after = (sums(value, target=t) for t in (None, target))
     return before != after
 
 

@@ -121,7 +121,7 @@ class Op(Enum):
     # before this one
     BARRIER = auto()
     COMMIT = auto()  # (*effects) the thread's asynchronous stores since the last COMMIT are a group
-    # (*effects or values, computed before) all but the last `arg` groups of the thread are complete;
+    # (*effects or values, computed before) all but the last `arg` groups of the thread are done;
     # (INDEX, i, *effects), arg None: round i of the arrivals there is
     WAIT = auto()
     # (INDEX of LOCAL memory, that of arrivals, gate, buffer, *coordinates) begins a copy of a box

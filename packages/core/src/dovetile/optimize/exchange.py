@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dovetile.ir.ops import AddressSpace, AxisKind, Op
+from dovetile.ir.rewrite import substitute
 from dovetile.ir.symbolic import linear_form
-from dovetile.ir.uop import UOp, nodes_of
+from dovetile.ir.uop import UOp, consumers, nodes_of, toposort
 from dovetile.lower.linear import barrier
 from dovetile.lower.stages import position
 from dovetile.optimize.opts import OptError, next_id, output_axes
@@ -21,7 +22,9 @@ _PADDING = 16
 @dataclass(frozen=True)
 class Exchange:
     """Lets what is stored go through LOCAL memory: threads write it along the axes that they have
-    computed it for, and read it along new ones, in the order in which it is stored.
+    computed it for, and read it along new ones, in the order in which it is stored. What is read
+    from elsewhere to be combined with a sum is read along the new axes as well, where it can be:
+    the sum goes through LOCAL memory then.
 
     groups: axes of the output, the most significant first in each. Every group becomes one new
     axis; the elements of neighbours along the last are next to each other in LOCAL memory.
@@ -39,51 +42,86 @@ class Exchange:
             raise OptError(f"[Exchange] axes {missing} are not of the output")
         groups = [[named[i] for i in group] for group in self.groups]
         old = [r for group in groups for r in group]
-        address, value = store.src
-        terms, _ = linear_form(address.src[1])
-        if any(t.ranges.intersection(old) for t in terms if t not in old):
-            raise OptError("[Exchange] the place of what is stored is no sum along the axes")
-        place, new, lengths = address.src[1], [], []
         fresh = next_id(kernel)
-        for number, group in enumerate(groups):
-            step = _step(group, terms)
-            lengths.append(math.prod(r.src[0].arg for r in group))
-            new.append(UOp.range(lengths[-1], AxisKind.LOOP, fresh + number))
-            place = place + new[-1] * step
-        place = _without(place, old)
+        lengths = [math.prod(r.src[0].arg for r in group) for group in groups]
+        new = [UOp.range(n, AxisKind.LOOP, fresh + i) for i, n in enumerate(lengths)]
+        address, value = store.src
+        place = _along(address.src[1], groups, new)
+        if place is None or not all(r in place.ranges for r in new):
+            raise OptError("[Exchange] the place of what is stored is no sum along the axes")
+        moved, rest = value, {}
+        for node in _before_loads(value, frozenset(old)):
+            changes = _read_along(value, node, groups, new)
+            if changes is not None and node.dtype.itemsize <= value.dtype.itemsize:
+                moved, rest = node, changes
         last = len(groups[-1])
-        pitch = lengths[-1] + _PADDING // value.dtype.itemsize
+        pitch = lengths[-1] + _PADDING // moved.dtype.itemsize
         memory = UOp.buffer(
-            math.prod(lengths[:-1]) * pitch, value.dtype, slot=0, space=AddressSpace.LOCAL
+            math.prod(lengths[:-1]) * pitch, moved.dtype, slot=0, space=AddressSpace.LOCAL
         )
         inner = position(tuple(old[-last:]))
         outer = position(tuple(old[:-last]))
         # What the threads of others still read there must have been read.
-        staged = any(n.op is Op.STAGE for n in nodes_of(value))
-        ready = memory.after(barrier(value)) if staged else memory
-        written = ready.index(outer * pitch + inner).store(value).end(*old)
+        staged = any(n.op is Op.STAGE for n in nodes_of(moved))
+        ready = memory.after(barrier(moved)) if staged else memory
+        written = ready.index(outer * pitch + inner).store(moved).end(*old)
         read = position((*new[:-1],)) * pitch + new[-1]
-        moved = memory.after(barrier(written)).index(read).load()
+        found = memory.after(barrier(written)).index(read).load()
+        stored = substitute(value, {moved: found, **rest})
         kept = [r for r in end.src[1:] if r not in old]
-        return kernel.replace(src=(address.src[0].index(place).store(moved).end(*kept, *new),))
+        return kernel.replace(src=(address.src[0].index(place).store(stored).end(*kept, *new),))
 
 
-def _step(group: Sequence[UOp], terms: dict[UOp, int]) -> int:
-    """How far the last axis of a group goes; the others must go on where it ends."""
-    step = terms.get(group[-1], 0)
-    expected = step
-    for r in reversed(group):
-        if not r.src[0].is_const or terms.get(r, 0) != expected or not step:
-            raise OptError(f"[Exchange] axes {[r.arg.id for r in group]} do not make up one")
-        expected *= r.src[0].arg
-    return step
+def _before_loads(value: UOp, old: frozenset[UOp]) -> list[UOp]:
+    """A value's sum, and what is computed from it alone, one after the other."""
+    nodes = nodes_of(value)
+    sums = [n for n in nodes if n.op is Op.REDUCE]
+    users = consumers(nodes)
+    chain = sums[-1:] if all(n is sums[-1] or n in sums[-1].toposort() for n in sums) else []
+    while chain and chain[-1] is not value and len(users[chain[-1]]) == 1:
+        (user,) = users[chain[-1]]
+        if any(s is not chain[-1] and s.ranges & old for s in user.src):
+            break
+        chain.append(user)
+    return chain
 
 
-def _without(index: UOp, ranges: Sequence[UOp]) -> UOp:
-    """The index where these are zero."""
+def _read_along(
+    value: UOp, known: UOp, groups: Sequence[Sequence[UOp]], new: Sequence[UOp]
+) -> dict[UOp, UOp] | None:
+    """What else a value is computed from along these axes, along new ones; None where it cannot be
+    read so."""
+    old = {r for group in groups for r in group}
+    changes: dict[UOp, UOp] = {}
+    for node in toposort(value, lambda n: n is not known and n.op is not Op.LOAD):
+        if node is known or not node.ranges & old:
+            continue
+        if node.op is Op.RANGE:
+            return None
+        if node.op is Op.LOAD:
+            buffer, index = node.src[0].src
+            place = _along(index, groups, new)
+            if place is None or any(s.ranges & old for s in (buffer, *node.src[1:])):
+                return None
+            changes[node] = node.replace(src=(buffer.index(place), *node.src[1:]))
+    return changes
+
+
+def _along(index: UOp, groups: Sequence[Sequence[UOp]], new: Sequence[UOp]) -> UOp | None:
+    """The index along a new axis for each group; None where it does not go on evenly along one."""
     terms, constant = linear_form(index)
-    value = UOp.const(constant)
+    old = {r for group in groups for r in group}
+    if any(t.ranges & old for t in terms if t not in old):
+        return None
+    place = UOp.const(constant)
     for term, factor in terms.items():
-        if term not in ranges:
-            value = value + (term * factor if factor != 1 else term)
-    return value
+        if term not in old:
+            place = place + (term * factor if factor != 1 else term)
+    for group, axis in zip(groups, new):
+        step = expected = terms.get(group[-1], 0)
+        for r in reversed(group):
+            if not r.src[0].is_const or terms.get(r, 0) != expected:
+                return None
+            expected *= r.src[0].arg
+        place = place + axis * step if step else place
+    return place

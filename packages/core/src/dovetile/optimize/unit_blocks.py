@@ -10,11 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from dovetile import dtypes
 from dovetile.environment import MATMUL_PRECISION
 from dovetile.ir.ops import AxisKind, Op
-from dovetile.ir.symbolic import linear_form
+from dovetile.ir.rewrite import rewrite, substitute_ranges
+from dovetile.ir.symbolic import linear_form, simplify_index
 from dovetile.ir.uop import UOp
 from dovetile.lower.group_units import operand_of
 from dovetile.optimize.analysis import Access, Analysis, access, extent, size
@@ -225,13 +227,28 @@ def transposed(load: Access, side: UOp, depth: UOp) -> bool | None:
     """Whether an operand is contiguous along its rows or columns, not its depth; None where it is
     along neither, or where whole pieces cannot be copied."""
     pieces = PIECE_BYTES // load.node.dtype.itemsize
-    terms, constant = linear_form(load.node.src[0].src[1])
-    conditions = frozenset().union(*(s.ranges for s in load.node.src[1:]))
     for along, crosswise in ((depth, False), (side, True)):
-        if load.stride(along) == 1 and along not in conditions:
-            steps = [constant, *(s for t, s in terms.items() if t is not along)]
-            return crosswise if all(s % pieces == 0 for s in steps) else None
+        if load.stride(along) in (1, None) and _in_pieces(load.node, along, pieces):
+            return crosswise
     return None
+
+
+@lru_cache(maxsize=64)
+def _in_pieces(load: UOp, along: UOp, pieces: int) -> bool:
+    """Whether all that is read along an axis are whole pieces, each read or not."""
+    if size(along) % pieces:
+        return False
+    chunk = UOp.range(size(along) // pieces, AxisKind.LOOP, along.arg.id)
+    lane = UOp.range(pieces, AxisKind.LOOP, -1 - along.arg.id)
+    parts = [
+        rewrite(substitute_ranges(x, {along: chunk * pieces + lane}), simplify_index)
+        for x in (load.src[0].src[1], *load.src[1:])
+    ]
+    terms, constant = linear_form(parts[0])
+    steps = [constant, *(s for t, s in terms.items() if t is not lane)]
+    apart = all(lane not in t.ranges or t is lane for t in terms)
+    whole = all(lane not in x.ranges for x in parts[1:])
+    return whole and apart and terms.get(lane) == 1 and all(s % pieces == 0 for s in steps)
 
 
 class _UnitBlockNest(Nest):

@@ -106,11 +106,23 @@ class _Workgroup(Nest):
     def _elements(self, free: list[UOp]) -> None:
         """Threads along the contiguous axis first, then along the others, the last ones first."""
         along = self._contiguous(free)
-        others = [r for r in reversed(free) if r is not along]
+        short = [r for r in free if r is not along and self._is_one_store(r)][:1]
+        for r in short:
+            self.inner.append(r.arg.id)
+            self.binds.append(Bind(r.arg.id, AxisKind.VECTOR))
+        others = [r for r in reversed(free) if r is not along and r not in short]
         left = min(_THREADS, self.capabilities.group_threads)
         for r in ([along] if along is not None else []) + others:
             rest = self._vectors(r) if r is along else r.arg.id
             left //= self._threads(rest, left)
+
+    def _is_one_store(self, axis: UOp) -> bool:
+        """Whether an axis is so short that a thread stores all of it at once, whatever the places
+        that its elements come from."""
+        n, most = size(axis), self.capabilities.vector_bytes
+        together = all(s.stride(axis) == 1 for s in self.facts.stores)
+        nbytes = n * max(_itemsize(s) for s in self.facts.stores)
+        return together and n > 1 and n & (n - 1) == 0 and nbytes <= most
 
     def _rows(self, large: list[UOp], reduced: list[UOp], rows: list[UOp], rest: list[UOp]) -> None:
         """A row is reduced by as many threads as leaves each a few vectors."""

@@ -11,6 +11,7 @@ Only what stays inside the graph is laid out anew: inputs and results are row-ma
 
 from __future__ import annotations
 
+from dovetile.ir.ops import Op
 from dovetile.ir.uop import UOp
 from dovetile.plugins.specs import Capabilities
 from dovetile.schedule.blocks import Contraction, axis_of, is_input
@@ -29,6 +30,8 @@ def choose(placement: Placement, target: Capabilities) -> None:
     for node, c in contractions.items():
         for data, weights in (c.operands, c.operands[::-1]):
             if any(len(used) > 1 for used in data.labels):
+                if weights.source.op is Op.STAGE and is_input(storage(weights.source.src[0])):
+                    placement.fixed.add(weights.source)
                 for axis, used in enumerate(data.labels):
                     own = [i for i, labels in enumerate(weights.labels) if labels == used]
                     if len(own) == 1 and used and min(used) >= c.kept:

@@ -20,10 +20,10 @@ from dovetile.schedule.ranges import Gate, Indices, RangeBuilder
 
 @dataclass(frozen=True)
 class Window:
-    """An axis of the data along which windows slide in steps of one.
+    """An axis of the data along which windows slide.
 
-    place, within: the loops over places and within a window, which has element place + within +
-    first; backwards: whether the weights' axis (`weight`) is read from its end.
+    place, within: the loops over places and within a window, which has element place * step +
+    within + first; backwards: whether the weights' axis (`weight`) is read from its end.
     """
 
     axis: int
@@ -32,6 +32,7 @@ class Window:
     first: int
     weight: int
     backwards: bool
+    step: int = 1
 
     @property
     def places(self) -> int:
@@ -71,6 +72,10 @@ class Convolution:
         return [r for r in self.of_weights if r not in self.plain]
 
 
+# What float32 has all values of.
+_EXACT = frozenset({dtypes.float32, dtypes.float16, dtypes.bfloat16})
+
+
 class _Operands(RangeBuilder):
     """Follows the loops of a sum down to its factors, and notes how their axes are read."""
 
@@ -91,20 +96,26 @@ class _Operands(RangeBuilder):
 
 def _source(factor: UOp) -> UOp:
     """What a factor's elements are read from, with the axes that it has there."""
-    while not is_memory(factor) and (factor.op in MOVEMENT or factor.op is Op.INDEX):
+    while not is_memory(factor) and (
+        factor.op in MOVEMENT
+        or factor.op is Op.INDEX
+        or factor.op is Op.CAST
+        and factor.dtype is dtypes.float32
+        and factor.src[0].dtype in _EXACT
+    ):
         factor = factor.src[0]
     return factor
 
 
 def convolution_of(node: UOp) -> Convolution | None:
-    """A sum in float32 over windows in steps of one and over channels, if this is one."""
+    """A sum in float32 over windows and over channels, if this is one."""
     if node.arg[0] is not Op.ADD or node.dtype is not dtypes.float32 or node.arg[1] < 2:
         return None
     product = _source(node.src[0])
     if product.op is not Op.MUL:
         return None
     factors = [_source(s) for s in product.src]
-    if factors[0] is factors[1] or any(f.dtype is not node.dtype for f in factors):
+    if factors[0] is factors[1] or any(f.dtype not in _EXACT for f in factors):
         return None
     reader = _Operands(factors)
     outer = tuple(reader.loop(n, AxisKind.LOOP) for n in node.shape)
@@ -153,12 +164,12 @@ def _read_as(
             place, within = ranges
             if place not in kept or within in kept or within not in of_weights:
                 return None
-            if terms[place] != 1 or abs(terms[within]) != 1 or place in of_weights:
+            if terms[place] < 1 or abs(terms[within]) != 1 or place in of_weights:
                 return None
             weight, backwards = of_weights.pop(within)
             if terms[within] < 0:
                 first, backwards = first - size(within) + 1, not backwards
-            windows.append(Window(axis, place, within, first, weight, backwards))
+            windows.append(Window(axis, place, within, first, weight, backwards, terms[place]))
         elif len(ranges) == 1:
             (r,) = ranges
             if terms[r] != 1 or first or size(r) != data.shape[axis] or r in plain:

@@ -10,6 +10,7 @@ from dovetile.ir.symbolic import simplify_constants
 from dovetile.ir.symbolic.movement import simplify_movement
 from dovetile.ir.uop import UOp, consumers, toposort
 from dovetile.plugins.specs import Capabilities
+from dovetile.schedule.few_channels import with_runs_of_taps
 from dovetile.schedule.long_sums import split_long_sums
 from dovetile.schedule.winograd import with_fewer_products
 
@@ -103,7 +104,7 @@ def simplify_tensors(sink: UOp, target: Capabilities | None = None) -> UOp:
     if joined is not sink:
         sink = rewrite(joined, rules)
     if target is not None:
-        sink = with_fewer_products(sink, target)
+        sink = with_runs_of_taps(with_fewer_products(sink, target), target)
     return split_long_sums(sink, target)
 
 

@@ -49,13 +49,19 @@ def with_fewer_products(sink: UOp, target: Capabilities) -> UOp:
         changed = node.with_sources(tuple([done[s] for s in node.src]))
         large = node.op is Op.REDUCE and node.src[0].size >= _LEAST_TERMS
         found = convolution_of(changed) if large else None
-        if found is not None:
+        if found is not None and _is_plain(found):
             fixed = _memory(found.weights) not in written | {None}
             results = _best(found, target, fixed)
             if results is not None:
                 changed = _rewritten(found, results)
         done[node] = changed
     return done[sink]
+
+
+def _is_plain(found: Convolution) -> bool:
+    """Whether windows go on by one element, and all that is multiplied is exact to begin with."""
+    exact = all(x.dtype is found.node.dtype for x in (found.data, found.weights))
+    return exact and all(w.step == 1 for w in found.windows)
 
 
 def _memory(node: UOp) -> UOp | None:
