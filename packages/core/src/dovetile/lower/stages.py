@@ -303,12 +303,13 @@ def _own(ranges: Ranges, ids: Iterator[int]) -> Ranges:
 
 def _in_source_order(value: UOp, loops: Ranges) -> Ranges:
     """The loops such that the source is read in the order in which it lies in memory: it is far
-    away, and what prefetches it follows neighbours."""
+    away, and what prefetches it follows neighbours. Steps of no even length are far ones."""
     loads = [n for n in nodes_of(value) if n.op is Op.LOAD]
     if not loads:
         return loops
     strides, _ = linear_form(loads[0].src[0].src[1])
-    return tuple(sorted(loops, key=lambda r: -abs(strides.get(r, 0))))
+    uneven = {r for t in strides for r in t.ranges if r is not t}
+    return tuple(sorted(loops, key=lambda r: (r not in uneven, -abs(strides.get(r, 0)))))
 
 
 def _forms(value: UOp) -> list[dict[UOp, int]]:
