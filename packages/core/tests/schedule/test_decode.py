@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,6 +22,8 @@ from dovetile.optimize.opts import Bind, apply_opts
 from dovetile.plugins import Capabilities
 from dovetile.schedule import make
 from dovetile.schedule.loops import canonical
+from dovetile.schedule.plan import Plan
+from dovetile.schedule.realization import normalize
 
 GPU = replace(GROUPS, threads=16)
 WIDTH, HEADS, KEYS, HEAD, HIDDEN, CONTEXT = 256, 8, 2, 32, 512, 128
@@ -93,26 +96,36 @@ def test_neighbouring_rows_share_what_they_are_multiplied_with():
     assert 2 in [int(n.src[0].maximum) for n in copied]
 
 
-def test_launches_of_a_plan_begin_early_where_the_target_lets_them(monkeypatch):
-    from types import SimpleNamespace
-
-    from dovetile.schedule.realization import normalize
-
-    seen = []
+def plan_of(result: Tensor, early: bool, monkeypatch, seen: list | None = None) -> Plan:
+    """The plan of a result on a target of workgroups; seen: which slots are steady, by kernel."""
+    found = [] if seen is None else seen
     monkeypatch.setattr(
-        make, "_source_of", lambda device, ast, steady: seen.append(steady) or ("k", "s", (1, 1))
+        make, "_source_of", lambda device, ast, steady: found.append(steady) or ("k", "s", (1, 1))
     )
     monkeypatch.setattr(make, "compile_programs", lambda device, kernels: [None])
     monkeypatch.setattr(make._Code, "names", lambda self: [])
+    device = SimpleNamespace(capabilities=replace(GROUPS, early_launches=early))
+    return make.make_plan(normalize([result.uop]), {DEVICE: device}, DEVICE)[0]  # type: ignore
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_launches_of_a_plan_begin_early_where_the_target_lets_them(early: bool, monkeypatch):
     weights, x = of(WIDTH, WIDTH).realize(), of(WIDTH).realize()
-    sink = normalize([(weights @ (weights @ x).contiguous()).uop])
-    for early in (True, False):
-        seen.clear()
-        device = SimpleNamespace(capabilities=replace(GROUPS, early_launches=early))
-        plan, _ = make.make_plan(sink, {DEVICE: device}, DEVICE)  # type: ignore[dict-item]
-        assert [step.early for step in plan.steps] == [False, early]
-        # The first reads what nobody writes, the second also what the first has written.
-        assert [len(steady) for steady in seen] == ([2, 1] if early else [0])  # one kernel then
+    seen: list = []
+    plan = plan_of(weights @ (weights @ x).contiguous(), early, monkeypatch, seen)
+    assert [step.early for step in plan.steps] == [False, early]
+    # The first reads what nobody writes, the second also what the first has written.
+    assert [len(steady) for steady in seen] == ([2, 1] if early else [0])  # one kernel then
+
+
+def test_what_is_prepared_once_stands_between_no_other_steps(monkeypatch):
+    x, weights = of(2, 32, 12, 12).realize(), [of(32, 32, 3, 3).realize() for _ in range(3)]
+    for w in weights:
+        x = x.conv2d(w, padding=1).relu()
+    steps = plan_of(x, True, monkeypatch).steps
+    assert [(step.prepares, step.early) for step in steps] == [
+        (True, False), (True, False), (False, False), (False, True), (False, True)
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("capabilities", [GPU, WIDE])

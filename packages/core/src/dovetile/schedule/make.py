@@ -71,7 +71,12 @@ def _make_plan(
     memory = _Memory(plan, sink, maker, kernels)
     written = {buffer for kernel in kernels for buffer in kernel.writes}
     code = _Code(devices)
-    for kernel in kernels:
+
+    def prepares(kernel: Kernel) -> bool:
+        return kernel.prepares and written.isdisjoint(kernel.reads)
+
+    # Nothing stands between the other steps then when these are done once.
+    for kernel in sorted(kernels, key=lambda k: not prepares(k)):
         if kernel.ast is None:
             (source,), (target,) = kernel.reads, kernel.writes
             plan.steps.append(
@@ -89,7 +94,6 @@ def _make_plan(
         )
         number, grid = code.number_of(kernel.device, ast, steady)
         references = tuple(memory.of(b) for b in buffers)
-        prepares = kernel.prepares and written.isdisjoint(kernel.reads)
         before = plan.steps[-1] if plan.steps else None
         early = (
             devices[kernel.device].capabilities.early_launches
@@ -100,8 +104,11 @@ def _make_plan(
             and not before.prepares
         )
         plan.steps.append(
-            Step(kernel.device, number, references, *grid, *debug.figures(ast), prepares, early)
-        )
+            Step(
+                kernel.device, number, references, *grid, *debug.figures(ast), prepares(kernel),
+                early,
+            )
+        )  # fmt: skip
         for c in kernel.checks:
             plan.faults[fault_code(c.text)] = c.text
     with stage("memory"):
