@@ -98,7 +98,7 @@ def test_units_of_warps_side_by_side(layout: str):
 @pytest.mark.parametrize("copies", ["stores", "boxes"])
 @pytest.mark.parametrize("columns", [64, 192])
 def test_what_is_added_to_sums_is_read_as_it_is_stored(copies: str, columns: int):
-    """Whole vectors of the scales of columns and of another matrix; sums are exchanged, not results."""
+    """Whole vectors of the scales of columns and of another matrix: sums are exchanged."""
     m, k, n, dtype = 200, 192, columns, dtypes.bfloat16
     a, b = tensor(m, k, dtype=dtype), tensor(n, k, dtype=dtype)
     scales, others = tensor(n, dtype=dtype), tensor(m, n, dtype=dtype)
