@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from group_units import target, unit
@@ -13,6 +15,7 @@ from dovetile.ir.ops import Op
 from dovetile.lower import lower
 from dovetile.optimize.analysis import Analysis
 from dovetile.optimize.bounds_check import prove
+from dovetile.optimize.exchange import Exchange
 from dovetile.optimize.fuse import Fuse
 from dovetile.optimize.heuristic import heuristic
 from dovetile.optimize.opts import OptError, Split, apply_opts
@@ -75,6 +78,14 @@ def test_more_rows_than_there_are():
     assert prove(kernel) is None
     assert any(n.op is Op.MATMUL for n in lower(kernel, UNITS).uops)
     found.compare(found.results(kernel, UNITS))
+
+
+def test_blocks_that_end_inside_are_preferred():
+    """Lines of 56 places fill most of 64 rows; blocks of all places are stored in whole vectors."""
+    found = convolution(1, 56, 64, 64, 3, 1, 1)
+    opts = heuristic(found.kernel, replace(UNITS, threads=132))
+    assert any(isinstance(o, Exchange) for o in opts)
+    assert all(o.ragged != "masked" for o in opts if isinstance(o, Split))
 
 
 def test_fuse():

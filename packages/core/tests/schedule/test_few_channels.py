@@ -31,7 +31,8 @@ def numbers(*shape: int) -> Tensor:
 
 @pytest.mark.parametrize(
     ("batch", "channels", "size", "window", "stride", "padding"),
-    [(2, 3, (33, 41), (7, 7), 2, 3), (3, 3, (32, 32), (3, 3), 1, 1), (8, 3, (29, 30), (5, 5), 1, 0),
+    [(1, 3, (33, 41), (7, 7), 2, 3), (2, 3, (33, 41), (7, 7), 2, 3),
+     (3, 3, (32, 32), (3, 3), 1, 1), (8, 3, (29, 30), (5, 5), 1, 0),
      (2, 6, (40, 37), (4, 3), (1, 3), (0, 2))],
 )  # fmt: skip
 def test_results(batch, channels, size, window, stride, padding, monkeypatch):

@@ -64,18 +64,19 @@ def group_unit_opts(facts: Analysis, capabilities: Capabilities) -> list[Opt] | 
         return None
     if any(not r.src[0].is_const for r in (*facts.outputs, *total.src[1:])):
         return None
-    found: list[tuple[float, bool, list[Opt], _UnitBlockNest]] = []
+    found: list[tuple[float, bool, bool, list[Opt], _UnitBlockNest]] = []
     for first in _fused(facts, product):
         changed = Analysis(apply_opts(facts.kernel, first)) if first else facts
         across = changed.stores[0]
-        # Threads hold neighbours along the columns: best where the output is contiguous there.
+        # Threads hold neighbours along the columns: best where the output is contiguous there. What
+        # ends behind the end of an axis is stored as they hold it.
         found += (
-            (b.price(changed, capabilities), across.stride(b.column) != 1, first,
+            (b.price(changed, capabilities), b.is_masked, across.stride(b.column) != 1, first,
              _UnitBlockNest(changed, capabilities, b))
             for b in _unit_blocks(changed, capabilities, len(total.src) > 2)
         )  # fmt: skip
-    best = min(found, key=lambda x: x[:2], default=None)
-    return None if best is None else [*best[2], *best[3].opts()]
+    best = min(found, key=lambda x: x[:3], default=None)
+    return None if best is None else [*best[3], *best[4].opts()]
 
 
 def _fused(facts: Analysis, product: UOp) -> Iterator[list[Opt]]:
