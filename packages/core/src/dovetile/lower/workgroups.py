@@ -230,8 +230,9 @@ def lower_combines(sink: UOp, warp: int) -> UOp:
             return sink
         changes: dict[UOp, UOp] = {}
         offset = local_bytes(sink)
+        local = _launch_index(sink)
         for (mask, outer), nodes in groups.items():
-            offset = _exchanged(nodes, mask, outer, max(warp, 1), offset, changes)
+            offset = _exchanged(nodes, mask, outer, local, max(warp, 1), offset, changes)
         sink = substitute(sink, changes)
 
 
@@ -250,11 +251,10 @@ def _combines(sink: UOp) -> dict[tuple[int, tuple[UOp, ...]], list[UOp]]:
 
 
 def _exchanged(
-    nodes: list[UOp], mask: int, outer: tuple[UOp, ...], warp: int, offset: int,
+    nodes: list[UOp], mask: int, outer: tuple[UOp, ...], local: UOp, warp: int, offset: int,
     changes: dict[UOp, UOp],
 ) -> int:  # fmt: skip
     """Adds what these nodes become; returns where free LOCAL memory begins."""
-    local = _launch_index(nodes)
     within, across = mask & (warp - 1), mask & ~(warp - 1)
     values = []
     for node in nodes:
@@ -295,8 +295,9 @@ def _exchanged(
     return offset
 
 
-def _launch_index(nodes: Iterable[UOp]) -> UOp:
-    for node in nodes_of(UOp.sink(*nodes)):
+def _launch_index(sink: UOp) -> UOp:
+    """The thread's index. What threads combine may be the same for all, but one stores it."""
+    for node in nodes_of(sink):
         if node.op is Op.SPECIAL and node.arg == "local":
             return node
-    raise GraphError("[lower] threads combine a value that none of them has of its own")
+    raise GraphError("[lower] threads combine values, but nothing tells them apart")
