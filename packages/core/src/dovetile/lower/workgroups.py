@@ -77,6 +77,8 @@ def thread_strides(sink: UOp, line_bytes: int = 0) -> dict[UOp, int]:
     neighbours along an axis, in what is accessed most often, the lower they are. What is not in one
     line of memory is far: there, inner axes have the lower bits.
     """
+    if not any(n.op is Op.RANGE and n.arg.kind is AxisKind.LOCAL for n in nodes_of(sink)):
+        return {}
     apart: dict[UOp, set[UOp]] = {}
     near: dict[UOp, tuple[int, int]] = {}
     inner: dict[UOp, int] = {}

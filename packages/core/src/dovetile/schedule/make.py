@@ -141,7 +141,7 @@ def schedule(
         except NeedsCopy as conflict:
             sink = _copy_state(sink, conflict.state)
         except StaysApart as refused:
-            apart |= {refused.contraction}
+            apart |= refused.contractions
     raise GraphError("[schedule] copies of what is overwritten do not untangle its readers")
 
 
