@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterable
 
 from dovetile import dtypes
 from dovetile.errors import GraphError
@@ -24,11 +23,11 @@ from dovetile.schedule.ranges import IndexMemo, Mask, RangeBuilder, conjunction
 
 
 class StaysApart(Exception):
-    """Reductions that were to be closed in one loop cannot be; the last of each such loop."""
+    """Reductions that were to be closed in one loop cannot be; the last of them."""
 
-    def __init__(self, contractions: Iterable[UOp]) -> None:
-        super().__init__(contractions)
-        self.contractions = frozenset(contractions)
+    def __init__(self, contraction: UOp) -> None:
+        super().__init__(contraction)
+        self.contraction = contraction
 
 
 FAULT_SLOT = -1
@@ -65,22 +64,15 @@ class KernelMaker:
             self._buffer(root)
         made = {n for others in self.placement.beside.values() for n in others}
         waiting = list(reversed(roots))
-        refused: set[UOp] = set()  # all of them are told at once: each time costs a placement
         while waiting:
             root = waiting.pop()
             if root in made:
                 continue
-            try:
-                more = self._attempt(root)
-            except StaysApart as apart:
-                refused |= apart.contractions
-                more = []
+            more = self._attempt(root)
             if more:
                 waiting += [root, *more]
             else:
                 made.add(root)
-        if refused:
-            raise StaysApart(refused)
         kernels = self._joined(self.kernels)
         return Dependencies(kernels).sorted()
 
@@ -324,7 +316,7 @@ class KernelMaker:
             assert kernel.ast is not None
             found = closable(kernel.ast, self.capabilities[kernel.device])
             if found is None or len(closed) > 1:
-                raise StaysApart(closed[:1])
+                raise StaysApart(closed[0])
             kernel.ast = found.kernel
 
     def _evict(self, kernel: Kernel, builder: RangeBuilder) -> list[UOp]:

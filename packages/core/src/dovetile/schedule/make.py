@@ -141,7 +141,7 @@ def schedule(
         except NeedsCopy as conflict:
             sink = _copy_state(sink, conflict.state)
         except StaysApart as refused:
-            apart |= refused.contractions
+            apart |= {refused.contraction}
     raise GraphError("[schedule] copies of what is overwritten do not untangle its readers")
 
 
