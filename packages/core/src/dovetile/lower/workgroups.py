@@ -243,7 +243,7 @@ def _combines(sink: UOp) -> dict[tuple[int, tuple[UOp, ...]], list[UOp]]:
     above: set[UOp] = set()
     groups: dict[tuple[int, tuple[UOp, ...]], list[UOp]] = {}
     for node in nodes_of(sink):
-        inside = any(s in above for s in node.src)
+        inside = bool(above) and any(s in above for s in node.src)
         if node.op is Op.COMBINE and not inside:
             outer = tuple(sorted(node.ranges, key=lambda r: r.arg.id))
             groups.setdefault((node.arg[1], outer), []).append(node)
