@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import loop_kernels as kernels
+import numpy as np
 import pytest
 from loop_kernels import GROUPS, Case
 
+from dovetile import dtypes
 from dovetile.errors import GraphError
 from dovetile.ir.ops import AxisKind, Op
+from dovetile.ir.uop import UOp
 from dovetile.lower import LinearKernel, lower
 from dovetile.lower.workgroups import thread_strides, threads_of
 from dovetile.optimize.opts import Bind, GroupReduce, Opt, OptError, Order, Split, Stage, apply_opts
@@ -51,6 +54,13 @@ def test_warps_exchange_through_memory():
     assert program.threads == 64
     assert (ops(program, Op.SHUFFLE), ops(program, Op.BARRIER)) == (3, 1)
     assert program.local_bytes == 32  # a float of each of 8 warps
+
+
+@pytest.mark.parametrize("columns", [8, 64])
+def test_a_value_that_all_threads_share_is_combined_too(columns: int):
+    value = UOp.const(0.5, dtypes.float32).expand((3, columns)).reduce(Op.ADD, 1)
+    case = kernels.case("sums of a constant", value, [], lambda: np.full(3, columns / 2, "f"))
+    run(case, [Bind(0, GROUP), Bind(1, LOCAL)])
 
 
 def test_in_a_loop_memory_is_not_written_before_all_have_read_it():

@@ -224,7 +224,7 @@ class UOp:
 
     def alu(self, op: Op, *others: UOp | Scalar) -> UOp:
         """An elementwise operation with this node as first operand; numbers are converted."""
-        operands = (self, *(self._coerce(o) for o in others))
+        operands = (self, *[o if isinstance(o, UOp) else self.const_like(o) for o in others])
         dtype = operands[-1].dtype if op is Op.WHERE else self.dtype
         if op in COMPARISON:
             dtype = dtypes.bool_.vec(self.dtype.lanes)
@@ -476,24 +476,27 @@ def toposort(root: UOp | Iterable[UOp], enter: Callable[[UOp], bool] | None = No
     """
     order: list[UOp] = []
     seen: set[UOp] = set()
-    roots = [root] if isinstance(root, UOp) else list(root)
-    stack: list[UOp] = []
-    for start in roots:
-        if start in seen:
+    outer: list[tuple[UOp, Iterator[UOp]]] = []
+    for node in [root] if isinstance(root, UOp) else list(root):
+        if node in seen:
             continue
-        seen.add(start)
-        stack.append(start)
-        iterators: list[Iterator[UOp]] = [iter(start.src if enter is None or enter(start) else ())]
-        while stack:
-            for child in iterators[-1]:
-                if child not in seen:
-                    seen.add(child)
-                    stack.append(child)
-                    iterators.append(iter(child.src if enter is None or enter(child) else ()))
+        seen.add(node)
+        sources = iter(node.src if enter is None or enter(node) else ())
+        while True:
+            for child in sources:
+                if child in seen:
+                    continue
+                seen.add(child)
+                if child.src and (enter is None or enter(child)):
+                    outer.append((node, sources))
+                    node, sources = child, iter(child.src)
                     break
+                order.append(child)
             else:
-                order.append(stack.pop())
-                iterators.pop()
+                order.append(node)
+                if not outer:
+                    break
+                node, sources = outer.pop()
     return order
 
 

@@ -77,6 +77,8 @@ def thread_strides(sink: UOp, line_bytes: int = 0) -> dict[UOp, int]:
     neighbours along an axis, in what is accessed most often, the lower they are. What is not in one
     line of memory is far: there, inner axes have the lower bits.
     """
+    if not any(n.op is Op.RANGE and n.arg.kind is AxisKind.LOCAL for n in nodes_of(sink)):
+        return {}
     apart: dict[UOp, set[UOp]] = {}
     near: dict[UOp, tuple[int, int]] = {}
     inner: dict[UOp, int] = {}
@@ -230,8 +232,9 @@ def lower_combines(sink: UOp, warp: int) -> UOp:
             return sink
         changes: dict[UOp, UOp] = {}
         offset = local_bytes(sink)
+        local = _launch_index(sink)
         for (mask, outer), nodes in groups.items():
-            offset = _exchanged(nodes, mask, outer, max(warp, 1), offset, changes)
+            offset = _exchanged(nodes, mask, outer, local, max(warp, 1), offset, changes)
         sink = substitute(sink, changes)
 
 
@@ -240,7 +243,7 @@ def _combines(sink: UOp) -> dict[tuple[int, tuple[UOp, ...]], list[UOp]]:
     above: set[UOp] = set()
     groups: dict[tuple[int, tuple[UOp, ...]], list[UOp]] = {}
     for node in nodes_of(sink):
-        inside = any(s in above for s in node.src)
+        inside = bool(above) and any(s in above for s in node.src)
         if node.op is Op.COMBINE and not inside:
             outer = tuple(sorted(node.ranges, key=lambda r: r.arg.id))
             groups.setdefault((node.arg[1], outer), []).append(node)
@@ -250,11 +253,10 @@ def _combines(sink: UOp) -> dict[tuple[int, tuple[UOp, ...]], list[UOp]]:
 
 
 def _exchanged(
-    nodes: list[UOp], mask: int, outer: tuple[UOp, ...], warp: int, offset: int,
+    nodes: list[UOp], mask: int, outer: tuple[UOp, ...], local: UOp, warp: int, offset: int,
     changes: dict[UOp, UOp],
 ) -> int:  # fmt: skip
     """Adds what these nodes become; returns where free LOCAL memory begins."""
-    local = _launch_index(nodes)
     within, across = mask & (warp - 1), mask & ~(warp - 1)
     values = []
     for node in nodes:
@@ -295,8 +297,9 @@ def _exchanged(
     return offset
 
 
-def _launch_index(nodes: Iterable[UOp]) -> UOp:
-    for node in nodes_of(UOp.sink(*nodes)):
+def _launch_index(sink: UOp) -> UOp:
+    """The thread's index. What threads combine may be the same for all, but one stores it."""
+    for node in nodes_of(sink):
         if node.op is Op.SPECIAL and node.arg == "local":
             return node
-    raise GraphError("[lower] threads combine a value that none of them has of its own")
+    raise GraphError("[lower] threads combine values, but nothing tells them apart")

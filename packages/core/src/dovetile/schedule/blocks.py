@@ -188,9 +188,12 @@ def is_input(node: UOp) -> bool:
 def _is_transformed(node: UOp) -> bool:
     """Memory as the graph finds it, with axes that choose between sums of its elements."""
     return chooses(node) and all(
-        n.op in (Op.BUFFER, Op.IOTA, Op.CONST) or n.op in MOVEMENT or n.op in ELEMENTWISE
-        for n in toposort(node)
+        n.op in (Op.BUFFER, Op.IOTA, Op.CONST) or _is_plain(n) for n in toposort(node, _is_plain)
     )
+
+
+def _is_plain(node: UOp) -> bool:
+    return node.op in MOVEMENT or node.op in ELEMENTWISE
 
 
 def _operand(node: UOp, labels: Labels) -> Operand:

@@ -418,16 +418,18 @@ def kernels_of(placement: Placement, shared: Set[UOp] = frozenset()) -> dict[UOp
     shared: held nodes that are held only where several kernels need them.
     """
     needs: dict[UOp, frozenset[UOp]] = {}
+    nothing: frozenset[UOp] = frozenset()
     for node in reversed(placement.nodes):
-        found: set[UOp] = set()
+        found = nothing
         for user in placement.users[node]:
             alone = user in shared and len(needs[user]) < 2
             if user.op is Op.STORE or user in placement.held and not alone:
-                found.add(user)
-            elif user.op is Op.AFTER:
-                if user.src[0] is node:
-                    found |= needs.get(user, frozenset())
-            elif user.op is not Op.SINK:
-                found |= needs.get(user, frozenset())
-        needs[node] = frozenset(found)
+                more = frozenset((user,))
+            elif user.op is Op.SINK or user.op is Op.AFTER and user.src[0] is not node:
+                continue
+            else:
+                more = needs.get(user, nothing)
+            # Most nodes have one user, and then the very same set.
+            found = found | more if found and more is not found else more
+        needs[node] = found
     return needs
