@@ -51,10 +51,8 @@ def _where_not_native(function: Callable, capabilities: Capabilities) -> Callabl
         if not capabilities.native(node.op.name, node.dtype.name):
             return function(node)
         # A native exp2 takes its argument rounded, which counts where that is as large as in exp.
-        if node.arg is not None or not decompose_math.is_exp(node):
-            return None
-        fused = capabilities.native(Op.MULACC.name, node.dtype.name)
-        return decompose_math.exp_by_exp2(node) if fused else function(node)
+        exact = node.arg is None and decompose_math.is_exp(node)
+        return function(node) if exact else None
 
     return decompose
 

@@ -19,7 +19,6 @@ from dovetile.render.writer import repeated_constant
 LN2 = 0.6931471805599453094172
 LOG2_E = 1.4426950408889634073599
 LOG2_E_LOW = 2.0355273740931033e-17  # what float64 cuts off from the above
-LOG2_E_LOW_FLOAT32 = 1.925963033500011e-8  # what float32 does
 PI_HALF = 1.5707963267948966192313
 PI_HALF_LOW = 6.123233995736766e-17
 INFINITY, NAN = float("inf"), float("nan")
@@ -146,26 +145,6 @@ def exp2(node: UOp) -> UOp | None:
     # Zero is not left to rounding: a processor may take a hundred times as long for a product that
     # is too small, and of masked scores half are minus infinity.
     return power * first * (limited > low).where(second, 0.0)
-
-
-def exp_by_exp2(node: UOp) -> UOp | None:
-    """e**y in float32 by the target's 2**f, which is right to about two units for small f: n, the
-    integer nearest to y * log2(e), is taken out of that product before it is rounded.
-
-    n is kept to the exponents of normal numbers and f is whatever remains: where that is large, the
-    target's function comes to zero or infinity, or scales a power of two down to a denormal.
-    """
-    form, base = _format_of(node), _exponent_of_e(node.src[0])
-    if base is None or form is None or form.integer is not dtypes.int32:
-        return None
-    limited = (base * LOG2_E).maximum_with(1 - form.bias).minimum_with(form.bias)
-    shift = 1.5 * 2.0**form.mantissa + form.bias
-    shifted = limited + shift
-    negated = shifted * -1.0 + shift
-    rest = UOp(Op.MULACC, node.dtype, (base, base.const_like(LOG2_E), negated))
-    fraction = UOp(Op.MULACC, node.dtype, (base, base.const_like(LOG2_E_LOW_FLOAT32), rest))
-    power = UOp(Op.EXP2, node.dtype, (fraction,), "approximate")
-    return power * (shifted.bitcast(form.integer) << form.mantissa).bitcast(node.dtype.scalar)
 
 
 def is_exp(node: UOp) -> bool:
