@@ -22,7 +22,7 @@ from dovetile.plugins.specs import Capabilities
 # Threads of a workgroup where nothing asks for more or fewer.
 _THREADS = 256
 # Vectors of a row that each thread reduces, and elements of a column.
-_VECTORS, _ALONE = 4, 16
+_VECTORS, _ALONE = 2, 16
 # Rounds of a loop that become copies, so that their loads are on their way together.
 _ROUNDS = 8
 # Points of all reduced axes that are copied instead.
@@ -150,8 +150,9 @@ class _Workgroup(Nest):
             self.new.append(self.split(row, _SHARED_ROWS))
             self.inner.append(row)
             self.binds.append(Bind(row, AxisKind.UNROLL))
-        if rows and threads < _THREADS:
-            most = min(_THREADS // threads, self.capabilities.group_threads // threads)
+        # Threads of several warps meet at barriers, where they should wait for their own row alone.
+        if rows and (shared or threads <= max(self.capabilities.warp, 1)):
+            most = min(_THREADS, self.capabilities.group_threads) // threads
             self._threads(self.new[-1] if shared else rows[-1].arg.id, most)
 
     def _along(self, large: list[UOp], reduced: list[UOp]) -> dict[UOp, None]:
