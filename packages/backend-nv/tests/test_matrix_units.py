@@ -104,6 +104,11 @@ def test_attention_is_one_loop_in_registers(width: int) -> None:
     assert len([w for w in words if w.startswith("WARPGROUP.DEPBAR")]) <= 3
 
 
+def test_three_workgroups_of_narrow_attention_fit_a_processor() -> None:
+    used = attention(64).local_bytes
+    assert target(HOPPER).local_bytes // used == 3
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_units_by_architecture(architecture: str) -> None:
     found = target(architecture).matrix_units

@@ -77,7 +77,10 @@ def reads_stores(kernel: LinearKernel, barrier: UOp) -> bool:
 
 def only_kept(product: UOp, kernel: LinearKernel) -> bool:
     """Whether a sum of products goes on with what registers have held, and is only stored there
-    again, lane by lane: the lanes do not leave their place, and nothing else needs them."""
+    again, lane by lane: the lanes do not leave their place, and nothing else needs them. Sums that
+    a step awaits count as needed."""
+    if product.arg.awaited:
+        return False
     lanes = {node for node in kernel.uops if node.op is Op.EXTRACT and node.src[0] is product}
     users = [node for node in kernel.uops if not lanes.isdisjoint(node.src)]
     while product.op is Op.MATMUL:

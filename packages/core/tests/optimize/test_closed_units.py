@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import loop_kernels as kernels
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from dovetile.optimize.bounds_check import prove
 from dovetile.optimize.closed_units import closed_unit_opts
 from dovetile.optimize.heuristic import heuristic
 from dovetile.optimize.online_registers import OnlineRegisters
-from dovetile.optimize.opts import OptError, apply_opts
+from dovetile.optimize.opts import OptError, Stage, apply_opts
 from dovetile.optimize.use_group_unit import FollowGroupUnit
 
 UNITS = target("stores")
@@ -61,7 +63,7 @@ def test_only_what_a_thread_holds_is_in_registers():
     "case",
     [
         attention(128, 128, 128), attention(72, 200, 64, causal=True),
-        attention(64, 128, 64, transposed=True),
+        attention(64, 128, 64, transposed=True), attention(64, 640, 64),
     ],
     ids=lambda c: c.name,
 )  # fmt: skip
@@ -71,6 +73,15 @@ def test_heuristics(case: kernels.Case, copies: str):
     assert any(isinstance(o, FollowGroupUnit) for o in opts)
     assert prove(apply_opts(case.kernel, opts)) is None
     compare(case, opts, capabilities)
+
+
+@pytest.mark.parametrize("width, kib, places", [(64, 200, 2), (64, 120, 3), (128, 200, 3)])
+def test_places_leave_room_for_another_workgroup(width: int, kib: int, places: int):
+    """Of 64 columns one takes 105 KiB with three places, 73 with two; of 128 one alone fits."""
+    case = attention(128, 128, width)
+    opts = heuristic(case.kernel, replace(UNITS, local_bytes=kib << 10))
+    assert {o.depth for o in opts if isinstance(o, Stage)} == {1, places}
+    assert any(o.unit.awaited == (places == 2) for o in opts if isinstance(o, FollowGroupUnit))
 
 
 def test_blocks_that_no_row_sees_are_skipped():

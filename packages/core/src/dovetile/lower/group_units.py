@@ -21,8 +21,8 @@ def group_unit_sums(sink: UOp) -> list[UOp]:
 
 def only_adds(sink: UOp, loop: UOp) -> bool:
     """Whether such a unit does nothing in the steps of a loop but to add to registers. It may then
-    still read what it was given the step before."""
-    sums = set(group_unit_sums(sink))
+    still read what it was given the step before, where nobody awaits it."""
+    sums = {n for n in group_unit_sums(sink) if not n.arg.awaited}
     for node in nodes_of(sink):
         if node.op is Op.REDUCE and loop in node.src[1:] and node.src[0] in sums:
             return True

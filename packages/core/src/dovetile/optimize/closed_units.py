@@ -28,8 +28,9 @@ _KEYS = (128, 64)
 # Columns from which on a workgroup has two units of rows: its registers leave no room for another
 # workgroup then, whose products would go on during this one's exponentials.
 _WIDE = 128
-# Places for blocks of keys and of values: one is read, one may still be, and one is filled.
-_DEPTH = 3
+# Places for blocks of keys and of values: one is read, one may still be, and one is filled; or less
+# by the second, and a step awaits its products.
+_DEPTH, _AWAITED_DEPTH = 3, 2
 # Columns of both products that the threads of a unit can hold, and LOCAL memory for other things.
 _MOST_COLUMNS, _RESERVE = 256, 1024
 
@@ -48,6 +49,12 @@ class ClosedUnits:
     row: UOp
     column: UOp | None
     depth: UOp
+
+    @property
+    def places(self) -> int:
+        """For blocks of keys and of values that are copied ahead."""
+        awaited = self.second is not None and self.second.awaited
+        return _AWAITED_DEPTH if awaited else _DEPTH
 
 
 def closed_units(found: Closing, capabilities: Capabilities) -> ClosedUnits | None:
@@ -98,6 +105,10 @@ def closed_units(found: Closing, capabilities: Capabilities) -> ClosedUnits | No
                 continue
             second = replace(second, b_transposed=last[0])
             units = replace(units, second=second, column=column)
+            few = replace(units, second=replace(second, awaited=True))
+            # The products of a workgroup go on while another awaits its own.
+            if _resident(few, capabilities) > _resident(units, capabilities):
+                units = few
         if _fits(units, capabilities):
             return units
     return None
@@ -105,13 +116,18 @@ def closed_units(found: Closing, capabilities: Capabilities) -> ClosedUnits | No
 
 def _fits(units: ClosedUnits, capabilities: Capabilities) -> bool:
     """Whether registers and LOCAL memory have room for what the units multiply."""
+    columns = units.second.columns if units.second is not None else 0
+    held = units.count * units.first.columns + columns
+    return held <= _MOST_COLUMNS and _resident(units, capabilities) > 0
+
+
+def _resident(units: ClosedUnits, capabilities: Capabilities) -> int:
+    """How many workgroups LOCAL memory has room for."""
     first, count, depth = units.first, units.count, size(units.depth)
     columns = units.second.columns if units.second is not None else 0
     elements = count * first.rows * depth * (1 + (columns >= _WIDE))
-    elements += _DEPTH * first.columns * (count * depth + columns)
-    nbytes = elements * operand_bytes(first) + _RESERVE
-    held = count * first.columns + columns
-    return held <= _MOST_COLUMNS and nbytes <= capabilities.local_bytes
+    elements += units.places * first.columns * (count * depth + columns)
+    return capabilities.local_bytes // (elements * operand_bytes(first) + _RESERVE)
 
 
 def _sides(product: UOp, keys: UOp) -> tuple[UOp, UOp]:
@@ -191,7 +207,7 @@ class _ClosedNest(Nest):
         of_b = [*outer, *of_keys, *rest]
         if first.b_transposed:
             of_b = [*outer, of_keys[0], *rest, *of_keys[1:]]
-        ahead = _DEPTH if self.capabilities.asynchronous_copies else 1
+        ahead = units.places if self.capabilities.asynchronous_copies else 1
         # Operands of the first products: rows and keys.
         for n in range(units.count):
             opts += [Stage(2 * n, tuple(of_a)), Stage(2 * n + 1, tuple(of_b), depth=ahead)]

@@ -89,6 +89,9 @@ class GroupUnit(MatrixUnit):
     """Whether the threads may hold A."""
     held: bool = False
     """In a kernel: whether they do."""
+    awaited: bool = False
+    """In a kernel: whether a step of a loop awaits even sums that it only adds to, and what these
+    are made from may be filled anew in the next step."""
     axes: tuple[int, ...] = ()
     """In a kernel: the id of each digit's axis, by its place."""
 
