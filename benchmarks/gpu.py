@@ -152,8 +152,10 @@ def _attention_backward(width: int, causal: bool, heads: int, length: int) -> Ro
     shape = (4, heads // 4, length, width)
 
     def ours(q: Tensor, k: Tensor, v: Tensor, upstream: Tensor) -> tuple[Tensor, ...]:
-        for x in (q, k, v):
+        leaves = [x.detach() for x in (q, k, v)]
+        for x in leaves:
             x.requires_grad = True
+        q, k, v = leaves
         found = q.scaled_dot_product_attention(k, v, is_causal=causal)
         return found.gradient(q, k, v, gradient=upstream, create_graph=False)
 
